@@ -1,0 +1,40 @@
+# Every target makes what it needs from nothing: only Python 3.11 or later, and make, must be there.
+PYTHON ?= python3
+BIN := .venv/bin
+MODEL ?= fashion
+FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
+
+.PHONY: install demo test lint format train-fashion clean
+
+install: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/python examples/demo.py --model $(MODEL)
+
+test: lint
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/installed
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# Debian: apt-get install dataset-fashion-mnist. Elsewhere: the four IDX files of Fashion-MNIST, in $(FASHION_MNIST).
+train-fashion: .venv/installed
+	$(BIN)/diffusion-classifier train $(FASHION_MNIST) --out build/fashion --validation 5000 --seed 0 \
+	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
+	  --objective v_prediction --patch-size 2 --channels 64,128 --layers 2 \
+	  --epochs 20 --batch-size 128 --learning-rate 1.5e-3 --warmup 300 --ema 0.999 --compile
+
+clean:
+	rm -rf .venv build demo.png

@@ -1,0 +1,38 @@
+"""Turn any conditional diffusion model into a classifier, and measure what it understands."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .classifier import DiffusionClassifier as DiffusionClassifier
+    from .denoisers import Denoiser as Denoiser
+    from .denoisers import load_denoiser as load_denoiser
+    from .draws import Timesteps as Timesteps
+    from .exceptions import InputError as InputError
+    from .posterior import Classification as Classification
+    from .strategies import Fixed as Fixed
+    from .strategies import Staged as Staged
+    from .strategies import Strategy as Strategy
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Classification": "posterior",
+    "Denoiser": "denoisers",
+    "DiffusionClassifier": "classifier",
+    "Fixed": "strategies",
+    "InputError": "exceptions",
+    "Staged": "strategies",
+    "Strategy": "strategies",
+    "Timesteps": "draws",
+    "load_denoiser": "denoisers",
+}
+
+__all__ = [*sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and diffusers take seconds to import: `diffusion-classifier --help` must not wait for them.
+    if name in _HOMES:
+        return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

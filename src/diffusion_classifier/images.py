@@ -1,0 +1,283 @@
+"""Images in: found, decoded, checked, set upright, resized. The rest of the package never meets a bad one."""
+
+import hashlib
+import os
+import re
+import struct
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from .exceptions import InputError
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+
+MAX_PIXELS = 89_478_485
+"""Larger images are refused before they are decoded. Pillow itself only warns of a bomb from this size on."""
+MAX_EDGE = 65_535
+"""As long as JPEG and GIF can be. Pillow may need time that grows with the square of a row's length."""
+
+# Formats known by their first bytes. Not here: EPS, which runs another program, and TGA, which takes any file for an
+# image. HEIF counts once the caller has registered pillow-heif.
+_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(InputError):
+    """An image that cannot be used; the message names it and says why, in one sentence."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        image: Upright, mode RGB, 8 bit, without metadata.
+        name: The path as given, or what the caller named it.
+        notes: What was decided on the way, such as "first of 12 frames".
+    """
+
+    image: Image.Image
+    name: str
+    notes: tuple[str, ...] = ()
+
+    @cached_property
+    def key(self) -> int:
+        """Hash of size and pixels, in [0, 2⁶⁴): the same under any file name and in any lossless format."""
+        content = b"%d %d " % self.image.size + self.image.tobytes()
+        return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+
+
+def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Lists files as given, and folders by what they hold at any depth, sorted.
+
+    Of a folder every file is listed that is not hidden, whatever its suffix: one that is no image shall be reported
+    when it is loaded, not be missing. Links are followed, but not back into a folder above.
+
+    Raises:
+        ImageError: A path does not exist, is a URL, or is a folder that holds no file or cannot be read.
+    """
+    found: list[Path] = []
+    for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
+        path = _existing(given)
+        try:
+            files = list(_walk(path, frozenset())) if path.is_dir() else [path]
+        except OSError as error:
+            raise ImageError(f"{path}: the folder cannot be read: {error}") from error
+        if not files:
+            raise ImageError(f"{path}: the folder holds no files")
+        found += files
+    return found
+
+
+def load_image(
+    source: ImageSource, name: str | None = None, background: tuple[int, int, int] = (255, 255, 255)
+) -> Picture:
+    """Decodes and checks one image.
+
+    Of an animation the first frame is taken, EXIF orientation is applied, transparent parts are laid on `background`,
+    and a 16-bit value v becomes v / 257, rounded. Colour profiles are ignored, as in the published evaluations.
+
+    Args:
+        source: A path; the content of an image file as bytes; a PIL image of any mode (its current frame; it is left
+            as it is); an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) with C of 1, 3 (RGB) or 4 (RGBA),
+            of type uint8, uint16, bool, or floating point in [0, 1].
+        name: For messages and results; by default the path, or "image".
+        background: RGB, each in 0..255.
+
+    Raises:
+        ImageError: The source is missing, no image, broken, empty, larger than `MAX_PIXELS` or `MAX_EDGE`, or has a
+            shape, type or values other than the above.
+    """
+    file_source: Path | BytesIO | None = None
+    if isinstance(source, str | os.PathLike):
+        file_source = _regular_file(source)
+        name = name or str(source)
+    elif isinstance(source, bytes):
+        file_source = BytesIO(source)
+    name = name or "image"
+    notes: list[str] = []
+    try:
+        if file_source is not None:
+            Image.init()  # fills OPEN; Image.open fails when asked for a format that this Pillow does not have
+            with Image.open(file_source, formats=[f for f in _FORMATS if f in Image.OPEN]) as file:
+                image = _upright_rgb(file, background, notes)
+                if (frames := getattr(file, "n_frames", 1)) > 1:
+                    notes.append(f"first of {frames} frames")
+        else:
+            opened = source if isinstance(source, Image.Image) else _from_array(source, notes)
+            image = _upright_rgb(opened, background, notes)
+    except MemoryError:
+        raise
+    except ImageError as error:
+        raise ImageError(f"{name}: {error}") from None
+    except UnidentifiedImageError as error:
+        known = ", ".join(_FORMATS)
+        raise ImageError(f"{name}: is no image of a known format ({known}), or is broken") from error
+    except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, IndexError …
+        raise ImageError(f"{name}: cannot be read as an image: {str(error) or type(error).__name__}") from error
+    return Picture(image, name, tuple(notes))
+
+
+def preprocess(
+    image: Image.Image,
+    size: int,
+    *,
+    crop: Literal["center", "adm"] = "center",
+    interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic",
+) -> Tensor:
+    """Resizes and crops to a square: float32 (3, size, size) in [-1, 1]. An image of that size keeps its pixels.
+
+    "center" is torchvision's Resize, CenterCrop, ToTensor and Normalize(0.5, 0.5) with their rounding, as in the
+    published evaluation of Stable Diffusion. "adm" is what DiT was trained with (`center_crop_arr` of Dhariwal &
+    Nichol 2021): halved by a box filter while the shorter edge is at least twice `size`, then resized and cropped with
+    a rounding of its own.
+
+    Args:
+        image: Mode RGB, as in `Picture.image`.
+        size: Edge in pixels, at least 1.
+        crop: See above.
+        interpolation: Filter of the resize (with "adm" of the last one), antialiased but for "nearest".
+
+    Raises:
+        ImageError: The image is not RGB, or so narrow that it would exceed `MAX_PIXELS` before the crop.
+        InputError: `size`, `crop` or `interpolation` is none of the above.
+    """
+    if size < 1 or crop not in ("center", "adm") or interpolation not in ("bicubic", "bilinear", "lanczos", "nearest"):
+        raise InputError(f"cannot preprocess with {size=}, {crop=}, {interpolation=}; see the help of preprocess")
+    if image.mode != "RGB":
+        raise ImageError(f"an image of mode {image.mode} cannot be preprocessed; pass it through load_image first")
+
+    while crop == "adm" and min(image.size) >= 2 * size:
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    short, long = sorted(image.size)
+    longer = int(size * long / short) if crop == "center" else round(long * (size / short))
+    if size * longer > MAX_PIXELS:
+        raise ImageError(f"an image of {long / short:.0f} : 1 is too narrow for size {size}; crop it first")
+    width, height = (size, longer) if image.width <= image.height else (longer, size)
+    image = image.resize((width, height), Image.Resampling[interpolation.upper()])
+
+    left, top = (round(d / 2) if crop == "center" else d // 2 for d in (width - size, height - size))
+    pixels = torch.from_numpy(np.array(image.crop((left, top, left + size, top + size))))
+    return pixels.permute(2, 0, 1).contiguous().float().div(255).mul(2).sub(1)
+
+
+def _existing(given: str | os.PathLike[str]) -> Path:
+    if os.path.exists(given):  # unlike Path.exists it never raises, however odd the name
+        return Path(given)
+    if re.match(r"[a-z][a-z0-9+.-]+:/", os.fspath(given), re.IGNORECASE):  # Path("s3://x") has lost a slash
+        raise ImageError(f"{given}: is a URL; download it first and pass the file")
+    raise ImageError(f"{given}: there is no such file or folder")
+
+
+def _regular_file(given: str | os.PathLike[str]) -> Path:
+    path = _existing(given)
+    if path.is_dir():
+        raise ImageError(f"{path}: is a folder; pass the images in it, which find_images lists")
+    if not path.is_file():
+        raise ImageError(f"{path}: is not a regular file")  # reading a pipe or a device might never end
+    if path.stat().st_size == 0:
+        raise ImageError(f"{path}: the file is empty (0 bytes)")
+    return path
+
+
+def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    above |= {os.path.realpath(folder)}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            if os.path.realpath(path) not in above:
+                yield from _walk(path, above)
+        elif path.is_file() or path.is_symlink():  # a dangling link is an image that is missing: to be reported
+            yield path
+
+
+def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
+    width, height = image.size  # from the header, nothing is decoded yet
+    if not (0 < width * height <= MAX_PIXELS and max(width, height) <= MAX_EDGE):
+        raise ImageError(f"is {width} × {height}; expected 1 to {MAX_PIXELS:,} pixels and edges up to {MAX_EDGE:,}")
+    image = image.copy()  # decodes; and the conversions below write into palette and info
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG)
+    except (OSError, SyntaxError, ValueError, struct.error):
+        orientation = None
+        notes.append("unreadable EXIF ignored")
+
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # Pillow's own conversion clips them at 255
+        pixels = np.asarray(image)
+        if image.mode == "I":
+            if pixels.min() < 0 or pixels.max() > 65535:
+                raise ImageError(f"has integers from {pixels.min()} to {pixels.max()}; scale them to 0..65535")
+            pixels = pixels.astype(np.uint16)
+        image = _from_array(pixels, notes)
+    if image.mode == "La":
+        image = image.convert("LA")  # Pillow converts it to nothing else
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if np.asarray(image)[..., 3].min() < 255:
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image)
+            notes.append(f"transparent parts on {'white' if background == (255, 255, 255) else f'RGB {background}'}")
+    image = image.convert("RGB")
+    if orientation in _UPRIGHT:
+        image = image.transpose(_UPRIGHT[orientation])
+    image.info.clear()  # else the next reader would apply the orientation again
+    return image
+
+
+def _from_array(source: object, notes: list[str]) -> Image.Image:
+    if isinstance(source, Tensor):
+        tensor = source.detach().cpu()
+        array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()  # numpy has no bfloat16
+        layout, channels = "(C, H, W)", 0
+    elif isinstance(source, np.ndarray):
+        array, layout, channels = source, "(H, W, C)", -1
+    else:
+        raise ImageError(f"no image can be made of a {type(source).__name__}; pass a path, a PIL image or an array")
+
+    shape = array.shape
+    if len(shape) == 4:
+        raise ImageError(f"is a batch of shape {shape}; pass its images one by one")
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[channels] not in (1, 3, 4)):
+        raise ImageError(f"has shape {shape}; expected (H, W) or {layout} with C of 1, 3 or 4")
+    if array.size == 0:
+        raise ImageError(f"has shape {shape} and so no pixels")
+    if len(shape) == 3:
+        array = np.moveaxis(array, channels, -1)
+        array = array[..., 0] if shape[channels] == 1 else array
+
+    if array.dtype.type is np.uint16:  # in either byte order
+        notes.append("16 bit reduced to 8")
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 never ends on a half
+    elif array.dtype == np.bool_:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype.kind == "f":
+        low, high = float(array.min()), float(array.max())
+        if not (low >= 0 and high <= 1):  # true of NaN as well
+            raise ImageError(
+                f"has values from {low} to {high}; expected [0, 1]: pass (x + 1) / 2 if they were made for [-1, 1], "
+                "x / 255 if for [0, 255], and clip them if they only overshoot"
+            )
+        array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise ImageError(f"has values of type {array.dtype}; convert them to uint8, or to floats in [0, 1]")
+    return Image.fromarray(np.ascontiguousarray(array))

@@ -1,0 +1,142 @@
+"""Noise schedules: t → (α_t, σ_t) with x_t = α_t·x + σ_t·ε, read from a diffusers scheduler's own config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from inspect import signature
+from typing import Any, Protocol
+
+import torch
+from diffusers import DDPMScheduler
+from diffusers.schedulers import KarrasDiffusionSchedulers
+from torch import Tensor
+
+from .exceptions import InputError
+
+
+class Schedule(Protocol):
+    """What the classifier needs to know of a schedule. Times are tensors of any shape."""
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_t, σ_t), float32, of the shape and on the device of t.
+
+        Raises:
+            InputError: a time lies outside of the schedule.
+        """
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """The times at the fractions u in [0, 1) of the schedule: int64 for a table, float32 for a flow."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiscreteVP:
+    """A variance-preserving table: α_t² + σ_t² = 1 for the integers 0 ≤ t < T (paper, section 3.1).
+
+    Args:
+        alphas_cumprod: ᾱ, (T,), decreasing, in [0, 1]. ᾱ of the last step may be 0 (zero terminal SNR).
+    """
+
+    alphas_cumprod: Tensor
+    _alpha: Tensor = field(init=False, repr=False)
+    _sigma: Tensor = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        # Both roots are taken in float64: 1 - ᾱ loses digits where ᾱ is close to one.
+        table = self.alphas_cumprod.to("cpu", torch.float64)
+        object.__setattr__(self, "_alpha", table.sqrt().float())
+        object.__setattr__(self, "_sigma", (1 - table).sqrt().float())
+
+    @property
+    def num_timesteps(self) -> int:
+        """T."""
+        return len(self.alphas_cumprod)
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_t, σ_t); see `Schedule`."""
+        index = t.to("cpu", torch.int64)
+        wrong = (index != t.cpu()) | (index < 0) | (index >= self.num_timesteps)
+        if bool(wrong.any()):
+            given = float(t.cpu()[wrong].flatten()[0])
+            raise InputError(
+                f"timesteps of this model are whole numbers from 0 to {self.num_timesteps - 1}; got {given:g}"
+            )
+        return self._alpha[index].to(t.device), self._sigma[index].to(t.device)
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """⌊u·T⌋, int64."""
+        return (u.double() * self.num_timesteps).long()
+
+
+@dataclass(frozen=True)
+class RectifiedFlow:
+    """Rectified flow: α_t = 1 - t/T, σ_t = t/T for real 0 ≤ t ≤ T.
+
+    The shift of a diffusers config moves the times at which a sampler visits the path, not the path itself.
+    """
+
+    num_timesteps: int = 1000
+
+    def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α_t, σ_t); see `Schedule`."""
+        sigma = t.float() / self.num_timesteps
+        wrong = (sigma < 0) | (sigma > 1)
+        if bool(wrong.any()):
+            given = float(t[wrong].flatten()[0])
+            raise InputError(f"times of this flow model lie between 0 and {self.num_timesteps}; got {given:g}")
+        return 1 - sigma, sigma
+
+    def timesteps(self, u: Tensor) -> Tensor:
+        """u·T, float32."""
+        return (u.double() * self.num_timesteps).float()
+
+
+def add_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+    """x_t = α_t·x + σ_t·ε in float32; x and noise (B, *), alpha and sigma (B,)."""
+    shape = (-1, *[1] * (x.ndim - 1))
+    return alpha.view(shape) * x + sigma.view(shape) * noise
+
+
+# EDMEulerScheduler counts among the former, but noises without scaling the image down.
+_VP_SCHEDULERS = {scheduler.name for scheduler in KarrasDiffusionSchedulers} - {"EDMEulerScheduler"} | {
+    "DDPMParallelScheduler",
+    "DDIMParallelScheduler",
+    "DDIMInverseScheduler",
+    "DPMSolverMultistepInverseScheduler",
+    "LCMScheduler",
+    "TCDScheduler",
+    "SASolverScheduler",
+    "RePaintScheduler",
+}
+
+
+def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
+    """The schedule and the prediction type ("epsilon", "v_prediction", "sample", "flow") of a scheduler's config.
+
+    Samplers differ in how they step; the table that the network was trained with is the same for all of them, and
+    `DDPMScheduler` builds it. Schedulers that apply their own table before `set_timesteps` (DPMSolver, UniPC, DEIS)
+    or that noise in another parametrisation (Euler) therefore do not matter here.
+
+    Raises:
+        InputError: the scheduler is of a kind whose noise is not known to be one of these.
+    """
+    name = str(config.get("_class_name", "DDPMScheduler"))
+    prediction_type = str(config.get("prediction_type", "epsilon"))
+    if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction_type == "flow_prediction":
+        return RectifiedFlow(int(config.get("num_train_timesteps", 1000))), "flow"
+    if name not in _VP_SCHEDULERS:
+        raise InputError(
+            f"scheduler {name} is not supported: its noise is neither a variance-preserving table nor a rectified "
+            "flow. Save the pipeline with the scheduler that it was trained with, such as DDPMScheduler."
+        )
+    if config.get("timestep_type", "discrete") != "discrete":
+        raise InputError(f"scheduler {name} has continuous timesteps (EDM), which are not supported.")
+    if prediction_type not in ("epsilon", "v_prediction", "sample"):
+        raise InputError(f"scheduler {name} states the prediction type {prediction_type!r}, which is not known.")
+    own = signature(DDPMScheduler.__init__).parameters
+    table = DDPMScheduler(**{key: value for key, value in config.items() if key in own})
+    return DiscreteVP(table.alphas_cumprod), prediction_type

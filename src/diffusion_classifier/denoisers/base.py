@@ -1,0 +1,207 @@
+"""What a denoiser is, and what all families share.
+
+Shape legend: K classes, B rows of one network batch, U distinct noisy latents in it, * latent dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from ..exceptions import InputError
+from ..prediction import drop_variance, to_noise
+from ..schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the network is conditioned on, one row a class: named tensors (K, *)."""
+
+    tensors: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, rows: Tensor) -> Conditioning:
+        """The rows (B,) → B rows."""
+        return Conditioning({name: tensor[rows.to(tensor.device)] for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a model's folder says of how it is best read as a classifier (`diffusion_classifier.json`).
+
+    Args:
+        strategy: a strategy as the command line spells it.
+        loss: "l2", "l1" or "huber".
+        timesteps: where the draws lie, as the command line spells it.
+        temperature: τ of the posterior, fitted on held-out data for this loss, summed over dimensions; None where none
+            was fitted.
+    """
+
+    strategy: str = "fixed:64"
+    loss: str = "l2"
+    timesteps: str = "even"
+    temperature: float | None = None
+
+
+class Denoiser(ABC):
+    """A conditional diffusion network with its schedule, its image encoder and its condition encoder.
+
+    A family implements `encode`, `condition` and `forward`; the noise prediction is the same for all.
+
+    Attributes:
+        schedule: t → (α_t, σ_t).
+        prediction_type: what `forward` returns; see `prediction`.
+        latent_shape: *, of one latent.
+        image_size: height and width that `encode` reads, in pixels.
+        crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
+        class_names: the classes that the network was trained with; None where it reads text.
+        licence: of the weights, where their folder states it.
+    """
+
+    family: ClassVar[str]
+    crop: Literal["center", "adm"] = "center"
+    class_names: Sequence[str] | None = None
+    licence: str | None = None
+
+    def __init__(
+        self,
+        modules: Mapping[str, torch.nn.Module],
+        schedule: Schedule,
+        prediction_type: str,
+        latent_shape: tuple[int, ...],
+        image_size: int,
+    ) -> None:
+        self._modules = dict(modules)
+        for module in self._modules.values():
+            # A constructed network is in training mode, where DiT drops labels and U-Nets drop features.
+            module.eval().requires_grad_(False)
+        self.schedule = schedule
+        self.prediction_type = prediction_type
+        self.latent_shape = latent_shape
+        self.image_size = image_size
+        self.defaults = ModelDefaults()
+
+    @property
+    def network(self) -> torch.nn.Module:
+        """The module that predicts: the first of the family's modules."""
+        return next(iter(self._modules.values()))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return next((p.device for p in self.network.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next((p.dtype for p in self.network.parameters()), torch.float32)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """Move all modules to the device, and the network, not its encoders, to the dtype."""
+        for module in self._modules.values():
+            _to(module, device)
+        _to(self.network, dtype)
+        return self
+
+    @contextmanager
+    def full_precision(self) -> Iterator[None]:
+        """The network in float32 for a while: the last resort where a 16-bit prediction overflows."""
+        dtype = self.dtype
+        try:
+            _to(self.network, torch.float32)  # within: memory may run out half-way
+            yield
+        finally:
+            _to(self.network, dtype)
+
+    @abstractmethod
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], float32, to latent means (B, *), float32. Uses no randomness."""
+
+    @abstractmethod
+    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
+        """One row per class (K); done once, however many images follow.
+
+        Raises:
+            InputError: a class cannot be expressed: an unknown label, a prompt longer than the encoder reads.
+        """
+
+    @abstractmethod
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """The network's own output for B rows.
+
+        Args:
+            noisy: x_t, (B, *), on the network's device and in its dtype.
+            t: (B,), on the network's device, of the schedule's dtype.
+            conditioning: B rows.
+        """
+
+    @torch.inference_mode()
+    def predict_noise(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor) -> Tensor:
+        """ε̂ (B, *) in float32 for B conditioning rows; row b sees noisy[latent_index[b]].
+
+        Args:
+            noisy: x_t, (U, *), float32, on the network's device.
+            t: (U,), on the CPU, so that the schedule is read without waiting for the device.
+            conditioning: B rows.
+            latent_index: (B,), int64, on the CPU.
+        """
+        rows = noisy[latent_index.to(noisy.device)]
+        t_rows = t[latent_index]
+        alpha, sigma = (a.to(rows.device) for a in self.schedule(t_rows))
+        output = self.forward(rows.to(self.dtype), t_rows.to(rows.device), conditioning)
+        return to_noise(drop_variance(output, rows.shape[1]), rows, alpha, sigma, self.prediction_type)
+
+
+def scheduler_config(scheduler: Any) -> dict[str, Any]:
+    """What `read_scheduler` reads. The config of a scheduler that was not loaded from a file lacks its class."""
+    return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+# Unbound, since diffusers' own `to` warns of modules to be kept in float32 even where there are none.
+_to = torch.nn.Module.to
+
+
+def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:
+    """Indices of the classes of a class-conditional network, given by index, by name or by a synonym.
+
+    Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do.
+
+    Raises:
+        InputError: an index or a name that the network does not know, with the nearest names that it does; or a name
+            that several classes share.
+    """
+    whole: dict[str, set[int]] = {}
+    index: dict[str, set[int]] = {}
+    for i, name in enumerate(class_names):
+        whole.setdefault(name.strip().lower(), set()).add(i)
+        for synonym in name.lower().split(","):
+            index.setdefault(synonym.strip(), set()).add(i)
+    index |= whole
+    ids = []
+    for c in classes:
+        known = {c} if isinstance(c, int) else index.get(c.strip().lower(), set())
+        if not known:
+            near = get_close_matches(str(c).lower(), index, n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(class_names[min(index[n])] for n in near)}?"
+                if near
+                else f"it knows {', '.join(class_names[:20])}{' …' if len(class_names) > 20 else ''}"
+            )
+            raise InputError(f"this model was not trained on the class {c!r}; {hint}")
+        if len(known) > 1:
+            names = " or ".join(class_names[i] for i in sorted(known))
+            raise InputError(f"the class {c!r} may be {names}; write one of these in full")
+        (i,) = known
+        if not 0 <= i < len(class_names):
+            raise InputError(f"class index {i} is not between 0 and {len(class_names) - 1}")
+        ids.append(i)
+    return ids

@@ -1,0 +1,84 @@
+"""Class-conditional U-Nets in pixel space: a diffusers folder with a UNet2DModel and a scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import DDPMPipeline, UNet2DModel
+from torch import Tensor
+
+from ..exceptions import InputError
+from ..schedules import read_scheduler
+from .base import Conditioning, Denoiser, class_ids, scheduler_config
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode L
+
+
+class ClassUNet(Denoiser):
+    """A UNet2DModel on pixels, or on pixels folded into channels.
+
+    Args:
+        unet: a network with class embeddings. One row more than there are class names is the null class.
+        scheduler_config: config of the scheduler that it was trained with.
+        class_names: one name per class; the indices as words if None.
+        patch_size: p; the network sees p×p pixels as p² channels (pixel unshuffle). Exact and without parameters.
+
+    Raises:
+        InputError: the network is unconditional, or its channels do not fit the patch size.
+    """
+
+    family = "class-unet"
+
+    def __init__(
+        self,
+        unet: UNet2DModel,
+        scheduler_config: Mapping[str, Any],
+        class_names: Sequence[str] | None = None,
+        patch_size: int = 1,
+    ) -> None:
+        config = unet.config
+        if config.num_class_embeds is None:
+            raise InputError(
+                "this UNet2DModel is unconditional (num_class_embeds is not set): it has no classes to compare"
+            )
+        channels, rest = divmod(config.in_channels, patch_size**2)
+        if rest or channels not in (1, 3):
+            raise InputError(
+                f"{config.in_channels} input channels are not 1 or 3 times the patch size {patch_size} squared"
+            )
+        self.class_names = tuple(class_names or map(str, range(config.num_class_embeds)))
+        if len(self.class_names) not in (config.num_class_embeds, config.num_class_embeds - 1):
+            raise InputError(f"{len(self.class_names)} class names for {config.num_class_embeds} class embeddings")
+        self.patch_size = patch_size
+        self.channels = channels
+        schedule, prediction_type = read_scheduler(scheduler_config)
+        size = int(config.sample_size)
+        super().__init__({"unet": unet}, schedule, prediction_type, (config.in_channels, size, size), size * patch_size)
+
+    @classmethod
+    def from_pipeline(cls, pipeline: DDPMPipeline, settings: Mapping[str, Any]) -> ClassUNet:
+        """From what `DDPMPipeline` loads; class names and patch size from the folder's settings."""
+        return cls(
+            pipeline.unet,
+            scheduler_config(pipeline.scheduler),
+            settings.get("class_names"),
+            settings.get("patch_size", 1),
+        )
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pixels themselves, in luma for a network of one channel; see `Denoiser.encode`."""
+        if self.channels == 1:
+            images = (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size)
+
+    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
+        """Class indices; see `Denoiser.condition`."""
+        assert self.class_names is not None
+        return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
+
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Denoiser.forward`."""
+        output: Tensor = self.network(noisy, t, class_labels=conditioning.tensors["class_labels"]).sample
+        return output

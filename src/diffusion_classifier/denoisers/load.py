@@ -1,0 +1,256 @@
+"""From a folder or hub id to a denoiser."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from diffusers.utils import is_accelerate_available
+from diffusers.utils import logging as diffusers_logging
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import SafetensorError
+from transformers.utils import logging as transformers_logging
+
+from ..exceptions import InputError
+from .base import Denoiser, ModelDefaults
+from .class_unet import ClassUNet
+from .dit import DiT
+from .stable_diffusion import StableDiffusion
+
+SETTINGS_FILE = "diffusion_classifier.json"
+"""Beside model_index.json: class names, defaults and what else diffusers has no place for."""
+
+FAMILIES: Mapping[str, Callable[..., Denoiser]] = {
+    "DDPMPipeline": ClassUNet.from_pipeline,
+    "DDIMPipeline": ClassUNet.from_pipeline,
+    "DiTPipeline": DiT.from_pipeline,
+    "StableDiffusionPipeline": StableDiffusion.from_pipeline,
+    "StableDiffusionImg2ImgPipeline": StableDiffusion.from_pipeline,
+}
+"""Pipeline class, as model_index.json names it → how its denoiser is made."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_OPTIONS = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
+"""Of every `from_pretrained`, which else would open pickles, and say that accelerate is missing."""
+
+_UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+"""Arguments of `from_pretrained` that keep the components away which only sampling needs."""
+
+
+def bundled_models() -> dict[str, Path]:
+    """Name → folder of the models that the package carries."""
+    zoo = Path(str(resources.files("diffusion_classifier"))) / "zoo"
+    return {path.parent.name: path.parent for path in sorted(zoo.glob("*/model_index.json"))}
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """The device, where "auto" is CUDA if there is one, else the CPU.
+
+    Raises:
+        InputError: no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+        torch.empty(0, device=resolved)
+    except (RuntimeError, AssertionError) as e:
+        raise InputError(f"device {device!r} cannot be used here: {_one_line(e)}") from e
+    return resolved
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device computes in bfloat16 by itself, rather than through float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    """The network's dtype, where "auto" is bfloat16 where the device has it, else float16 on CUDA, else float32.
+
+    Raises:
+        InputError: not one of "auto", "float32", "bfloat16", "float16".
+    """
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        if native_bfloat16(device):
+            return torch.bfloat16
+        return torch.float16 if device.type == "cuda" else torch.float32
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def load_denoiser(
+    source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+) -> Denoiser:
+    """The denoiser of a bundled model, a folder that a diffusers pipeline was saved to, or a hub id.
+
+    Weights are read from safetensors only, and no code that comes with a model is run.
+
+    Args:
+        source: "fashion", a path, or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
+        device: "auto", "cpu", "cuda", "cuda:1" …
+        dtype: of the network: "auto", "float32", "bfloat16" or "float16". The encoders of images and text stay in
+            float32, so that latents do not depend on it.
+
+    Raises:
+        InputError: nothing there, a pipeline of an unknown kind, no safetensors, or a file that cannot be used.
+    """
+    device = resolve_device(str(device))
+    dtype = resolve_dtype(dtype, device)
+    folder = bundled_models().get(str(source), Path(source))
+    if not folder.exists():
+        folder = _download(str(source))
+    if not (folder / "model_index.json").is_file():
+        raise InputError(f"{source} is not a folder that a diffusers pipeline was saved to: it has no model_index.json")
+    index = _read_json(folder / "model_index.json")
+    pipeline_class = _pipeline_class(index, source)
+    components = _components(index)
+    for name in components:
+        _check_files(folder / name)
+    settings = _read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
+    try:
+        defaults = ModelDefaults(**settings.get("defaults", {}))
+    except TypeError as e:
+        raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
+    try:
+        with _quiet():
+            networks = {
+                name: _load_network(
+                    folder / name, library, class_name, dtype if name in ("unet", "transformer") else torch.float32
+                )
+                for name, (library, class_name) in components.items()
+                if (folder / name / "config.json").is_file()
+            }
+            pipeline = pipeline_class.from_pretrained(folder, **networks, **_unused(pipeline_class), **_OPTIONS)
+    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
+        raise InputError(f"{source} cannot be loaded: {_one_line(e)}") from e
+    # DiTPipeline keeps only a part of id2label.
+    denoiser = FAMILIES[pipeline_class.__name__](pipeline, {"id2label": index.get("id2label"), **settings})
+    denoiser.defaults = defaults
+    denoiser.licence = settings.get("licence")
+    return denoiser.to(device, dtype)
+
+
+def _download(source: str) -> Path:
+    """The folder of a hub model in the local cache, with no more than is needed of it."""
+    names = ", ".join(bundled_models()) or "none"
+    nothing = f"no model {source!r}: it is neither a folder here nor a bundled model ({names})"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
+        raise InputError(nothing)
+    try:
+        index = hf_hub_download(source, "model_index.json")
+    except (OSError, ValueError) as e:
+        raise InputError(f"{nothing}, and cannot be had from the hub: {_one_line(e)}") from e
+    unused = _unused(_pipeline_class(_read_json(Path(index)), source))
+    try:
+        folder = DiffusionPipeline.download(source, use_safetensors=True, **unused)
+        with suppress(EntryNotFoundError):
+            hf_hub_download(source, SETTINGS_FILE)
+    except (OSError, ValueError) as e:
+        raise InputError(f"{source} cannot be had from the hub: {_one_line(e)}") from e
+    return Path(folder)
+
+
+def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:
+    """The class that a model index names, provided that nothing in the index asks for code of the model's own."""
+    kind = index.get("_class_name")
+    if isinstance(kind, list):
+        raise InputError(f"{source} needs a pipeline of its own, {kind}: code that comes with a model is not run")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise InputError(f"{source}: pipelines of class {kind} are not supported; known are {', '.join(FAMILIES)}")
+    for name, (library, class_name) in _components(index).items():
+        # A library that diffusers does not know is looked for in the model's folder; Auto classes may look there too.
+        if library not in ("diffusers", "transformers") or re.match("Auto[A-Z]", class_name):
+            raise InputError(
+                f"{source} needs {library}.{class_name} for its {name}: code that comes with a model is not run"
+            )
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # the import tells what image processors, not used here, would need
+    try:
+        return getattr(diffusers, kind)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def _components(index: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Name → library and class of the components that are loaded."""
+    return {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0] and k not in _UNUSED}
+
+
+def _load_network(folder: Path, library: str, class_name: str, dtype: torch.dtype) -> torch.nn.Module:
+    network_class = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
+    network, report = network_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **_OPTIONS)
+    if report["missing_keys"]:
+        raise InputError(f"{folder} lacks weights, which would be random: {', '.join(sorted(report['missing_keys']))}")
+    return network  # type: ignore[no-any-return]
+
+
+def _check_files(component: Path) -> None:
+    """Refuse what could only be loaded by running code or by unpickling, which may run code."""
+    if not component.is_dir():
+        raise InputError(f"{component.parent} is not complete: it has no folder {component.name}")
+    if any(component.glob("*.py")):
+        raise InputError(f"{component} holds Python code: code that comes with a model is not run")
+    if not (component / "config.json").is_file():
+        return  # no network, but a scheduler or a tokenizer
+    names = [_read_json(component / "config.json").get("transformers_weights", "model.safetensors")]
+    for shards in component.glob("*.safetensors.index.json"):
+        names += _read_json(shards).get("weight_map", {}).values()
+    names = [name for name in names if not name.endswith((".safetensors", ".safetensors.index.json"))]
+    if names or not any(component.glob("*.safetensors")):
+        raise InputError(
+            f"{component} has its weights not in *.safetensors, and other formats are not loaded, since unpickling "
+            "can run code; save the pipeline again with save_pretrained(…, safe_serialization=True)"
+        )
+
+
+def _unused(pipeline_class: Any) -> dict[str, bool | None]:
+    parameters = inspect.signature(pipeline_class).parameters
+    return {name: value for name, value in _UNUSED.items() if name in parameters}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without progress bars and without advice on sampling."""
+    shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
+    for library in shown:
+        library.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        for library in shown:
+            library.enable_progress_bar()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise InputError(f"{path} cannot be read: {_one_line(e)}") from e
+    if not isinstance(content, dict):
+        raise InputError(f"{path} does not hold a JSON object")
+    return content
+
+
+def _one_line(e: Exception) -> str:
+    return shorten(str(e), 300, placeholder=" …") or type(e).__name__

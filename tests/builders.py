@@ -1,0 +1,163 @@
+"""Tiny pipelines of every family, with random weights, saved as a user's would be."""
+
+import json
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMPipeline,
+    DDPMScheduler,
+    DiTPipeline,
+    DiTTransformer2DModel,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+MAX_TOKENS = 24
+ID2LABEL = dict(
+    zip(
+        map(str, range(11)),
+        ["tench, Tinca tinca", "crane", "crane", "missile", "projectile, missile", *"abcde", "zebra"],
+        strict=True,
+    )
+)
+
+
+def tokenizer(words=()):
+    """Every byte is a token, so that a prompt of n letters has n + 2 tokens; and each of the words is one."""
+    letters = sorted(ByteLevel.alphabet())
+    vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    tokens = CLIPTokenizer(vocab={w: i for i, w in enumerate(vocabulary)}, merges=[], model_max_length=MAX_TOKENS)
+    tokens.add_tokens(list(words))
+    return tokens
+
+
+def text_encoder(tokens, **config):
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokens),
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=tokens.bos_token_id,
+            eos_token_id=tokens.eos_token_id,
+            pad_token_id=tokens.pad_token_id,
+            **config,
+        )
+    )
+
+
+def vae(**config):
+    """Images of 16 × 16 become latents of 4 × 8 × 8."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 8),
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=16,
+        **config,
+    )
+
+
+def text_unet(**config):
+    return UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "cross_attention_dim": 16,
+            "attention_head_dim": 4,
+            "norm_num_groups": 4,
+            **config,
+        }
+    )
+
+
+def stable_diffusion(folder, unet=None, encoder=None, vae_config=None, words=(), **scheduler):
+    torch.manual_seed(0)
+    tokens = tokenizer(words)
+    schedule = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", **scheduler}
+    StableDiffusionPipeline(
+        vae=vae(**vae_config or {}),
+        text_encoder=text_encoder(tokens, **encoder or {}),
+        tokenizer=tokens,
+        unet=text_unet(**unet or {}),
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1, **schedule),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder)
+
+
+def stable_diffusion_v(folder):
+    """Velocity prediction and zero terminal SNR; and a shift of the latents, which some autoencoders have."""
+    stable_diffusion(
+        folder,
+        vae_config={"shift_factor": 0.1, "scaling_factor": 0.7},
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+    )
+
+
+def dit(folder, id2label=ID2LABEL):
+    """Learned variance, and id2label in the model index as on the hub, where save_pretrained does not put it."""
+    torch.manual_seed(0)
+    transformer = DiTTransformer2DModel(
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        out_channels=8,
+        num_layers=2,
+        sample_size=8,
+        num_embeds_ada_norm=len(ID2LABEL),
+    )
+    DiTPipeline(transformer, vae(), DDIMScheduler(clip_sample=False)).save_pretrained(folder)
+    if id2label:
+        edit_json(folder / "model_index.json", id2label=id2label)
+
+
+def class_unet(folder, settings=None, **config):
+    """Greyscale images of 16 × 16 as 4 channels of 8 × 8; three classes and a null class."""
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        **{
+            "sample_size": 8,
+            "in_channels": 4,
+            "out_channels": 4,
+            "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+            "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "attention_head_dim": 4,
+            "norm_num_groups": 4,
+            "num_class_embeds": 4,
+            **config,
+        }
+    )
+    DDPMPipeline(unet, DDPMScheduler(prediction_type="sample")).save_pretrained(folder)
+    settings = {"class_names": ["cat", "dog", "door"], "patch_size": 2} if settings is None else settings
+    (folder / "diffusion_classifier.json").write_text(json.dumps(settings))
+
+
+def edit_json(path, **values):
+    """Changes values in a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+BUILDERS = {
+    "sd-epsilon": stable_diffusion,
+    "sd-v": stable_diffusion_v,
+    "dit": dit,
+    "class-unet": class_unet,
+}

@@ -1,0 +1,289 @@
+"""Loading: what is refused, and that nothing of a model is run or unpickled."""
+
+import json
+import pickle
+import shutil
+import warnings
+
+import builders
+import huggingface_hub
+import pytest
+import torch
+from builders import edit_json
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from safetensors.torch import load_file, save_file
+
+from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
+from diffusion_classifier.denoisers.load import resolve_dtype
+from diffusion_classifier.exceptions import InputError
+
+
+@pytest.fixture
+def copy(model_folder, tmp_path):
+    """A pipeline's folder that may be damaged."""
+
+    def make(name):
+        return shutil.copytree(model_folder(name), tmp_path / name)
+
+    return make
+
+
+class Payload:
+    """Unpickling it makes a folder: what a hostile file would do, and worse."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        import os
+
+        return os.mkdir, (str(self.path),)
+
+
+def load(folder, **options):
+    return load_denoiser(folder, **{"device": "cpu", "dtype": "float32", **options})
+
+
+def refused(folder, *words, **options):
+    with pytest.raises(InputError) as caught:
+        load(folder, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+    return message
+
+
+def test_nothing_there(tmp_path):
+    assert "hub" not in refused(tmp_path / "nowhere", "nowhere", "no model")
+    refused("nobody/no-such-model", "nobody/no-such-model", "cannot be had from the hub")
+
+
+def test_a_folder_or_file_that_is_no_pipeline(tmp_path):
+    (tmp_path / "file").write_text("x")
+    refused(tmp_path, "model_index.json")
+    refused(tmp_path / "file", "model_index.json")
+    (tmp_path / "model_index.json").write_text("{")
+    refused(tmp_path, "model_index.json", "cannot be read")
+    (tmp_path / "model_index.json").write_text("[]")
+    refused(tmp_path, "model_index.json", "object")
+
+
+@pytest.mark.parametrize("kind", ["StableDiffusionInpaintPipeline", "Pipeline", None, 3])
+def test_unknown_pipeline(copy, kind):
+    folder = copy("sd-epsilon")
+    edit_json(folder / "model_index.json", _class_name=kind)
+    refused(folder, str(kind), "not supported", "DiTPipeline")
+
+
+@pytest.mark.parametrize("component", ["unet", "vae", "text_encoder"])
+def test_pickles_are_not_opened(copy, tmp_path, component):
+    folder = copy("sd-epsilon")
+    (weights,) = (folder / component).glob("*.safetensors")
+    weights.unlink()
+    name = "pytorch_model.bin" if component == "text_encoder" else "diffusion_pytorch_model.bin"
+    (folder / component / name).write_bytes(pickle.dumps(Payload(tmp_path / "run")))
+    refused(folder, f"{component} has", "safetensors", "unpickling")
+    assert not (tmp_path / "run").exists()
+
+
+def test_nor_where_only_a_variant_is_in_safetensors(copy):
+    folder = copy("class-unet")
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.rename(weights.with_suffix(".fp16.safetensors"))
+    refused(folder, "cannot be loaded", "diffusion_pytorch_model.safetensors")
+
+
+def test_an_index_of_shards_must_not_name_a_pickle(copy, tmp_path):
+    folder = copy("sd-epsilon")
+    shard = "model-00001-of-00001.bin"
+    (folder / "text_encoder" / shard).write_bytes(pickle.dumps(Payload(tmp_path / "run")))
+    (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"final_layer_norm.bias": shard}}
+    (folder / "text_encoder" / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, "text_encoder", "safetensors")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_must_not_name_a_pickle(copy):
+    folder = copy("sd-epsilon")
+    edit_json(folder / "text_encoder" / "config.json", transformers_weights="adapter_model.bin")
+    refused(folder, "text_encoder", "safetensors")
+
+
+CODE = "import pathlib; (pathlib.Path(__file__).parent / 'run').touch()\nclass Own: pass\n"
+
+
+@pytest.mark.parametrize(
+    ("index", "code", "message"),
+    [
+        ({"_class_name": ["own", "Own"]}, ["own.py"], "needs a pipeline of its own"),
+        ({"unet": ["own", "Own"]}, ["unet/own.py"], "needs own.Own"),
+        ({"unet": ["os", "PathLike"]}, [], "needs os.PathLike"),
+        ({"tokenizer": ["transformers", "AutoTokenizer"]}, [], "needs transformers.AutoTokenizer"),
+        ({}, ["unet/diffusers.py"], "unet holds Python code"),
+    ],
+)
+def test_code_of_a_model_is_not_run(copy, index, code, message):
+    folder = copy("sd-epsilon")
+    edit_json(folder / "model_index.json", **index)
+    for name in code:
+        (folder / name).write_text(CODE)
+    refused(folder, message, "code that comes with a model is not run")
+    assert not list(folder.rglob("run"))
+
+
+def test_weights_that_are_broken_or_of_another_size(copy):
+    folder = copy("class-unet")
+    (weights,) = (folder / "unet").glob("*.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:1000])
+    refused(folder, "cannot be loaded")
+    weights.write_bytes(content)
+    edit_json(folder / "unet" / "config.json", block_out_channels=[8, 32])
+    refused(folder, "cannot be loaded", "shape")
+
+
+def test_a_component_that_is_missing(copy):
+    folder = copy("sd-epsilon")
+    shutil.rmtree(folder / "vae")
+    refused(folder, "not complete", "vae")
+
+
+def test_a_unet_for_inpainting(tmp_path):
+    builders.stable_diffusion(tmp_path, unet={"in_channels": 9})
+    refused(tmp_path, "9 channels", "inpainting")
+
+
+@pytest.mark.parametrize(
+    "unet",
+    [
+        {"num_class_embeds": 7},
+        {"addition_embed_type": "text", "encoder_hid_dim": 16, "addition_embed_type_num_heads": 2},
+    ],
+)
+def test_a_unet_that_needs_more_than_a_prompt(tmp_path, unet):
+    builders.stable_diffusion(tmp_path, unet=unet)
+    refused(tmp_path, next(iter(unet)), "prompt")
+
+
+def test_a_sample_size_that_is_not_a_square(tmp_path):
+    builders.stable_diffusion(tmp_path, unet={"sample_size": [8, 12]})
+    refused(tmp_path, "sample_size", "12")
+
+
+def test_an_unconditional_unet(tmp_path):
+    unet = UNet2DModel(
+        8, block_out_channels=(8,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), norm_num_groups=4
+    )
+    DDPMPipeline(unet, DDPMScheduler()).save_pretrained(tmp_path)
+    refused(tmp_path, "unconditional")
+
+
+def test_a_patch_size_or_names_that_do_not_fit(copy):
+    folder = copy("class-unet")
+    settings = folder / "diffusion_classifier.json"
+    edit_json(settings, patch_size=3)
+    refused(folder, "patch size 3")
+    edit_json(settings, patch_size=2, class_names=["cat", "dog"])
+    refused(folder, "2 class names", "4 class")
+    folder = copy("dit")
+    (folder / "diffusion_classifier.json").write_text(json.dumps({"class_names": ["cat", "dog"]}))
+    refused(folder, "2 class names", "11 class")
+
+
+def test_a_scheduler_of_an_unknown_kind(copy):
+    folder = copy("class-unet")
+    edit_json(folder / "model_index.json", scheduler=["diffusers", "ScoreSdeVeScheduler"])
+    edit_json(folder / "scheduler" / "scheduler_config.json", _class_name="ScoreSdeVeScheduler")
+    refused(folder, "ScoreSdeVeScheduler", "not supported")
+
+
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        ("{", "cannot be read"),
+        ("[1]", "object"),
+        ('{"defaults": {"lose": "l1"}}', "lose"),
+        ("\udcff", "cannot be read"),
+    ],
+)
+def test_settings_that_cannot_be_used(copy, content, word):
+    folder = copy("class-unet")
+    (folder / "diffusion_classifier.json").write_bytes(content.encode(errors="surrogateescape"))
+    refused(folder, "diffusion_classifier.json", word)
+
+
+def test_settings_are_taken_over(copy):
+    folder = copy("class-unet")
+    assert load(folder).defaults == ModelDefaults()
+    defaults = {"strategy": "fixed:8", "loss": "l1", "temperature": 0.5}
+    edit_json(folder / "diffusion_classifier.json", defaults=defaults, licence="MIT")
+    assert load(folder).defaults == ModelDefaults("fixed:8", "l1", "even", 0.5)
+    assert load(folder).licence == "MIT"
+
+
+def test_devices_and_dtypes_that_do_not_exist(model_folder):
+    folder = model_folder("class-unet")
+    refused(folder, "int8", "bfloat16", dtype="int8")
+    refused(folder, "abacus", device="abacus")
+    if not torch.cuda.is_available():
+        refused(folder, "cuda", device="cuda")
+
+
+def test_auto_is_a_dtype_that_the_processor_knows(monkeypatch):
+    module = "diffusion_classifier.denoisers.load.native_bfloat16"
+    for native, cpu, cuda in ((True, "bfloat16", "bfloat16"), (False, "float32", "float16")):
+        monkeypatch.setattr(module, lambda _device, native=native: native)
+        assert resolve_dtype("auto", torch.device("cpu")) == getattr(torch, cpu)
+        assert resolve_dtype("auto", torch.device("cuda")) == getattr(torch, cuda)
+
+
+def test_what_only_sampling_needs_is_neither_needed_nor_talked_about(copy, capfd, caplog):
+    folder = copy("sd-epsilon")
+    edit_json(
+        folder / "model_index.json",
+        safety_checker=["stable_diffusion", "StableDiffusionSafetyChecker"],
+        feature_extractor=["transformers", "CLIPFeatureExtractor"],
+        requires_safety_checker=True,
+    )
+    # Old schedulers, which a sampler would be told to correct.
+    edit_json(folder / "scheduler" / "scheduler_config.json", clip_sample=True, steps_offset=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(folder, dtype="bfloat16")
+    assert capfd.readouterr() == ("", "")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("name", "component", "key"),
+    [("class-unet", "unet", "conv_out.bias"), ("sd-epsilon", "text_encoder", "final_layer_norm.bias")],
+)
+def test_missing_weights_are_not_made_up(copy, name, component, key):
+    folder = copy(name)
+    (path,) = (folder / component).glob("*.safetensors")
+    weights = load_file(path)
+    del weights[key]
+    save_file(weights, path, {"format": "pt"})
+    refused(folder, component, key)
+
+
+def test_a_model_of_the_hub_brings_its_settings(model_folder, tmp_path, monkeypatch):
+    """From the hub's cache, laid out as huggingface_hub does it, since tests use no network."""
+    repository = tmp_path / "models--somebody--digits"
+    snapshot = shutil.copytree(model_folder("class-unet"), repository / "snapshots" / ("0" * 40))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert load("somebody/digits").class_names == ("cat", "dog", "door")
+
+    # DiffusionPipeline.download leaves out what it does not know.
+    settings = (snapshot / "diffusion_classifier.json").rename(tmp_path / "settings")
+
+    def download(_repo, name):
+        return shutil.copy(settings, snapshot / name) if "classifier" in name else snapshot / name
+
+    monkeypatch.setattr("diffusion_classifier.denoisers.load.hf_hub_download", download)
+    assert load("somebody/digits").class_names == ("cat", "dog", "door")

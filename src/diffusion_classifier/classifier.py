@@ -1,0 +1,303 @@
+"""`DiffusionClassifier`: the public face."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import chain
+from math import prod
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .denoisers import Conditioning, Denoiser, load_denoiser
+from .draws import Draws, Timesteps
+from .exceptions import InputError
+from .images import ImageError, ImageSource, Picture, load_image, preprocess
+from .posterior import Classification, Reduction, decide, log_posterior
+from .prompts import fill_template, parse_labels
+from .scoring import Job, Scored, score
+from .strategies import Fixed, Staged, Strategy, parse_strategy
+
+_ONE = (str, os.PathLike, Image.Image, np.ndarray, Tensor)
+
+
+class DiffusionClassifier:
+    """A conditional diffusion model as a classifier (paper, Algorithm 1).
+
+    Example:
+        >>> clf = DiffusionClassifier.from_pretrained("fashion")
+        >>> clf("boot.png", candidate_labels=["Ankle boot", "Sneaker"])  # doctest: +SKIP
+        [{'score': 0.98, 'label': 'Ankle boot'}, {'score': 0.02, 'label': 'Sneaker'}]
+
+    Args:
+        denoiser: the model.
+        batch_size: rows of one network call; chosen by the size of the latents if "auto". Halved when memory runs out.
+    """
+
+    def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto") -> None:
+        self.denoiser = denoiser
+        if batch_size == "auto":
+            # About two million latent values a batch on a GPU, and what fits the caches of a CPU.
+            per_batch = 2**21 if denoiser.device.type == "cuda" else 2**17
+            batch_size = min(512, max(8, per_batch // prod(denoiser.latent_shape)))
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise InputError(f"the batch size must be a whole number from 1, or auto; got {batch_size}")
+        self.batch_size = batch_size
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | Path = "fashion",
+        *,
+        device: str | torch.device = "auto",
+        dtype: str | torch.dtype = "auto",
+        batch_size: int | str = "auto",
+    ) -> DiffusionClassifier:
+        """Load a bundled model, a folder that a diffusers pipeline was saved to, or a hub id; see `load_denoiser`."""
+        return cls(load_denoiser(model, device=device, dtype=dtype), batch_size=batch_size)
+
+    def __call__(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        candidate_labels: str | Sequence[str] | None = None,
+        hypothesis_template: str = "This is a photo of {}.",
+        **options: Any,
+    ) -> list[dict[str, Any]] | list[list[dict[str, Any]]]:
+        """Answers as transformers' `ZeroShotImageClassificationPipeline` does.
+
+        Args:
+            images: one, or a list; see `classify`.
+            candidate_labels: a list, or a comma-separated string; all that it knows for a class-conditional model.
+            hypothesis_template: what makes a label a prompt; a class-conditional model has no use for it.
+            **options: of `classify`.
+
+        Returns:
+            For one image a list of `{"score", "label"}`, best first; for a list of images a list of such lists.
+
+        Raises:
+            InputError: anything that cannot be used, an image included.
+        """
+        template = hypothesis_template if self.denoiser.class_names is None else None
+        results = self.classify(images, candidate_labels, template=template, **options)
+        for result in results:
+            if result.failure is not None:
+                raise InputError(f"{result.name}: {result.failure}")
+        answers = [[{"score": p, "label": name} for name, p in result.scores.items()] for result in results]
+        return answers[0] if isinstance(images, _ONE) else answers
+
+    def classify(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        classnames: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> list[Classification]:
+        """Classify images; arguments as in `stream`, results in the order of the images."""
+        results = dict(self._stream(images, classnames, **options))
+        return [results[i] for i in range(len(results))]
+
+    def stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        classnames: str | Sequence[str] | None = None,
+        **options: Any,
+    ) -> Iterator[Classification]:
+        """Classify images and yield each result as it is done, which need not be in the order of the images.
+
+        Args:
+            images: paths, PIL images, arrays (H, W[, C]) or tensors (C, H, W); see `images.load_image`. Taken one by
+                one, when there is room in a batch.
+            classnames: candidates, at least two; all classes of a class-conditional model if None.
+            template: "a photo of a {}." for a text-to-image model; None if the class names are prompts themselves.
+            strategy: such as `Fixed(64)` or "staged:25,250/5,1"; the model's own if None, without those of its
+                stages that would keep all classes.
+            timesteps: where the draws lie, such as "even" or "middle:0.5"; the model's own if None.
+            loss: "l2", "l1" or "huber"; the model's own if None.
+            seed: of the noise.
+            reduction: whether errors count as sums or as means over dimensions in the posterior.
+            temperature: of the posterior; if None the model's own, which was fitted for its own loss and sums over
+                dimensions, else 1.
+            prior: one positive number a class; uniform if None.
+
+        Yields:
+            A `Classification` for every image; for one that cannot be used, with the reason in `failure`.
+
+        Raises:
+            InputError: classes, template, strategy or another setting cannot be used.
+        """
+        return (result for _, result in self._stream(images, classnames, **options))
+
+    def _stream(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        classnames: str | Sequence[str] | None = None,
+        *,
+        template: str | None = None,
+        strategy: Strategy | str | None = None,
+        timesteps: Timesteps | str | None = None,
+        loss: str | None = None,
+        seed: int = 0,
+        reduction: Reduction = "sum",
+        temperature: float | None = None,
+        prior: Sequence[float] | None = None,
+    ) -> Iterator[tuple[int, Classification]]:
+        """Positions and results. Complains at once, before any image is read, of settings that cannot be used."""
+        defaults = self.denoiser.defaults
+        names, conditioning = self.condition(classnames, template)
+        if strategy is None:
+            strategy = parse_strategy(defaults.strategy)
+            if isinstance(strategy, Staged):  # made for all classes of the model
+                strategy = strategy.among(len(names))
+        strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
+        strategy.init(len(names))  # for its complaints
+        timesteps = timesteps if timesteps is not None else defaults.timesteps
+        timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
+        loss = loss if loss is not None else defaults.loss
+        if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
+            temperature = defaults.temperature
+        settings: dict[str, Any] = {
+            "num_dimensions": prod(self.denoiser.latent_shape),
+            "reduction": reduction,
+            "temperature": 1.0 if temperature is None else temperature,
+            "prior": prior,
+        }
+        log_posterior(torch.zeros(len(names)), **settings)  # for its complaints
+        taken: dict[str, tuple[str, tuple[str, ...]]] = {}
+        unusable: list[Scored] = []
+
+        def jobs() -> Iterator[Job]:
+            for i, source in enumerate([images] if isinstance(images, _ONE) else images):
+                name = _name(i, source)
+                try:
+                    picture = load_image(source, name)
+                    job = self._job(str(i), picture)
+                except ImageError as e:
+                    taken[str(i)] = name, ()
+                    none, reason = torch.empty(len(names), 0), str(e).removeprefix(f"{name}: ")
+                    unusable.append(Scored(str(i), none, torch.zeros(len(names)).bool(), none[0], 0, 0.0, reason))
+                else:
+                    taken[str(i)] = name, picture.notes
+                    yield job
+
+        def answer(scored: Scored) -> tuple[int, Classification]:
+            name, notes = taken.pop(scored.name)
+            return int(scored.name), decide(replace(scored, name=name), names, notes=notes, **settings)
+
+        scores = score(
+            self.denoiser,
+            jobs(),
+            conditioning,
+            strategy,
+            draws=Draws(timesteps, seed),
+            loss=loss,
+            batch_size=self.batch_size,
+            class_names=names,
+        )
+
+        def results() -> Iterator[tuple[int, Classification]]:
+            for scored in chain(scores, [None]):
+                while unusable:
+                    yield answer(unusable.pop(0))
+                if scored is not None:
+                    yield answer(scored)
+
+        return results()
+
+    def _job(self, name: str, picture: Picture) -> Job:
+        return Job(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
+
+    def errors(
+        self,
+        image: ImageSource | Iterable[ImageSource],
+        classes: Sequence[str] | Sequence[int],
+        *,
+        timesteps: Sequence[float],
+        noise: Tensor | None = None,
+        loss: str = "l2",
+        template: str | None = None,
+        seed: int = 0,
+    ) -> Tensor:
+        """Raw errors at given timesteps and, if passed, given noise: the hook for checking us.
+
+        Args:
+            image: one image, or several.
+            classes: K classes, one being enough; with `template=None` a class string is the prompt itself.
+            timesteps: N.
+            noise: (N, *), one for each timestep; from the seed and the image's content if None.
+            loss: "l2" (mean square), "l1" or "huber".
+            template: as in `stream`.
+            seed: of the noise, where none is passed.
+
+        Returns:
+            (K, N), float32, for one image; (B, K, N) for several.
+
+        Raises:
+            InputError: anything that cannot be used; a prediction that is not finite in float32 either.
+        """
+        classes = [classes] if isinstance(classes, str) else classes
+        shape = (len(timesteps), *self.denoiser.latent_shape)
+        if noise is not None and noise.shape != shape:
+            raise InputError(f"noise of shape {tuple(noise.shape)} was given; {shape} is needed")
+        if len(classes) == 0 or len(timesteps) == 0:
+            raise InputError("at least one class and one timestep are needed")
+        draws = Draws(Timesteps("fixed", values=tuple(timesteps)), seed, None if noise is None else noise.float().cpu())
+        sources = [image] if isinstance(image, _ONE) else list(image)
+        tables: dict[int, Tensor] = {}
+        for scored in score(
+            self.denoiser,
+            (self._job(str(i), load_image(source, _name(i, source))) for i, source in enumerate(sources)),
+            self.denoiser.condition(self._prompts(classes, template)),
+            Fixed(len(timesteps)),
+            draws=draws,
+            loss=loss,
+            batch_size=self.batch_size,
+            class_names=list(map(str, classes)),
+        ):
+            i = int(scored.name)
+            if scored.failure is not None:
+                raise InputError(f"{_name(i, sources[i])}: {scored.failure}")
+            tables[i] = scored.errors
+        stacked = torch.stack([tables[i] for i in range(len(sources))])
+        return stacked[0] if isinstance(image, _ONE) else stacked
+
+    def condition(
+        self, classes: str | Sequence[str] | Sequence[int] | None, template: str | None
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        """The candidates' names (K) and their conditioning, K rows.
+
+        Raises:
+            InputError: fewer than two classes or one twice, a class that the model does not know, no classes for a
+                model that needs some, or a template for one that reads no text.
+        """
+        known = self.denoiser.class_names
+        if classes is None:
+            if known is None:
+                raise InputError("this model reads text: give it the labels to choose from")
+            classes = range(len(known))
+        if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
+            ids = [int(c) for c in classes]
+            conditioning = self.denoiser.condition(self._prompts(ids, template))
+            names = [known[i] for i in ids]
+            shared = Counter(map(str.lower, names))  # two classes of ImageNet are a crane
+            names = [f"{name} ({i})" if shared[name.lower()] > 1 else name for name, i in zip(names, ids, strict=True)]
+            return tuple(parse_labels(names)), conditioning
+        names = parse_labels(classes)  # type: ignore[arg-type]
+        return tuple(names), self.denoiser.condition(self._prompts(names, template))
+
+    def _prompts(self, classes: Sequence[str] | Sequence[int], template: str | None) -> Sequence[str] | Sequence[int]:
+        if template is None:
+            return classes
+        if self.denoiser.class_names is not None:
+            raise InputError("this model knows classes, not text: it has no use for a template")
+        return fill_template(template, classes)  # type: ignore[arg-type]
+
+
+def _name(position: int, source: ImageSource) -> str:
+    return str(source) if isinstance(source, str | os.PathLike) else f"image {position}"

@@ -1,0 +1,245 @@
+"""From an error table to an answer: paper equations 5 to 8, paired standard errors, ties, confidence.
+
+What a score means. `posterior` is p(c|x) of equation 6 over the classes that were still compared at the end:
+
+    p(c|x) ∝ p(c) · exp(-S_c / τ),     S_c = Σ_t w(t) · error(c, t) / Σ_t w(t)  ×  (dimensions, or 1)
+
+The paper's equation sums squared errors over dimensions ("sum"), which at τ = 1 is confident far beyond its accuracy;
+the mean over dimensions ("mean") is close to uniform. Both and the temperature τ are explicit; a model carries a
+fitted τ where one was fitted. `confidence` is another number: how sure it is that more draws would give the same
+answer, whether or not that answer is right.
+
+Shape legend: K classes, N draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Literal, get_args
+
+import torch
+from scipy.special import stdtr, stdtrit
+from torch import Tensor
+
+from .exceptions import InputError
+from .schedules import DiscreteVP, Schedule
+from .scoring import Scored
+from .strategies import TIE
+
+Reduction = Literal["sum", "mean"]
+
+
+def elbo_weights(schedule: Schedule, t: Tensor) -> Tensor:
+    """w(t), (N,), float64, under which the average over uniform t of summed ℓ2 errors is the variational bound itself.
+
+    -log p(x|c) ≤ ½ ∫ E‖ε - ε̂‖² dλ + const with λ = log α²/σ² (Kingma et al. 2021, "Variational diffusion models",
+    section 5: continuous time), with equality for the optimal denoiser (Kong et al. 2023, "Information-theoretic
+    diffusion"); hence w(t) = ½ |dλ/du| with u = t/T. Uniform weights are the paper's choice (section 3.1); these are
+    the ones for which the posterior of an optimal denoiser is the true one. `mean_errors` divides by Σw: to get the
+    bound from it, take "sum" and the temperature 1 / (average of w over uniform t).
+    """
+    if isinstance(schedule, DiscreteVP):
+        steps = torch.arange(schedule.num_timesteps)
+        alpha, sigma = (a.double() for a in schedule(steps))
+        # ᾱ may end at 0, where λ is -∞: that step takes the slope of the one before it.
+        log_snr = 2 * torch.log(alpha / sigma)
+        log_snr[-1] = log_snr[-1] if alpha[-1] > 0 else 2 * log_snr[-2] - log_snr[-3]
+        slope = torch.gradient(log_snr)[0] * schedule.num_timesteps
+        return 0.5 * slope.abs()[t.long()]
+    alpha, sigma = (a.double() for a in schedule(t))
+    # λ = 2 log((1 - σ)/σ); at the very ends, where the errors do not depend on the class, the slope is capped.
+    return 1 / (alpha * sigma).clamp(min=1e-6)
+
+
+def mean_errors(errors: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Σ_n w_n·e_kn / Σ_n w_n over the draws that each class has, (K,), float64.
+
+    Args:
+        errors: (K, N), NaN where never evaluated.
+        weights: (N,), at least 0; uniform if None.
+    """
+    errors = errors.double()
+    known = ~errors.isnan()
+    w = known.double() if weights is None else known * weights.double()
+    return (errors.nan_to_num() * w).sum(1) / w.sum(1)
+
+
+def log_posterior(
+    mean_error: Tensor,
+    *,
+    num_dimensions: int,
+    reduction: Reduction = "sum",
+    temperature: float = 1.0,
+    prior: Sequence[float] | Tensor | None = None,
+) -> Tensor:
+    """Log p(c|x), (K,), float64: equations 5 and 6.
+
+    Args:
+        mean_error: (K,), means over draws and dimensions; infinite for classes that are out.
+        num_dimensions: of a latent.
+        reduction: whether errors count as sums or as means over dimensions.
+        temperature: τ > 0.
+        prior: p(c), (K,), positive up to a factor; uniform if None.
+
+    Raises:
+        InputError: an unknown reduction; a temperature or a prior that is not positive, or of another length.
+    """
+    scale = _scale(num_dimensions, reduction, temperature)
+    logits = -scale * (mean_error.double() - mean_error.min())
+    return (logits + _log_prior(prior, len(mean_error))).log_softmax(0)
+
+
+def _scale(num_dimensions: int, reduction: Reduction, temperature: float) -> float:
+    """What a difference of mean errors is worth in logits."""
+    if reduction not in get_args(Reduction):
+        raise InputError(f"the reduction must be {' or '.join(get_args(Reduction))}; got {reduction!r}")
+    if not 0 < temperature < inf:
+        raise InputError(f"the temperature must be above 0; got {temperature}")
+    return (num_dimensions if reduction == "sum" else 1) / temperature
+
+
+def _log_prior(prior: Sequence[float] | Tensor | None, num_classes: int) -> Tensor:
+    """Log p(c), (K,), float64, up to a constant."""
+    if prior is None:
+        return torch.zeros(num_classes, dtype=torch.float64)
+    p = torch.as_tensor(prior, dtype=torch.float64)
+    if p.shape != (num_classes,) or not bool((p > 0).all()) or not bool(p.isfinite().all()):
+        raise InputError(f"the prior must hold {num_classes} positive numbers, one a class; got {p.tolist()}")
+    return p.log()
+
+
+def paired_differences(errors: Tensor, reference: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard error of error(c) - error(reference) over the draws that both have (paper, section 3.3).
+
+    Args:
+        errors: (K, N), NaN where never evaluated.
+        reference: a class that has every draw that any other has.
+
+    Returns:
+        Means (K,) and standard errors (K,), float64; a standard error from fewer than two draws is NaN.
+    """
+    difference = errors.double() - errors[reference].double()
+    known = ~difference.isnan()
+    n = known.sum(1)
+    mean = difference.nan_to_num().sum(1) / n
+    squares = ((difference - mean[:, None]).nan_to_num() ** 2).sum(1)
+    standard_error = torch.where(n > 1, (squares / ((n - 1) * n).clamp(min=1)).sqrt(), torch.nan)
+    return mean, standard_error
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The answer for one image; K classes, N draws.
+
+    Args:
+        name: of the image.
+        class_names: K candidates.
+        label: the best of them; None where `failure` says why there is none.
+        posterior: (K,), float64: see the module; 0 for classes eliminated on the way.
+        bound: (K,), float64: for an eliminated class an upper limit of the posterior that it would have among the
+            others, at one-sided 95 % (Student's t), from the draws on which it lost; 1 if these are fewer than two. For
+            the others the posterior itself.
+        margin: (K,): mean of error(c) - error(label) over the draws that both have.
+        standard_error: (K,): of the margin.
+        confidence: probability that more draws would not change the label: 1 less the sum over all rivals of the tail
+            of Student's t beyond their margin, prior included, over its standard error; at least 0. It says nothing
+            about whether the label is right.
+        ties: labels that float32 does not tell apart from the winner; of exact ties the first candidate is the `label`.
+        errors: error table (K, N), float32, NaN where never evaluated.
+        t: (N,): timestep of each draw.
+        num_evaluations: network predictions spent.
+        cost: the same in full predictions, which shared work makes fewer.
+        seconds: from the first prediction for this image to the last; images in flight together share them.
+        notes: what was decided about the image on the way.
+        failure: why there is no answer; None if there is one.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    label: str | None
+    posterior: Tensor
+    bound: Tensor
+    margin: Tensor
+    standard_error: Tensor
+    confidence: float
+    ties: tuple[str, ...]
+    errors: Tensor
+    t: Tensor
+    num_evaluations: int
+    cost: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+    failure: str | None = None
+
+    @property
+    def score(self) -> float:
+        """The posterior of the label; 0 without one."""
+        return float(self.posterior.max()) if self.label is not None else 0.0
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Label → posterior, best first."""
+        order = sorted(zip(self.class_names, self.posterior.tolist(), strict=True), key=lambda pair: -pair[1])
+        return dict(order)
+
+
+def decide(
+    scored: Scored,
+    class_names: Sequence[str],
+    *,
+    num_dimensions: int,
+    reduction: Reduction = "sum",
+    temperature: float = 1.0,
+    prior: Sequence[float] | None = None,
+    notes: Sequence[str] = (),
+) -> Classification:
+    """The answer that follows from what was scored; arguments as in `log_posterior`."""
+    names = tuple(class_names)
+    nothing = torch.full((len(names),), torch.nan, dtype=torch.float64)
+    facts: dict[str, Any] = {
+        "name": scored.name,
+        "class_names": names,
+        "errors": scored.errors,
+        "t": scored.t,
+        "num_evaluations": scored.num_evaluations,
+        "cost": float(scored.num_evaluations),
+        "seconds": scored.seconds,
+        "notes": tuple(notes),
+        "failure": scored.failure,
+    }
+    if scored.failure is not None:
+        return Classification(
+            **facts, label=None, posterior=nothing, bound=nothing, margin=nothing, standard_error=nothing,
+            confidence=0.0, ties=(),
+        )  # fmt: skip
+    means = mean_errors(scored.errors).where(scored.active, torch.inf)
+    logs = log_posterior(
+        means, num_dimensions=num_dimensions, reduction=reduction, temperature=temperature, prior=prior
+    )
+    posterior = logs.exp()
+    winner = int(logs.argmax())
+    margin, standard_error = paired_differences(scored.errors, winner)
+    scale = _scale(num_dimensions, reduction, temperature)
+    log_prior = _log_prior(prior, len(names))
+    # The prior decides as so much error would.
+    lead = margin + (log_prior[winner] - log_prior) / scale
+    degrees = (~scored.errors.isnan()).sum(1).numpy() - 1
+    least = (lead - torch.as_tensor(stdtrit(degrees, 0.95)) * standard_error).nan_to_num(-torch.inf)
+    # Let in again at that lead it would have p / (1 + p), with p = exp(-scale · least) times what the winner has.
+    bound = (logs[winner] - scale * least).sigmoid()
+    statistic = (lead / standard_error.clamp(min=1e-30)).numpy()
+    tail = torch.as_tensor(stdtr(degrees, -statistic)).nan_to_num(0.5)
+    rivals = torch.arange(len(names)) != winner
+    tied = rivals & (logs[winner] - logs <= scale * TIE * means[winner])
+    return Classification(
+        **facts,
+        label=names[winner],
+        posterior=posterior,
+        bound=torch.where(scored.active, posterior, bound),
+        margin=margin,
+        standard_error=standard_error,
+        confidence=float((1 - tail[rivals].sum()).clamp(min=0)),
+        ties=tuple(name for name, tie in zip(names, tied.tolist(), strict=True) if tie),
+    )

@@ -1,0 +1,43 @@
+"""Class names × template → prompts. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .exceptions import InputError
+
+
+def parse_labels(labels: str | Sequence[str]) -> list[str]:
+    """Candidate labels from a list or a comma-separated string.
+
+    Raises:
+        InputError: fewer than two, an empty one, one twice, or one that is not a string.
+    """
+    labels = labels.split(",") if isinstance(labels, str) else labels
+    if strange := [name for name in labels if not isinstance(name, str)]:
+        raise InputError(f"labels are words; got {strange[0]!r}")
+    names = [name.strip() for name in labels]
+    if empty := [i for i, name in enumerate(names) if not name]:
+        raise InputError(f"label {empty[0] + 1} of {len(names)} is empty")
+    if len(names) < 2:
+        raise InputError(f"at least two labels are needed to choose from; got {', '.join(map(repr, names)) or 'none'}")
+    seen: set[str] = set()
+    for name in names:
+        if name.lower() in seen:
+            raise InputError(f"the label {name!r} is given twice")
+        seen.add(name.lower())
+    return names
+
+
+def fill_template(template: str, classnames: Sequence[str]) -> list[str]:
+    """One prompt a class: the name in place of {}.
+
+    Raises:
+        InputError: the template has no {}, or other fields.
+    """
+    before, field, after = template.partition("{}")
+    if not field or set("{}") & set(before + after):
+        raise InputError(
+            f"the template {template!r} must hold {{}} exactly once, where the label goes, and no other braces"
+        )
+    return [before + name + after for name in classnames]

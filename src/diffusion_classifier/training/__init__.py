@@ -1,0 +1,1 @@
+"""Small class-conditional models from scratch."""

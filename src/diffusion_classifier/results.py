@@ -1,0 +1,113 @@
+"""Results as rows, and rows as a table, JSON lines or CSV on standard output."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from .posterior import Classification
+
+Row = dict[str, Any]
+
+
+class Format(StrEnum):
+    """What is printed on standard output."""
+
+    table = "table"
+    jsonl = "jsonl"
+    csv = "csv"
+
+
+def as_row(result: Classification) -> Row:
+    """{"image", "label", "score", "scores", "num_evaluations", "cost", "seconds"}, or {"image", "error"}."""
+    if result.failure is not None:
+        return {"image": result.name, "error": result.failure}
+    row: Row = {
+        "image": result.name,
+        "label": result.label,
+        "score": result.score,
+        "scores": result.scores,
+        "num_evaluations": result.num_evaluations,
+        "cost": result.cost,
+        "seconds": round(result.seconds, 3),
+    }
+    if result.ties:
+        row["ties"] = list(result.ties)
+    if result.notes:
+        row["notes"] = list(result.notes)
+    return row
+
+
+@contextmanager
+def writer(output: Format, top: int | None) -> Iterator[Callable[[Row], None]]:
+    """Prints rows: lines at once, a table when all are there, also when the work is broken off.
+
+    Args:
+        output: the format.
+        top: how many of the best labels are given; 3 in a table and all elsewhere if None.
+    """
+    if output is Format.jsonl:
+        yield lambda row: print(json.dumps(_cut(row, top), ensure_ascii=False), flush=True)
+    elif output is Format.csv:
+        yield _csv_writer(top)
+    else:
+        rows: list[Row] = []
+        try:
+            yield rows.append
+        finally:
+            if rows:
+                Console().print(_table(rows, top or 3))
+
+
+def _cut(row: Row, top: int | None) -> Row:
+    return row | {"scores": dict(islice(row["scores"].items(), top))} if "scores" in row else row
+
+
+def _csv_writer(top: int | None) -> Callable[[Row], None]:
+    columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores", "ties", "notes", "error"]
+    out = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
+    started = False
+
+    def write(row: Row) -> None:
+        nonlocal started
+        if not started:  # not before: nothing is printed when the work cannot even begin
+            out.writeheader()
+            started = True
+        row = _cut(row, top)
+        out.writerow(
+            {k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for k, v in row.items()}
+        )
+        sys.stdout.flush()
+
+    return write
+
+
+def _table(rows: list[Row], top: int) -> Table:
+    table = Table("image", "label", "score", "then", "evaluations", "seconds")
+    for column in table.columns:
+        column.overflow = "fold"
+    for i in (2, 4, 5):
+        table.columns[i].justify = "right"
+    for row in rows:
+        if "error" in row:
+            table.add_row(Text(row["image"]), Text("failed", "red"), "", Text(row["error"]))
+            continue
+        label = row["label"] + (f" (tied with {', '.join(row['ties'])})" if "ties" in row else "")
+        others = islice(row["scores"].items(), 1, top)
+        then = ", ".join(f"{name} {p:.3f}" for name, p in others)
+        image = row["image"] + (f" ({'; '.join(row['notes'])})" if "notes" in row else "")
+        score, seconds = f"{row['score']:.3f}", f"{row['seconds']:.2f}"
+        # Text, since a file may be called [red]x.png, which rich would take for a colour.
+        table.add_row(Text(image), Text(label), score, Text(then), str(row["num_evaluations"]), seconds)
+    return table

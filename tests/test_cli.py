@@ -1,0 +1,454 @@
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from itertools import islice
+
+import datasets
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from diffusion_classifier import DiffusionClassifier, cli, zoo
+
+COMMAND = [sys.executable, "-c", "from diffusion_classifier.cli import main; main()"]
+KEYS = {"image", "label", "score", "scores", "num_evaluations", "cost", "seconds"}
+TRAIN = ["--channels", "8", "--layers", "1", "--batch-size", "8", "--warmup", "1"]
+
+
+def save(path, grey, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    noise = np.random.default_rng(seed).integers(-30, 31, (8, 8))
+    Image.fromarray((grey + noise).astype(np.uint8)).save(path)
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Ten images in each of three folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, grey in (("dark", 60), ("grey", 128), ("light", 190)):
+        for i in range(10):
+            save(folder / name / f"{i}.png", grey, i)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(photos, tmp_path_factory):
+    """A class-conditional model, made by the command itself."""
+    out = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        m.setattr(sys, "argv", ["x", "train", str(photos), "--out", str(out), "--epochs", "1", *TRAIN])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+    assert e.value.code == 0
+    return out
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls the command in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffusion-classifier", *map(str, arguments)])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return e.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def classify(call, model):
+    """Classifies quickly; code, rows and standard error."""
+
+    def classify(*arguments):
+        code, out, err = call("classify", *arguments, "--model", model, "--draws", 2, "--format", "jsonl")
+        return code, [json.loads(line) for line in out.splitlines()], err
+
+    return classify
+
+
+def error(err):
+    """The one sentence that is printed for a mistake."""
+    lines = err.splitlines()
+    assert len(lines) == 1, err
+    assert lines[0].startswith("error: ")
+    return lines[0].removeprefix("error: ")
+
+
+class TestRoot:
+    def test_the_installed_command_is_this_one(self):
+        (command,) = entry_points(group="console_scripts", name="diffusion-classifier")
+        assert command.load() is cli.main
+
+    def test_version(self, call):
+        code, out, err = call("--version")
+        assert (code, err) == (0, "")
+        assert re.fullmatch(r"diffusion-classifier \d+\.\d+\.\d+\n", out)
+
+    def test_help_does_not_wait_for_torch(self):
+        program = """if True:
+            import sys
+            from diffusion_classifier.cli import main
+            for arguments in (["--version"], ["--help"], ["-h"], ["train", "--help"], ["classify", "--help"]):
+                sys.argv = ["diffusion-classifier", *arguments]
+                try:
+                    main()
+                except SystemExit as e:
+                    assert e.code == 0, arguments
+            slow = {"torch", "numpy", "diffusers", "transformers", "datasets", "pyarrow", "PIL"} & set(sys.modules)
+            assert not slow, slow
+            """
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "--labels-file" in done.stdout
+
+    def test_an_option_that_is_not_there(self, call):
+        code, out, err = call("classify", "--nonsense")
+        assert (code, out) == (2, "")
+        assert "--nonsense" in err
+
+    def test_models(self, call, model, monkeypatch):
+        monkeypatch.setattr(zoo, "bundled_models", lambda: {"tiny [red]one[/red]": model})
+        code, out, err = call("models")
+        assert (code, err) == (0, "")
+        assert re.search(r"tiny \[red\]one\[/red\] *│ class-unet *│ dark, grey, light", out)
+        for name, *_ in zoo.KNOWN:
+            assert name in out
+        assert "StableDiffusionPipeline" in out
+
+    def test_no_bundled_models(self, call, monkeypatch):
+        monkeypatch.setattr(zoo, "bundled_models", dict)
+        assert call("models")[0] == 0
+
+
+class TestTrain:
+    def test_reports_on_standard_error_line_by_line(self, call, photos, tmp_path, monkeypatch):
+        monkeypatch.setattr(cli, "LINE_EVERY", 2)
+        out = tmp_path / "[red]m"
+        arguments = ["train", photos, "--out", out, "--epochs", 2, "--checkpoint-every", 3, *TRAIN]
+        code, printed, err = call(*arguments)
+        assert (code, printed) == (0, "")
+        lines = [line for line in err.splitlines() if line.startswith(("step", "saved", "27"))]
+        patterns = [
+            r"27 training and 3 validation images of 3 classes",
+            r"step 2 of 7: loss \d\.\d{4}, \d+ images/s, (unknown time|\d+:\d\d:\d\d) left",
+            r"step 3: training loss \d\.\d{4}, validation loss \d\.\d{4}, accuracy [01]\.\d{4}",
+            r"step 4 of 7: .*",
+            r"step 6 of 7: .*",
+            r"step 6: training loss .*",
+            r"step 7 of 7: .* 0:00:00 left",
+            r"step 7: training loss .*",
+            rf"saved to {re.escape(str(out))}",
+        ]
+        assert len(lines) == len(patterns), err
+        for line, pattern in zip(lines, patterns, strict=True):
+            assert re.fullmatch(pattern, line)
+        assert "━" not in err
+
+        code, _, err = call(*arguments)
+        assert code == 0
+        assert "step" not in err
+
+    def test_a_terminal_gets_a_bar(self, call, photos, tmp_path, monkeypatch):
+        monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True))
+        _, printed, err = call("train", photos, "--out", tmp_path / "m", "--epochs", 0.1, *TRAIN)
+        assert printed == ""
+        assert "━" in err
+        assert "step 1 of" not in err
+
+    def test_names_and_size(self, call, photos, tmp_path):
+        options = ["--class-names", "x, y ,z", "--size", 4, "--validation", 5, "--epochs", 0.1, *TRAIN]
+        code, _, err = call("train", photos, "--out", tmp_path / "m", *options)
+        assert code == 0
+        assert "25 training and 5 validation images" in err
+        settings = json.loads((tmp_path / "m" / "diffusion_classifier.json").read_text())
+        assert settings == {"class_names": ["x", "y", "z"], "patch_size": 1}
+        assert json.loads((tmp_path / "m" / "unet" / "config.json").read_text())["sample_size"] == 4
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--channels", "8,x"], r"--channels '8,x': whole numbers"),
+            (["--objective", "noise"], "objective 'noise' is not one of epsilon, v_prediction"),
+            (["--learning-rate", "-1"], "learning_rate must be above 0; got -1.0"),
+            (["--class-names", "a,b"], "2 class names were given for the 3 classes"),
+            (["--channels", "8,8,8,8,8"], "images of 8 pixels"),
+            (["--validation", "30"], "30 images cannot be held out of 30"),
+            (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+            (["--split", "tset"], "split 'tset'"),
+        ],
+    )
+    def test_mistakes(self, call, photos, tmp_path, options, message):
+        code, out, err = call("train", photos, "--out", tmp_path / "m", *TRAIN, *options)
+        assert (code, out) == (2, "")
+        assert re.search(message, err.splitlines()[-1])
+        assert err.splitlines()[-1].startswith("error: ")
+
+    def test_another_learning_rate_for_a_run_under_way(self, call, photos, model):
+        options = ["--epochs", "1", *TRAIN, "--learning-rate", "0.5"]
+        code, _, err = call("train", photos, "--out", model, *options)
+        assert code == 2
+        assert "learning_rate 0.001 there, 0.5 now" in err
+
+    def test_interrupted(self, call, photos, tmp_path, monkeypatch):
+        def interrupt(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("diffusion_classifier.training.train.validate", interrupt)
+        code, out, _ = call("train", photos, "--out", tmp_path / "m", "--epochs", 0.1, *TRAIN)
+        assert (code, out) == (130, "")
+
+
+class TestOutput:
+    def test_lines(self, classify, photos):
+        code, rows, err = classify(photos / "dark", photos / "light" / "3.png")
+        assert code == 0
+        assert sorted(row["image"] for row in rows) == sorted(
+            [*(str(photos / "dark" / f"{i}.png") for i in range(10)), str(photos / "light" / "3.png")]
+        )
+        for row in rows:
+            assert row.keys() == KEYS
+            assert row["scores"].keys() == {"dark", "grey", "light"}
+            assert list(row["scores"].values()) == sorted(row["scores"].values(), reverse=True)
+            assert next(iter(row["scores"].items())) == (row["label"], row["score"])
+            assert sum(row["scores"].values()) == pytest.approx(1)
+            assert row["num_evaluations"] == 6
+        assert "classifying" in err
+
+    def test_lines_are_what_the_library_answers(self, classify, photos, model):
+        path = photos / "dark" / "0.png"
+        _, (row,), _ = classify(path, "--dtype", "float32", "--seed", 5, "--loss", "l1", "--timesteps", "200,300")
+        classifier = DiffusionClassifier.from_pretrained(model, dtype="float32")
+        (result,) = classifier.classify([path], strategy="fixed:2", seed=5, loss="l1", timesteps="200,300")
+        assert row["scores"] == pytest.approx(result.scores, rel=1e-4)
+
+    def test_notes(self, classify, tmp_path):
+        Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+        _, (row,), _ = classify(tmp_path / "clear.png")
+        assert row.keys() - KEYS == {"notes"}
+        assert row["notes"] == ["transparent parts on white"]
+
+    def test_csv(self, call, model, photos):
+        code, out, _ = call("classify", photos / "dark", "--model", model, "--draws", 2, "--format", "csv")
+        assert code == 0
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert len(rows) == 10
+        for row in rows:
+            scores = json.loads(row["scores"])
+            assert row["label"] == max(scores, key=scores.get)
+            assert float(row["score"]) == scores[row["label"]]
+
+    def test_table_is_the_default(self, call, model, photos):
+        code, out, err = call("classify", photos / "dark" / "0.png", "--model", model, "--draws", 2)
+        assert code == 0
+        (line,) = [line for line in out.splitlines() if line.startswith("│")]
+        image, label, score, then, evaluations, _ = [cell.strip() for cell in line.strip("│").split("│")]
+        assert image == str(photos / "dark" / "0.png")
+        assert {label, *re.findall("dark|grey|light", then)} == {"dark", "grey", "light"}
+        assert re.fullmatch(r"[01]\.\d{3}", score)
+        assert evaluations == "6"
+        assert "classifying" in err
+
+    def test_top(self, classify, photos):
+        _, (row,), _ = classify(photos / "dark" / "0.png", "--top", 1)
+        assert list(row["scores"]) == [row["label"]]
+
+    @pytest.mark.parametrize("output", ["jsonl", "csv"])
+    def test_a_progress_bar_does_not_swallow_lines(self, call, model, photos, monkeypatch, output):
+        """As in `classify … > file`, where standard error is a terminal and standard output is not."""
+        monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True))
+        code, out, err = call("classify", photos / "dark", "--model", model, "--draws", 2, "--format", output)
+        assert code == 0
+        assert out.count("dark/") == 10
+        assert "━" in err
+        assert "dark/" not in err
+
+    def test_the_bar_gives_way_to_lines_on_the_same_terminal(self, call, model, photos, monkeypatch):
+        monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True))
+        monkeypatch.setattr(cli, "stdout", Console(force_terminal=True))
+        _, out, err = call("classify", photos / "dark", "--model", model, "--draws", 2, "--format", "jsonl")
+        assert out.count("\n") == 10
+        assert err == ""
+
+    def test_names_that_look_like_markup(self, call, classify, model, tmp_path, photos):
+        path = tmp_path / "[red]x[red].png"
+        shutil.copy(photos / "dark" / "0.png", path)
+        (tmp_path / "[bold]broken.png").write_bytes(b"nothing")
+        _, out, _ = call("classify", tmp_path, "--model", model, "--draws", 2)
+        assert "[red]x[red].png" in out
+        assert "[bold]broken.png" in out
+        assert str(path) in [row["image"] for row in classify(tmp_path)[1]]
+        code, _, err = call("classify", tmp_path / "[/blue]missing.png", "--model", model)
+        assert code == 2
+        assert "[/blue]missing.png" in error(err)
+
+    def test_names_that_are_no_text(self, classify, photos, tmp_path):
+        name = os.fsdecode(b"caf\xe9.png")
+        try:
+            shutil.copy(photos / "dark" / "0.png", tmp_path / name)
+        except OSError:
+            pytest.skip("this file system has no such names")
+        code, (row,), _ = classify(tmp_path)
+        assert code == 0
+        assert row["image"] == str(tmp_path / name)
+
+
+class TestMeaning:
+    def test_the_same_picture_has_the_same_scores_under_any_name(self, classify, photos, tmp_path):
+        shutil.copy(photos / "dark" / "0.png", tmp_path / "a.png")
+        Image.open(photos / "dark" / "0.png").save(tmp_path / "b.bmp")
+        _, rows, _ = classify(tmp_path, photos / "light")
+        scores = {row["image"]: row["scores"] for row in rows}
+        assert scores[str(tmp_path / "a.png")] == scores[str(tmp_path / "b.bmp")]
+
+    def test_the_seed_is_that_of_the_noise(self, classify, photos):
+        path = photos / "dark" / "0.png"
+        scores = [classify(path, *seed)[1][0]["scores"] for seed in ([], ["--seed", 0], ["--seed", 1])]
+        assert scores[0] == scores[1]
+        assert scores[0] != scores[2]
+
+    def test_labels(self, classify, photos, tmp_path):
+        (tmp_path / "labels.txt").write_text("Light\n\n dark \n")
+        path = photos / "dark" / "0.png"
+        _, (one,), _ = classify(path, "--labels", "Light,dark")
+        _, (two,), _ = classify(path, "--labels-file", tmp_path / "labels.txt")
+        assert one["scores"].keys() == {"Light", "dark"}
+        assert one["num_evaluations"] == 4
+        assert two["scores"] == one["scores"]
+
+    def test_strategy(self, call, model, photos):
+        arguments = ["classify", photos / "dark" / "0.png", "--model", model, "--format", "jsonl", "--strategy"]
+        _, out, _ = call(*arguments, "staged:2,5/2,1")
+        assert json.loads(out)["num_evaluations"] == 3 * 2 + 2 * 3
+        _, out, _ = call(*arguments, "fixed:5")
+        assert json.loads(out)["num_evaluations"] == 15
+
+    def test_temperature(self, classify, photos):
+        _, (row,), _ = classify(photos / "dark" / "0.png", "--temperature", 1e9)
+        assert list(row["scores"].values()) == pytest.approx([1 / 3] * 3, abs=1e-6)
+
+    @pytest.mark.parametrize("size", [1, 5, "auto"])
+    def test_batch_size(self, classify, photos, size):
+        code, rows, _ = classify(photos / "dark", "--batch-size", size)
+        assert code == 0
+        assert len(rows) == 10
+
+
+class TestFailures:
+    def test_a_broken_file_among_good_ones(self, classify, photos, tmp_path):
+        shutil.copytree(photos / "dark", tmp_path / "d")
+        (tmp_path / "d" / "notes.txt").write_text("no image")
+        code, rows, _ = classify(tmp_path / "d")
+        assert code == 1
+        assert len(rows) == 11
+        (failed,) = [row for row in rows if "error" in row]
+        assert failed.keys() == {"image", "error"}
+        assert failed["image"] == str(tmp_path / "d" / "notes.txt")
+        assert re.search("no image of a known format", failed["error"])
+
+    def test_a_missing_path_among_good_ones(self, classify, photos):
+        code, rows, _ = classify("nowhere.png", photos / "dark" / "0.png")
+        assert code == 1
+        assert rows[0] == {"image": "nowhere.png", "error": "there is no such file or folder"}
+        assert "label" in rows[1]
+
+    def test_all_broken(self, classify, tmp_path):
+        (tmp_path / "a.png").write_bytes(b"\x89PNG")
+        (tmp_path / "b.png").write_bytes(b"")
+        code, rows, _ = classify(tmp_path)
+        assert code == 2
+        assert [row.keys() for row in rows] == [{"image", "error"}] * 2
+
+    def test_missing_paths_alone(self, classify, tmp_path):
+        code, rows, err = classify("nowhere.png", tmp_path)
+        assert (code, rows) == (2, [])
+        assert "nowhere.png: there is no such file" in error(err)
+        assert f"{tmp_path}: the folder holds no files" in error(err)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--labels", "dark"], "at least two labels .* got 'dark'"),
+            (["--labels", ""], "empty"),
+            (["--labels", "dark,,light"], "label 2 of 3 is empty"),
+            (["--labels", "dark,light,Dark"], "label 'Dark' is given twice"),
+            (["--labels", "dark,ligth"], "'ligth'; did you mean light"),
+            (["--labels", "dark,light", "--labels-file", "x"], "--labels or --labels-file, not both"),
+            (["--labels-file", "nowhere.txt"], "nowhere.txt cannot be read .*No such file"),
+            (["--labels-file", os.devnull], "at least two labels"),
+            (["--template", "a photo of a {}."], "classes, not text: it has no use for a template"),
+            (["--strategy", "fixed:4", "--draws", "4"], "--strategy or --draws, not both"),
+            (["--strategy", "staged:2,4/3,1"], "keeps 3 classes .* there are only 3"),
+            (["--strategy", "quick"], "strategy 'quick' is not known"),
+            (["--draws", "0"], "at least 1 draw is needed; got 0"),
+            (["--timesteps", "late"], "timesteps 'late' are not known"),
+            (["--loss", "l3"], "loss 'l3' is not one of l2, l1, huber"),
+            (["--temperature", "0"], "temperature must be above 0; got 0"),
+            (["--dtype", "int8"], "dtype 'int8' is not one of auto, float32"),
+            (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
+            (["--batch-size", "many"], "batch size must be a whole number from 1, or auto; got .?many"),
+            (["--batch-size", "0"], "batch size .* got 0"),
+            (["--batch-size", "-3"], "batch size .* got .?-3"),
+            (["--batch-size", "2.5"], "batch size .* got .?2.5"),
+            (["--model", "/nowhere/model"], "/nowhere/model"),
+            (["--model", "nobody/nothing"], "nobody/nothing"),
+            (["--model", os.path.dirname(__file__)], "model_index.json"),
+        ],
+    )
+    def test_mistakes(self, call, model, photos, options, message):
+        model = [] if "--model" in options else ["--model", model]
+        code, out, err = call("classify", photos / "dark" / "0.png", *model, "--format", "csv", *options)
+        assert (code, out) == (2, "")
+        assert re.search(message, error(err))
+
+    def test_a_time_that_the_model_does_not_have(self, call, model, photos):
+        code, out, err = call("classify", photos, "--model", model, "--format", "csv", "--timesteps", "5000")
+        assert (code, out) == (2, "")
+        assert re.fullmatch("error: timesteps .* from 0 to 999; got .*5000.*", err.splitlines()[-1])
+
+    @pytest.mark.parametrize("options", [["--top", "0"], ["--format", "xml"], ["--draws", "many"]])
+    def test_mistakes_that_the_parser_finds(self, call, photos, options):
+        code, out, err = call("classify", photos, *options)
+        assert (code, out) == (2, "")
+        assert options[0] in err
+
+    @pytest.mark.parametrize("output", ["table", "jsonl", "csv"])
+    def test_interrupted(self, call, model, photos, monkeypatch, output):
+        stream = DiffusionClassifier.stream
+
+        def interrupted(*arguments, **options):
+            yield from islice(stream(*arguments, **options), 3)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(DiffusionClassifier, "stream", interrupted)
+        code, out, _ = call("classify", photos / "dark", "--model", model, "--draws", 2, "--format", output)
+        assert code == 130
+        assert out.count("dark/") == 3
+
+    def test_a_reader_that_goes_away(self, model, photos):
+        """As in `… | head -1`: the pipe is closed before the first line."""
+        read, write = os.pipe()
+        os.close(read)
+        arguments = ["classify", photos / "dark", "--model", model, "--draws", "2", "--format", "jsonl"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([*COMMAND, *arguments], stdout=write, stderr=subprocess.PIPE, text=True, env=environment)
+        os.close(write)
+        assert done.returncode == 1
+        assert not re.search("Traceback|BrokenPipe|Exception", done.stderr)
+
+    def test_a_mistake_in_a_process_of_its_own(self):
+        done = subprocess.run([*COMMAND, "classify", "[red]nowhere"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "error: [red]nowhere: there is no such file or folder\n"

@@ -1,0 +1,124 @@
+"""Choose how the bundled model is read: loss, timesteps, strategy and temperature, on the validation split alone.
+
+    python tools/fashion_validation.py tables build/fashion --out build/validation.safetensors
+    python tools/fashion_validation.py choose build/validation.safetensors
+
+The first evaluates every class at every draw and keeps the errors under each loss; the second needs no network: it
+replays strategies on those tables. The split is the one that `make train-fashion` held out.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from safetensors.torch import load_file, save_file
+from scipy.optimize import minimize_scalar
+from torch import Tensor
+
+from diffusion_classifier import Fixed, Staged, Strategy, load_denoiser
+from diffusion_classifier.draws import Draws
+from diffusion_classifier.images import load_image, preprocess
+from diffusion_classifier.posterior import log_posterior
+from diffusion_classifier.schedules import add_noise
+from diffusion_classifier.scoring import LOSSES
+from diffusion_classifier.training.data import load_labelled_images
+
+HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
+
+
+def make_tables(options: argparse.Namespace) -> None:
+    """Errors of the first validation images: one tensor (images, K, N) per loss."""
+    denoiser = load_denoiser(options.model, dtype=options.dtype)
+    _, held_out = load_labelled_images(options.data, split="train").split(HELD_OUT, SEED)
+    pictures = [load_image(image) for image in held_out.images[: options.images]]
+    num_classes, draws = len(denoiser.class_names or ()), Draws()
+    conditioning = denoiser.condition(range(num_classes))
+    t = draws.times(denoiser.schedule, range(options.draws), 0)
+    tables = {loss: torch.empty(len(pictures), num_classes, len(t)) for loss in LOSSES}
+    rows = torch.arange(num_classes).repeat(len(t))
+    latent_index = torch.arange(len(t)).repeat_interleave(num_classes)
+    for i, picture in enumerate(track(pictures)):
+        x = denoiser.encode(preprocess(picture.image, denoiser.image_size)[None])
+        noise = torch.stack([draws.noise(n, picture.key, denoiser.latent_shape) for n in range(len(t))])
+        noisy = add_noise(x, noise, *denoiser.schedule(t))
+        predicted = denoiser.predict_noise(noisy, t, conditioning[rows], latent_index)
+        for loss, distance in LOSSES.items():
+            tables[loss][i] = distance(noise[latent_index], predicted).view(len(t), num_classes).T
+    save_file(tables | {"t": t, "labels": held_out.labels[: options.images]}, options.out)
+
+
+def replay(strategy: Strategy, table: Tensor) -> tuple[int, int]:
+    """Winner, and evaluations spent, of a strategy on one error table (K, N)."""
+    state, spent = strategy.init(len(table)), 0
+    while (request := strategy.propose(state)) is not None:
+        errors = table[request.classes, request.draws.start : request.draws.stop]
+        state, spent = strategy.update(state, errors), spent + errors.numel()
+    means = state.errors.mean(1).where(state.active, torch.inf)
+    return int(means.argmin()), spent
+
+
+def schedules() -> Iterator[Strategy]:
+    """Strategies worth a look, within 64 draws."""
+    for n in (4, 8, 16, 32, 64):
+        yield Fixed(n)
+    for first, last in ((2, 16), (4, 16), (4, 32), (8, 32), (8, 64)):
+        for kept in (2, 3):
+            yield Staged((first, last), (kept, 1))
+    for stages, kept in (((2, 8, 32), (4, 2, 1)), ((4, 12, 32), (4, 2, 1)), ((4, 16, 64), (4, 2, 1))):
+        yield Staged(stages, kept)
+
+
+def choose(options: argparse.Namespace) -> None:
+    """Print accuracies on the stored tables, with standard errors, and the temperature that fits best."""
+    tables = load_file(options.tables)
+    labels, t = tables["labels"], tables["t"]
+    console, n = Console(), len(labels)
+
+    def percent(right: Tensor) -> str:
+        p = right.double().mean()
+        return f"{p:.1%} ± {(p * (1 - p) / n).sqrt():.1%}"
+
+    windows = [(0.0, 1.0), (0.1, 0.9), (0.2, 0.9), (0.3, 0.9), (0.4, 0.9), (0.2, 0.7), (0.5, 1.0)]
+    grid = Table("window", "draws", *LOSSES, title=f"all draws in a window of time, {n} validation images")
+    for low, high in windows:
+        inside = (t >= low * 1000) & (t < high * 1000)
+        cells = [percent(tables[loss][..., inside].mean(2).argmin(1) == labels) for loss in LOSSES]
+        grid.add_row(f"{low}-{high}", str(int(inside.sum())), *cells)
+    console.print(grid)
+    spent = Table("strategy", "evaluations", *LOSSES, title="strategies")
+    for strategy in schedules():
+        runs = {loss: [replay(strategy, table) for table in tables[loss]] for loss in LOSSES}
+        evaluations = sum(spent for _, spent in runs["l2"]) / n
+        cells = [percent(torch.tensor([winner for winner, _ in runs[loss]]) == labels) for loss in LOSSES]
+        spent.add_row(str(strategy), f"{evaluations:.0f}", *cells)
+    console.print(spent)
+    for loss in LOSSES:
+        means = tables[loss].double().mean(2)
+
+        def negative_log_likelihood(log_temperature: float, means: Tensor = means) -> float:
+            temperature = 10.0**log_temperature
+            logs = [log_posterior(m, num_dimensions=784, temperature=temperature) for m in means]
+            return -float(torch.stack(logs)[torch.arange(n), labels].mean())
+
+        best = minimize_scalar(negative_log_likelihood, bounds=(-3, 2), method="bounded")
+        console.print(f"{loss}: temperature {10**best.x:.4g}, negative log-likelihood {best.fun:.4f}", highlight=False)
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+commands = parser.add_subparsers(required=True)
+command = commands.add_parser("tables")
+command.add_argument("model")
+command.add_argument("--out", required=True)
+command.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
+command.add_argument("--images", type=int, default=1000)
+command.add_argument("--draws", type=int, default=64)
+command.add_argument("--dtype", default="auto")
+command.set_defaults(run=make_tables)
+command = commands.add_parser("choose")
+command.add_argument("tables")
+command.set_defaults(run=choose)
+options = parser.parse_args()
+options.run(options)

@@ -1,3 +1,4 @@
+import logging
 import shutil
 
 import pytest
@@ -46,10 +47,14 @@ def test_many_prompts_are_encoded_in_batches(denoiser, monkeypatch):
     assert sizes == [2, 2, 1]
 
 
-def test_a_prompt_is_never_cut_short(denoiser):
+def test_a_prompt_is_never_cut_short(denoiser, caplog):
+    logging.getLogger("transformers").addHandler(caplog.handler)  # it does not propagate
     denoiser.condition([LONGEST])
     with pytest.raises(InputError, match=rf"'{LONGEST}yz' is 2 tokens too long: it has {MAX_TOKENS + 2}"):
         denoiser.condition(["a cat", LONGEST + "yz"])
+    with pytest.raises(InputError, match="tokens too long"):
+        denoiser.condition([2 * LONGEST])
+    assert caplog.records == []  # the error says it all
 
 
 def test_indices_are_no_prompts(denoiser):

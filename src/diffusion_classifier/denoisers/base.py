@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
+from transformers.utils import logging as transformers_logging
 
 from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
@@ -164,6 +165,17 @@ class Denoiser(ABC):
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
     """What `read_scheduler` reads. The config of a scheduler that was not loaded from a file lacks its class."""
     return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+@contextmanager
+def without_advice() -> Iterator[None]:
+    """Warnings of transformers off for a while, where they speak of what does not matter here."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 # Unbound, since diffusers' own `to` warns of modules to be kept in float32 even where there are none.

@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from ..exceptions import InputError
-from .base import Denoiser, ModelDefaults
+from .base import Denoiser, ModelDefaults, without_advice
 from .class_unet import ClassUNet
 from .dit import DiT
 from .stable_diffusion import StableDiffusion
@@ -182,12 +182,8 @@ def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:
             raise InputError(
                 f"{source} needs {library}.{class_name} for its {name}: code that comes with a model is not run"
             )
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # the import tells what image processors, not used here, would need
-    try:
+    with without_advice():  # the import tells what image processors, not used here, would need
         return getattr(diffusers, kind)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
 
 
 def _components(index: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..exceptions import InputError
 from ..schedules import read_scheduler
 from . import autoencoder
-from .base import Conditioning, Denoiser, scheduler_config
+from .base import Conditioning, Denoiser, scheduler_config, without_advice
 
 if TYPE_CHECKING:  # importing the pipeline prints what image processors, not used here, would need
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -85,7 +85,8 @@ class StableDiffusion(Denoiser):
         if len(prompts) < len(classes):
             raise InputError("this model reads text: give it words rather than class indices")
         # A pipeline may have been saved with tokens learned by textual inversion.
-        words = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, self.tokenizer)
+        with without_advice():  # on prompts that are too long, which are refused below
+            words = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, self.tokenizer)
         limit = self.tokenizer.model_max_length
         tokens = self.tokenizer(words, padding="max_length", max_length=limit)
         for prompt, ids in zip(prompts, tokens.input_ids, strict=True):

@@ -87,7 +87,7 @@ class Timesteps:
         return cls(kind)
 
     def __call__(self, schedule: Schedule, draws: Sequence[int], seed: int = 0, key: int = 0) -> Tensor:
-        """T of the draws, (N,), in the schedule's dtype, on the CPU."""
+        """t of the draws, (N,), in the schedule's dtype, on the CPU."""
         if self.kind == "fixed":
             times = torch.tensor([self.values[d % len(self.values)] for d in draws], dtype=torch.float64)
             schedule(times)  # refuses what lies outside
@@ -115,7 +115,7 @@ class Draws:
     given: Tensor | None = None
 
     def times(self, schedule: Schedule, draws: Sequence[int], key: int) -> Tensor:
-        """T (N,) of these draws of the image with this key, in the schedule's dtype, on the CPU."""
+        """t (N,) of these draws of the image with this key, in the schedule's dtype, on the CPU."""
         return self.timesteps(schedule, draws, self.seed, key)
 
     def noise(self, draw: int, key: int, shape: Sequence[int]) -> Tensor:

@@ -74,7 +74,7 @@ def log_posterior(
     temperature: float = 1.0,
     prior: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
-    """Log p(c|x), (K,), float64: equations 5 and 6.
+    """log p(c|x), (K,), float64: equations 5 and 6.
 
     Args:
         mean_error: (K,), means over draws and dimensions; infinite for classes that are out.
@@ -101,7 +101,7 @@ def _scale(num_dimensions: int, reduction: Reduction, temperature: float) -> flo
 
 
 def _log_prior(prior: Sequence[float] | Tensor | None, num_classes: int) -> Tensor:
-    """Log p(c), (K,), float64, up to a constant."""
+    """log p(c), (K,), float64, up to a constant."""
     if prior is None:
         return torch.zeros(num_classes, dtype=torch.float64)
     p = torch.as_tensor(prior, dtype=torch.float64)

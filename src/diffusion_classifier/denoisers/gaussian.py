@@ -61,7 +61,7 @@ class Gaussian(Denoiser):
         ]
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """Log p(x|c), (B, K), for x (B, 3, S, S); in float64."""
+        """log p(x|c), (B, K), for x (B, 3, S, S); in float64."""
         x, mean, variance = x.double()[:, None], self.means.double(), self.variances.double()
         terms = (x - mean) ** 2 / variance + torch.log(2 * torch.pi * variance)
         return -0.5 * terms.flatten(2).sum(2)

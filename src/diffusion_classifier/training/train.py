@@ -183,7 +183,7 @@ def batch_rows(step: int, num_images: int, config: TrainConfig) -> Tensor:
 def _batch(
     step: int, data: LabelledImages, config: TrainConfig, schedule: Schedule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """X and ε (B, *), t and class labels (B,) of a step."""
+    """x and ε (B, *), t and class labels (B,) of a step."""
     generator = _generator(config.seed, 1, step)
     rows = batch_rows(step, len(data), config)
     images, labels = data.images[rows], data.labels[rows].clone()

@@ -90,6 +90,8 @@ def choose(options: argparse.Namespace) -> None:
     console.print(grid)
     spent = Table("strategy", "evaluations", *LOSSES, title="strategies")
     for strategy in schedules():
+        if strategy.init(tables["l2"].shape[1]).errors.shape[1] > len(t):
+            continue  # more draws than the tables hold
         runs = {loss: [replay(strategy, table) for table in tables[loss]] for loss in LOSSES}
         evaluations = sum(spent for _, spent in runs["l2"]) / n
         cells = [percent(torch.tensor([winner for winner, _ in runs[loss]]) == labels) for loss in LOSSES]

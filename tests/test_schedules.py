@@ -164,3 +164,9 @@ def test_rows_are_noised_each_at_its_own_time():
     x, noise = torch.arange(24.0).view(2, 3, 4), torch.ones(2, 3, 4)
     expected = torch.stack([0.5 * x[0] + 2, 0.25 * x[1] + 3])
     assert torch.equal(add_noise(x, noise, torch.tensor([0.5, 0.25]), torch.tensor([2.0, 3.0])), expected)
+
+
+def test_a_config_without_a_class_is_refused():
+    """It might be of a flow as well as of a table."""
+    with pytest.raises(InputError, match="_class_name is missing"):
+        read_scheduler({"num_train_timesteps": 1000})

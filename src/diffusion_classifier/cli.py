@@ -103,6 +103,9 @@ def train(
     ] = None,
     objective: Annotated[str, typer.Option(help="epsilon, v_prediction, sample or flow.")] = "v_prediction",
     beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear or squaredcos_cap_v2.")] = "linear",
+    weighting: Annotated[
+        str, typer.Option(help="Minimise the error of the network's 'output', or of the 'noise' that follows from it.")
+    ] = "output",
     patch_size: Annotated[
         int, typer.Option(help="Fold p×p pixels into channels: fewer positions, same information.")
     ] = 1,
@@ -137,7 +140,8 @@ def train(
 
     names = class_names.split(",") if class_names is not None else None
     config = TrainConfig(
-        objective=objective, beta_schedule=beta_schedule, patch_size=patch_size, channels=_ints(channels, "--channels"),
+        objective=objective, beta_schedule=beta_schedule, weighting=weighting, patch_size=patch_size,
+        channels=_ints(channels, "--channels"),
         layers=layers, attention=attention, dropout=dropout, epochs=epochs, batch_size=batch_size,
         learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, label_dropout=label_dropout,
         flip=flip, seed=seed,

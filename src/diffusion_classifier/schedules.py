@@ -122,9 +122,11 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
     or that noise in another parametrisation (Euler) therefore do not matter here.
 
     Raises:
-        InputError: the scheduler is of a kind whose noise is not known to be one of these.
+        InputError: the config names no class, or one whose noise is not known to be one of these.
     """
-    name = str(config.get("_class_name", "DDPMScheduler"))
+    if "_class_name" not in config:
+        raise InputError("this scheduler config does not name its class: _class_name is missing")
+    name = str(config["_class_name"])
     prediction_type = str(config.get("prediction_type", "epsilon"))
     if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction_type == "flow_prediction":
         return RectifiedFlow(int(config.get("num_train_timesteps", 1000))), "flow"

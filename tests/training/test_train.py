@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
+from diffusion_classifier.denoisers.base import scheduler_config
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.prediction import PREDICTION_TYPES
 from diffusion_classifier.schedules import RectifiedFlow, read_scheduler
@@ -93,6 +94,7 @@ class TestConfig:
         [
             ("objective", "noise"),
             ("objective", ""),
+            ("weighting", "uniform"),
             ("beta_schedule", "cosine"),
             ("patch_size", 0),
             ("channels", ()),
@@ -124,9 +126,10 @@ class TestConfig:
         assert str(value) in str(e.value)
 
     def test_the_stored_settings_of_older_checkpoints_stay_valid(self):
-        """A run under way is resumed by comparing these: a new name or default means a checkpoint that is refused."""
+        """A run under way is resumed by comparing these: a name or default that changes means one that is refused."""
         assert {f.name: f.default for f in fields(TrainConfig)} == {
-            "objective": "v_prediction", "beta_schedule": "linear", "patch_size": 1, "channels": (64, 128), "layers": 2,
+            "objective": "v_prediction", "beta_schedule": "linear", "weighting": "output", "patch_size": 1,
+            "channels": (64, 128), "layers": 2,
             "attention": False, "dropout": 0.0, "epochs": 10.0, "batch_size": 128, "learning_rate": 1e-3, "warmup": 500,
             "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "seed": 0,
         }  # fmt: skip
@@ -160,7 +163,7 @@ class TestStreams:
 
     def test_a_batch_depends_on_seed_and_step_alone(self):
         _, scheduler = build_network(CONFIG, DATA)
-        schedule, _ = read_scheduler(scheduler.config)
+        schedule, _ = read_scheduler(scheduler_config(scheduler))
         forwards = [_batch(step, DATA, CONFIG, schedule) for step in range(6)]
         torch.manual_seed(1)
         backwards = [_batch(step, DATA, CONFIG, schedule) for step in reversed(range(6))]
@@ -189,7 +192,7 @@ class TestStreams:
     @pytest.mark.parametrize("objective", ["epsilon", "flow"])
     def test_times_are_stratified(self, objective):
         config = replace(CONFIG, batch_size=8, objective=objective)
-        schedule, _ = read_scheduler(build_network(config, DATA)[1].config)
+        schedule, _ = read_scheduler(scheduler_config(build_network(config, DATA)[1]))
         for step in range(20):
             _, _, t, _ = _batch(step, DATA, config, schedule)
             assert sorted((t // 125).tolist()) == list(range(8))
@@ -197,7 +200,7 @@ class TestStreams:
     def test_a_time_that_rounding_would_put_beyond_the_end(self, monkeypatch):
         """(127 + the largest random number) / 128 is 1 in float32, and there is no timestep 1000."""
         monkeypatch.setattr(torch, "rand", lambda n, generator: torch.full((n,), 1 - 2**-24))  # noqa: ARG005
-        schedule, _ = read_scheduler(build_network(CONFIG, DATA)[1].config)
+        schedule, _ = read_scheduler(scheduler_config(build_network(CONFIG, DATA)[1]))
         _, _, t, _ = _batch(0, DATA, replace(CONFIG, batch_size=128), schedule)
         assert t.max() == 999
 
@@ -323,6 +326,27 @@ class TestRandomness:
         monkeypatch.setattr(module, "_seeded", lambda seed: seeds.append(seed) or seeded(seed))
         run(tmp_path)
         assert len(set(seeds)) == 1 + NUM_STEPS  # the first for the initial weights
+
+
+@pytest.mark.parametrize("objective", PREDICTION_TYPES)
+def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective):
+    """Which is that of the output times a factor of t alone."""
+    config = replace(CONFIG, objective=objective, weighting="noise", dropout=0.0)
+    losses = run(tmp_path, config, mixed_precision=False)
+    network, scheduler = build_network(config, DATA)
+    schedule, _ = read_scheduler(scheduler_config(scheduler))
+    x, noise, t, labels = _batch(0, DATA, config, schedule)
+    alpha, sigma = (a.view(-1, 1, 1, 1) for a in schedule(t))
+    goal, factor = {
+        "epsilon": (noise, 1),
+        "v_prediction": (alpha * noise - sigma * x, alpha),
+        "sample": (x, alpha / sigma),
+        "flow": (noise - x, alpha),
+    }[objective]
+    with torch.no_grad():
+        output = network.train()(alpha * x + sigma * noise, t, class_labels=labels).sample
+    expected = (factor * (output - goal)).square().mean()
+    assert losses[1] == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_average_is_the_recursion(tmp_path):

@@ -25,9 +25,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..denoisers import load_denoiser
+from ..denoisers.base import scheduler_config
 from ..denoisers.load import SETTINGS_FILE, native_bfloat16
 from ..exceptions import InputError
-from ..prediction import PREDICTION_TYPES, target
+from ..prediction import PREDICTION_TYPES, target, to_noise
 from ..schedules import Schedule, add_noise, read_scheduler
 from ..scoring import Job, score
 from ..strategies import Fixed
@@ -35,6 +36,7 @@ from .data import LabelledImages
 
 CHECKPOINT = "checkpoint"
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+WEIGHTINGS = ("output", "noise")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class TrainConfig:
     Args:
         objective: what the network predicts: one of `prediction.PREDICTION_TYPES`; "flow" has its own schedule.
         beta_schedule: of diffusers' DDPMScheduler: one of `BETA_SCHEDULES`.
+        weighting: whose squared error is minimised: "output" for what the network returns, "noise" for the ε that
+            follows from it, which is what a classifier compares.
         patch_size: p×p pixels are folded into channels before the network sees them.
         channels: width of each resolution level, high to low.
         layers: residual blocks per level.
@@ -65,6 +69,7 @@ class TrainConfig:
 
     objective: str = "v_prediction"
     beta_schedule: str = "linear"
+    weighting: str = "output"
     patch_size: int = 1
     channels: tuple[int, ...] = (64, 128)
     layers: int = 2
@@ -81,7 +86,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, known in (("objective", PREDICTION_TYPES), ("beta_schedule", BETA_SCHEDULES)):
+        choices = {"objective": PREDICTION_TYPES, "beta_schedule": BETA_SCHEDULES, "weighting": WEIGHTINGS}
+        for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
         requirements = {
@@ -236,7 +242,7 @@ def train(
     except OSError as e:
         raise InputError(f"{out} cannot be used as the folder of a model: {e.strerror}") from e
     unet, scheduler = build_network(config, data)
-    schedule, _ = read_scheduler(scheduler.config)
+    schedule, _ = read_scheduler(scheduler_config(scheduler))
     unet.to(device).train()
     weights = dict(unet.named_parameters())
     ema = {name: p.detach().clone() for name, p in weights.items()}
@@ -252,14 +258,18 @@ def train(
     while step < num_steps:
         x, noise, t, labels = _batch(step, data, config, schedule)
         alpha, sigma = schedule(t)
-        goal = target(x, noise, alpha, sigma, config.objective).to(device)
         noisy = add_noise(x, noise, alpha, sigma).to(device)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, num_steps, config)
         dropout = _seeded(_seed(config.seed, 2, step)) if config.dropout else nullcontext()
         with dropout, torch.autocast(torch.device(device).type, torch.bfloat16, enabled=autocast):
             output = network(noisy, t.to(device), class_labels=labels.to(device)).sample
-        loss = (output.float() - goal).square().mean()
+        if config.weighting == "noise":
+            output = to_noise(output, noisy, alpha.to(device), sigma.to(device), config.objective)
+            goal = noise
+        else:
+            goal = target(x, noise, alpha, sigma, config.objective)
+        loss = (output.float() - goal.to(device)).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
@@ -376,9 +386,10 @@ def _load_checkpoint(
 def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any]) -> None:
     if stored["data"] != run["data"]:
         raise InputError(f"{folder} belongs to a run on other images: choose another --out, or remove it")
-    different = [k for k, v in run["config"].items() if stored["config"].get(k) != v]
+    there = asdict(TrainConfig()) | stored["config"]  # a setting that is younger than the run had its default
+    different = [k for k, v in run["config"].items() if there[k] != v]
     if different:
-        values = ", ".join(f"{k} {stored['config'].get(k)!r} there, {run['config'][k]!r} now" for k in different)
+        values = ", ".join(f"{k} {there[k]!r} there, {run['config'][k]!r} now" for k in different)
         raise InputError(
             f"{folder} belongs to a run with other settings ({values}): choose another --out, or remove it"
         )

@@ -34,7 +34,7 @@ train-fashion: .venv/installed
 	$(BIN)/diffusion-classifier train $(FASHION_MNIST) --out build/fashion --validation 5000 --seed 0 \
 	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
 	  --objective v_prediction --patch-size 2 --channels 64,128 --layers 2 \
-	  --epochs 20 --batch-size 128 --learning-rate 1.5e-3 --warmup 300 --ema 0.999 --compile
+	  --epochs 12 --batch-size 32 --learning-rate 1e-3 --warmup 500 --ema 0.999 --compile
 
 clean:
 	rm -rf .venv build demo.png

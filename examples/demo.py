@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_classifier import Classification, DiffusionClassifier
+from diffusion_classifier import Classification, DiffusionClassifier, InputError
 from diffusion_classifier.zoo import load_sample
 
 matplotlib.use("Agg")
@@ -68,4 +68,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except InputError as e:
+        raise SystemExit(f"error: {e}") from None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..prediction import target
 from ..schedules import Schedule
 from .base import Conditioning, Denoiser, class_ids
 
@@ -56,9 +57,7 @@ class Gaussian(Denoiser):
         alpha, sigma = (a.view(-1, *[1] * (noisy.ndim - 1)) for a in self.schedule(t))
         centred = (noisy - alpha * mean) / (alpha**2 * variance + sigma**2)
         x, eps = mean + alpha * variance * centred, sigma * centred
-        return {"epsilon": eps, "v_prediction": alpha * eps - sigma * x, "sample": x, "flow": eps - x}[
-            self.prediction_type
-        ]
+        return target(x, eps, alpha.flatten(), sigma.flatten(), self.prediction_type)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
         """log p(x|c), (B, K), for x (B, 3, S, S); in float64."""

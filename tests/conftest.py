@@ -1,4 +1,5 @@
 import os
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test uses the network
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from builders import BUILDERS
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # batch sizes that are measured here are not kept
 torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy machine wait for each other
 
 

@@ -1,3 +1,4 @@
+import threading
 from itertools import count
 from types import SimpleNamespace
 
@@ -298,7 +299,7 @@ class TestClassify:
 
 
 class TestStream:
-    def test_takes_images_one_by_one_and_yields_results_as_they_are_done(self):
+    def test_takes_few_images_ahead_and_yields_results_as_they_are_done(self):
         taken = []
 
         def endless():
@@ -310,8 +311,38 @@ class TestStream:
         assert taken == []
         for i in range(5):
             assert next(stream).name == f"image {i}"
-            assert len(taken) == i + 1
+            assert len(taken) <= i + 1 + 9  # decoded ahead, and one in the making
         stream.close()
+
+    def test_images_are_read_while_others_are_scored(self):
+        """The next image is taken though the result of the first is not even asked for."""
+        read = threading.Event()
+
+        def two():
+            yield pixels(0)
+            read.set()
+            yield pixels(1)
+
+        clf = classifier(batch_size=24)
+        waited = []
+        predict = clf.denoiser.predict_noise
+
+        def slow(*arguments):
+            waited.append(read.wait(10))
+            return predict(*arguments)
+
+        clf.denoiser.predict_noise = slow
+        assert len(list(clf.stream(two(), strategy=Fixed(8)))) == 2
+        assert all(waited)
+
+    def test_an_error_of_the_source_of_images_is_raised_after_the_results_before_it(self):
+        def broken():
+            yield pixels(0)
+            raise OSError("the camera is gone")
+
+        stream = classifier(batch_size=24).stream(broken(), strategy=Fixed(8))
+        with pytest.raises(OSError, match="the camera is gone"):
+            list(stream)
 
     def test_one_image_is_not_taken_for_a_series(self, paths):
         """A string is a series of letters, and an array one of rows."""
@@ -322,6 +353,15 @@ class TestStream:
     def test_a_failure_does_not_wait_for_the_end(self, paths, tmp_path):
         stream = classifier(batch_size=24).stream([tmp_path / "gone.png", *paths], strategy=Fixed(8))
         assert next(stream).failure is not None
+
+
+def test_classes_are_encoded_once_for_many_calls(monkeypatch):
+    clf, asked = classifier(), []
+    encode = clf.denoiser.condition
+    monkeypatch.setattr(clf.denoiser, "condition", lambda classes: asked.append(tuple(classes)) or encode(classes))
+    for labels in (LABELS, LABELS, LABELS[:2], LABELS):
+        clf(pixels(), labels)
+    assert asked == [tuple(LABELS), tuple(LABELS[:2]), tuple(LABELS)]
 
 
 class TestErrors:

@@ -17,7 +17,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def scored(errors, active=None):
     errors = torch.as_tensor(errors, dtype=torch.float32)
     active = torch.ones(len(errors), dtype=torch.bool) if active is None else torch.as_tensor(active)
-    return Scored("x.png", errors, active, torch.arange(errors.shape[1]), int((~errors.isnan()).sum()), 0.5)
+    return Scored("x.png", errors, active, torch.arange(errors.shape[1]), int((~errors.isnan()).sum()), 2.5, 0.5)
 
 
 def names(errors):
@@ -137,7 +137,7 @@ class TestDecide:
         assert torch.equal(result.bound, result.posterior)
         assert result.ties == ()
         assert torch.equal(result.errors, torch.from_numpy(errors))
-        assert (result.name, result.num_evaluations, result.cost) == ("x.png", errors.size, errors.size)
+        assert (result.name, result.num_evaluations, result.cost) == ("x.png", errors.size, 2.5)
 
     @settings(deadline=None)
     @given(tables(), st.floats(0.1, 10), st.sampled_from(["sum", "mean"]), SEEDS)
@@ -286,7 +286,8 @@ class TestDecide:
         assert result.margin[1] < 0
 
     def test_a_failure_has_no_answer(self):
-        failed = Scored("x.png", torch.full((2, 3), torch.nan), torch.ones(2).bool(), torch.arange(3), 4, 0.5, "broken")
+        unknown = torch.full((2, 3), torch.nan)
+        failed = Scored("x.png", unknown, torch.ones(2).bool(), torch.arange(3), 4, 4.0, 0.5, "broken")
         result = decide(failed, ["a", "b"], num_dimensions=D, notes=["first of 2 frames"])
         assert (result.label, result.score, result.confidence, result.ties) == (None, 0, 0, ())
         assert (result.failure, result.notes, result.num_evaluations) == ("broken", ("first of 2 frames",), 4)

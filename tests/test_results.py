@@ -14,13 +14,14 @@ KEYS = ["image", "label", "score", "scores", "num_evaluations", "cost", "seconds
 
 
 def result(name="x.png", errors=((0.4, 0.2), (0.1, 0.1), (0.9, 0.9)), classes=("ant", "bee", "cat"), **options):
-    scored = Scored(name, torch.tensor(errors), torch.ones(len(errors)).bool(), torch.arange(2), 6, 1.23456, None)
+    scored = Scored(name, torch.tensor(errors), torch.ones(len(errors)).bool(), torch.arange(2), 6, 5.5, 1.23456, None)
     return decide(scored, classes, num_dimensions=10, **options)
 
 
 def failed(name="y.png"):
     none = torch.empty(2, 0)
-    return decide(Scored(name, none, torch.zeros(2).bool(), none[0], 0, 0.0, "is broken"), ["a", "b"], num_dimensions=1)
+    scored = Scored(name, none, torch.zeros(2).bool(), none[0], 0, 0.0, 0.0, "is broken")
+    return decide(scored, ["a", "b"], num_dimensions=1)
 
 
 def printed(capsys, output, *rows, top=None):

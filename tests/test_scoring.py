@@ -139,6 +139,40 @@ def test_batch_size_and_order_of_images_change_nothing(strategy):
         assert rows == seen[0]  # bits of the noisy latents included
 
 
+@pytest.mark.parametrize("strategy", [Fixed(4), STAGED], ids=str)
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_batches_ahead_of_their_results_change_nothing(strategy, ahead):
+    """As on a GPU, which is given work before the errors of what it does are read."""
+    bad = Job("bad", torch.full((3, 2, 2), 1e3), 77)
+    jobs = [*images(4), bad, *images(9)[4:]]
+    for batch_size in (1, 7, 64):
+        results = tables(Stub(spoil=spoil_bright_images), jobs, strategy, batch_size=batch_size, ahead=ahead)
+        assert "not finite" in results.pop("bad").failure
+        same(results, tables(Stub(), images(9), strategy))
+
+
+def test_batches_ahead_are_given_before_results_are_read():
+    stub, batches_at_first_update = Stub(), []
+
+    class Spy(Fixed):
+        def update(self, state, errors):
+            batches_at_first_update.append(len(stub.batches))
+            return super().update(state, errors)
+
+    tables(stub, images(6), Spy(4), batch_size=12, ahead=2)
+    assert batches_at_first_update == [3, 4, 5, 6, 6, 6]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
+def test_cost_counts_shared_work_once_for_each_latent_of_a_batch(batch_size):
+    stub = Stub()
+    stub.prefix.share = 0.25
+    results = tables(stub, images(3), Fixed(4), num_classes=5, batch_size=batch_size)
+    latents = sum(len(noisy) for _, noisy, *_ in stub.batches)
+    assert sum(r.num_evaluations for r in results.values()) == 60
+    assert sum(r.cost for r in results.values()) == pytest.approx(60 - 0.25 * (60 - latents))
+
+
 def test_all_classes_of_an_image_share_their_draws():
     stub = Stub()
     tables(stub, images(4), Fixed(6), num_classes=5, batch_size=7)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
 from math import prod
@@ -17,6 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from .batching import best_batch_size
 from .denoisers import Conditioning, Denoiser, load_denoiser
 from .draws import Draws, Timesteps
 from .exceptions import InputError
@@ -25,6 +27,9 @@ from .posterior import Classification, Reduction, decide, log_posterior
 from .prompts import fill_template, parse_labels
 from .scoring import Job, Scored, score
 from .strategies import Fixed, Staged, Strategy, parse_strategy
+
+_DECODED_AHEAD = 8
+"""Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
 
 _ONE = (str, os.PathLike, Image.Image, np.ndarray, Tensor)
 
@@ -39,18 +44,19 @@ class DiffusionClassifier:
 
     Args:
         denoiser: the model.
-        batch_size: rows of one network call; chosen by the size of the latents if "auto". Halved when memory runs out.
+        batch_size: rows of one network call; measured at the first use if "auto", see `batching`. Halved when memory
+            runs out.
+
+    Raises:
+        InputError: a batch size below 1.
     """
 
     def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto") -> None:
-        self.denoiser = denoiser
-        if batch_size == "auto":
-            # About two million latent values a batch on a GPU, and what fits the caches of a CPU.
-            per_batch = 2**21 if denoiser.device.type == "cuda" else 2**17
-            batch_size = min(512, max(8, per_batch // prod(denoiser.latent_shape)))
-        if not isinstance(batch_size, int) or batch_size < 1:
+        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"the batch size must be a whole number from 1, or auto; got {batch_size}")
+        self.denoiser = denoiser
         self.batch_size = batch_size
+        self._encoded: tuple[Any, Conditioning] | None = None
 
     @classmethod
     def from_pretrained(
@@ -181,7 +187,7 @@ class DiffusionClassifier:
                 except ImageError as e:
                     taken[str(i)] = name, ()
                     none, reason = torch.empty(len(names), 0), str(e).removeprefix(f"{name}: ")
-                    unusable.append(Scored(str(i), none, torch.zeros(len(names)).bool(), none[0], 0, 0.0, reason))
+                    unusable.append(Scored(str(i), none, torch.zeros(len(names)).bool(), none[0], 0, 0.0, 0.0, reason))
                 else:
                     taken[str(i)] = name, picture.notes
                     yield job
@@ -192,12 +198,12 @@ class DiffusionClassifier:
 
         scores = score(
             self.denoiser,
-            jobs(),
+            _prefetch(jobs(), _DECODED_AHEAD),
             conditioning,
             strategy,
             draws=Draws(timesteps, seed),
             loss=loss,
-            batch_size=self.batch_size,
+            batch_size=self._rows(conditioning),
             class_names=names,
         )
 
@@ -209,6 +215,11 @@ class DiffusionClassifier:
                     yield answer(scored)
 
         return results()
+
+    def _rows(self, conditioning: Conditioning) -> int:
+        if isinstance(self.batch_size, str):
+            self.batch_size = best_batch_size(self.denoiser, conditioning)
+        return self.batch_size
 
     def _job(self, name: str, picture: Picture) -> Job:
         return Job(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
@@ -250,14 +261,15 @@ class DiffusionClassifier:
         draws = Draws(Timesteps("fixed", values=tuple(timesteps)), seed, None if noise is None else noise.float().cpu())
         sources = [image] if isinstance(image, _ONE) else list(image)
         tables: dict[int, Tensor] = {}
+        conditioning = self._encode(self._prompts(classes, template))
         for scored in score(
             self.denoiser,
             (self._job(str(i), load_image(source, _name(i, source))) for i, source in enumerate(sources)),
-            self.denoiser.condition(self._prompts(classes, template)),
+            conditioning,
             Fixed(len(timesteps)),
             draws=draws,
             loss=loss,
-            batch_size=self.batch_size,
+            batch_size=self._rows(conditioning),
             class_names=list(map(str, classes)),
         ):
             i = int(scored.name)
@@ -283,13 +295,20 @@ class DiffusionClassifier:
             classes = range(len(known))
         if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
             ids = [int(c) for c in classes]
-            conditioning = self.denoiser.condition(self._prompts(ids, template))
+            conditioning = self._encode(self._prompts(ids, template))
             names = [known[i] for i in ids]
             shared = Counter(map(str.lower, names))  # two classes of ImageNet are a crane
             names = [f"{name} ({i})" if shared[name.lower()] > 1 else name for name, i in zip(names, ids, strict=True)]
             return tuple(parse_labels(names)), conditioning
         names = parse_labels(classes)  # type: ignore[arg-type]
-        return tuple(names), self.denoiser.condition(self._prompts(names, template))
+        return tuple(names), self._encode(self._prompts(names, template))
+
+    def _encode(self, prompts: Sequence[str] | Sequence[int]) -> Conditioning:
+        """As the denoiser does; that of the last call is kept, since most programs ask about the same classes again."""
+        key = tuple(prompts), self.denoiser.device
+        if self._encoded is None or self._encoded[0] != key:
+            self._encoded = key, self.denoiser.condition(prompts)
+        return self._encoded[1]
 
     def _prompts(self, classes: Sequence[str] | Sequence[int], template: str | None) -> Sequence[str] | Sequence[int]:
         if template is None:
@@ -297,6 +316,19 @@ class DiffusionClassifier:
         if self.denoiser.class_names is not None:
             raise InputError("this model knows classes, not text: it has no use for a template")
         return fill_template(template, classes)  # type: ignore[arg-type]
+
+
+def _prefetch(items: Iterable[Job], ahead: int) -> Iterator[Job]:
+    """The items in their order, each made by a thread of its own while those before it are in use."""
+    source = iter(items)
+    pool = ThreadPoolExecutor(1, "decode")
+    try:
+        coming = deque(pool.submit(next, source, None) for _ in range(ahead))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, source, None))
+            yield item
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _name(position: int, source: ImageSource) -> str:

@@ -132,7 +132,7 @@ def train(
 
     Example: `diffusion-classifier train photos/ --out model/ --size 32 --epochs 20`
     """
-    from .denoisers.load import resolve_device
+    from .devices import resolve_device
     from .training.data import load_labelled_images
     from .training.train import Progress as TrainProgress
     from .training.train import TrainConfig

@@ -204,7 +204,7 @@ def decide(
         "errors": scored.errors,
         "t": scored.t,
         "num_evaluations": scored.num_evaluations,
-        "cost": float(scored.num_evaluations),
+        "cost": scored.cost,
         "seconds": scored.seconds,
         "notes": tuple(notes),
         "failure": scored.failure,

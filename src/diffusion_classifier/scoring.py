@@ -9,14 +9,17 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from math import isfinite
 
 import torch
 from torch import Tensor
 
 from .denoisers.base import Conditioning, Denoiser
+from .devices import out_of_memory, to_device
 from .draws import Draws
 from .exceptions import InputError
+from .flops import shared_share
 from .schedules import add_noise
 from .strategies import Request, State, Strategy
 
@@ -61,6 +64,7 @@ class Scored:
         active: (K,), bool: the classes that were not eliminated.
         t: (N,), the timestep of each draw.
         num_evaluations: network predictions spent.
+        cost: the same in full predictions: what rows of one noisy latent compute but once makes it less.
         seconds: from the first prediction to the last; images in flight together share this time.
         failure: why there is no answer; None if there is one.
     """
@@ -70,6 +74,7 @@ class Scored:
     active: Tensor
     t: Tensor
     num_evaluations: int
+    cost: float
     seconds: float
     failure: str | None = None
 
@@ -83,10 +88,13 @@ class _InFlight:
     state: State
     started: float = field(default_factory=time.perf_counter)
     num_evaluations: int = 0
+    num_latents: int = 0
     failure: str | None = None
+    landed: bool = False
 
-    def begin(self, request: Request) -> None:
-        self.request = request
+    def begin(self, request: Request, t: Tensor) -> None:
+        """A request (k, n), whose draws stand at t (n,)."""
+        self.request, self.t = request, t
         self.errors = torch.empty(len(request.classes), len(request.draws))
         self.next = self.done = 0
 
@@ -106,6 +114,29 @@ _Row = tuple[_InFlight, int, int]
 """An image, and a row and a column of the errors that its request asks for."""
 
 
+class _Batch:
+    """Rows that the network was given, and their errors (B,), float32, on the way to the CPU."""
+
+    def __init__(self, rows: list[_Row], errors: Tensor) -> None:
+        self.rows = rows
+        self._arrived = None
+        if errors.is_cuda:
+            # Copied as soon as they are there. A copy asked for later would wait for the batches behind this one too.
+            self._errors = torch.empty(errors.shape, pin_memory=True)
+            self._errors.copy_(errors, non_blocking=True)
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record(torch.cuda.current_stream(errors.device))
+        else:
+            self._errors = errors.cpu()
+
+    def read(self) -> list[float]:
+        """Waits for the errors."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        values: list[float] = self._errors.tolist()
+        return values
+
+
 def score(
     denoiser: Denoiser,
     jobs: Iterable[Job],
@@ -116,6 +147,7 @@ def score(
     loss: str = "l2",
     batch_size: int = 64,
     class_names: Sequence[str] | None = None,
+    ahead: int | None = None,
 ) -> Iterator[Scored]:
     """Score images, each by its own search, and yield each as it is done.
 
@@ -132,6 +164,8 @@ def score(
         loss: "l2", "l1" or "huber".
         batch_size: B, rows of one network call.
         class_names: K names, for messages; indices if None.
+        ahead: batches that are given to the device before the errors of the one before them are read, so that the
+            device never waits for the CPU; 1 on CUDA, else 0, if None.
 
     Raises:
         InputError: an unknown loss, a batch size below 1.
@@ -140,124 +174,134 @@ def score(
         raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
     if batch_size < 1:
         raise InputError(f"the batch size must be at least 1; got {batch_size}")
-    return _run(denoiser, jobs, conditioning, strategy, draws or Draws(), LOSSES[loss], batch_size, class_names)
+    if ahead is None:
+        ahead = 1 if denoiser.device.type == "cuda" else 0
+    engine = _Engine(denoiser, conditioning, draws or Draws(), LOSSES[loss], batch_size, class_names, ahead)
+    return engine.run(iter(jobs), strategy)
 
 
-def _run(
-    denoiser: Denoiser,
-    jobs: Iterable[Job],
-    conditioning: Conditioning,
-    strategy: Strategy,
-    draws: Draws,
-    loss: Loss,
-    batch_size: int,
-    class_names: Sequence[str] | None,
-) -> Iterator[Scored]:
-    queue, flying = iter(jobs), deque[_InFlight]()
-    more = True
-    while True:
-        while more and sum(f.num_waiting for f in flying) < batch_size:
-            job = next(queue, None)
-            if job is None:
-                more = False
-                break
-            flying.append(_launch(denoiser, job, strategy, len(conditioning)))
-        if not flying:
-            return
-        rows: list[_Row] = []
-        for f in flying:
-            rows += [(f, i, j) for i, j in f.take(batch_size - len(rows))]
-            if len(rows) == batch_size:
-                break
-        errors, batch_size = _evaluate(denoiser, rows, conditioning, draws, loss, batch_size)
-        for (f, i, j), value in zip(rows, errors.tolist(), strict=True):
+@dataclass
+class _Engine:
+    """The loop of scoring and strategy; arguments as in `score`."""
+
+    denoiser: Denoiser
+    conditioning: Conditioning
+    draws: Draws
+    loss: Loss
+    batch_size: int
+    class_names: Sequence[str] | None
+    ahead: int
+
+    def run(self, jobs: Iterator[Job], strategy: Strategy) -> Iterator[Scored]:
+        flying: deque[_InFlight] = deque()
+        pending: deque[_Batch] = deque()
+        more = True
+        while True:
+            while more and sum(f.num_waiting for f in flying) < self.batch_size:
+                job = next(jobs, None)
+                if job is None:
+                    more = False
+                    break
+                latent = self.denoiser.encode(to_device(job.image[None], self.denoiser.device))[0]
+                flying.append(_InFlight(job, latent, strategy.init(len(self.conditioning))))
+                self.proceed(flying[-1], strategy)
+            rows: list[_Row] = []
+            for f in flying:
+                rows += [(f, i, j) for i, j in f.take(self.batch_size - len(rows))]
+                if len(rows) == self.batch_size:
+                    break
+            if rows:
+                pending += self.submit(rows)
+            elif not pending:
+                return
+            for _ in range(max(len(pending) - self.ahead, 0 if rows else 1)):
+                for f in self.collect(pending.popleft()):
+                    if f.failure is None:
+                        f.state = strategy.update(f.state, f.errors)
+                        if self.proceed(f, strategy):
+                            continue
+                    flying.remove(f)
+                    f.landed = True
+                    yield self.result(f)
+
+    def proceed(self, f: _InFlight, strategy: Strategy) -> bool:
+        """Begin with what the strategy wants next; False where it wants nothing more."""
+        request = strategy.propose(f.state)
+        if request is not None:
+            f.begin(request, self.draws.times(self.denoiser.schedule, request.draws, f.job.key))
+        return request is not None
+
+    def submit(self, rows: list[_Row]) -> Iterator[_Batch]:
+        """Give rows to the network, in batches that memory suffices for."""
+        while rows:
+            try:
+                batch = _Batch(rows[: self.batch_size], self.predict(rows[: self.batch_size]))
+            except (MemoryError, RuntimeError) as e:
+                part = min(len(rows), self.batch_size)
+                if part == 1 or not out_of_memory(e):
+                    raise
+                self.batch_size = part // 2
+            else:
+                rows = rows[self.batch_size :]
+                yield batch
+
+    def collect(self, batch: _Batch) -> list[_InFlight]:
+        """Note the errors; the images whose request is done or that failed, in the order of the rows.
+
+        Rows whose error is not finite are predicted again in float32, the others are not: what an image gets does not
+        depend on those that share its batch.
+        """
+        values = batch.read()
+        broken = [b for b, value in enumerate(values) if not isfinite(value)]
+        if broken and self.denoiser.dtype != torch.float32:
+            with self.denoiser.full_precision():
+                again = chain.from_iterable(part.read() for part in self.submit([batch.rows[b] for b in broken]))
+                for b, value in zip(broken, again, strict=True):
+                    values[b] = value
+        for (f, i, j), value in zip(batch.rows, values, strict=True):
             f.errors[i, j] = value
             f.done += 1
             f.num_evaluations += 1
             if not isfinite(value) and f.failure is None:
                 c = int(f.request.classes[i])
-                t = float(draws.times(denoiser.schedule, [f.request.draws[j]], f.job.key))
-                dtypes = dict.fromkeys(str(dtype).removeprefix("torch.") for dtype in (denoiser.dtype, torch.float32))
+                dtypes = dict.fromkeys(str(d).removeprefix("torch.") for d in (self.denoiser.dtype, torch.float32))
                 f.failure = (
-                    f"the prediction for class {class_names[c] if class_names else c} at t = {t:g} is not finite in "
-                    + ", nor in ".join(dtypes)
+                    f"the prediction for class {self.class_names[c] if self.class_names else c} at t = {f.t[j]:g} is "
+                    "not finite in " + ", nor in ".join(dtypes)
                 )
-        for f in list(flying):
-            if f.failure is None and f.done == f.errors.numel():
-                f.state = strategy.update(f.state, f.errors)
-                request = strategy.propose(f.state)
-                if request is not None:
-                    f.begin(request)
-                    continue
-            elif f.failure is None:
-                continue
-            flying.remove(f)
-            times = draws.times(denoiser.schedule, range(f.state.errors.shape[1]), f.job.key)
-            seconds = time.perf_counter() - f.started
-            yield Scored(f.job.name, f.state.errors, f.state.active, times, f.num_evaluations, seconds, f.failure)
+        for f, _ in {(f, j) for f, _, j in batch.rows}:
+            f.num_latents += 1
+        images = dict.fromkeys(f for f, _, _ in batch.rows)
+        return [f for f in images if not f.landed and (f.failure is not None or f.done == f.errors.numel())]
 
+    @torch.inference_mode()
+    def predict(self, rows: list[_Row]) -> Tensor:
+        """Errors (B,), float32, on the device. Rows of the same image and draw share one noisy latent."""
+        denoiser, device = self.denoiser, self.denoiser.device
+        position = {pair: u for u, pair in enumerate(dict.fromkeys((f, j) for f, _, j in rows))}
+        t = torch.stack([f.t[j] for f, j in position])
+        noise = [self.draws.noise(f.request.draws[j], f.job.key, f.latent.shape) for f, j in position]
+        eps = to_device(torch.stack(noise), device)
+        alpha, sigma = (to_device(a, device) for a in denoiser.schedule(t))
+        noisy = add_noise(torch.stack([f.latent for f, _ in position]), eps, alpha, sigma)
+        classes = torch.stack([f.request.classes[i] for f, i, _ in rows])
+        latent_index = torch.tensor([position[f, j] for f, _, j in rows])
+        predicted = denoiser.predict_noise(noisy, t, self.conditioning[classes], latent_index)
+        return self.loss(eps[to_device(latent_index, device)], predicted)
 
-def _launch(denoiser: Denoiser, job: Job, strategy: Strategy, num_classes: int) -> _InFlight:
-    latent = denoiser.encode(job.image[None].to(denoiser.device))[0]
-    state = strategy.init(num_classes)
-    request = strategy.propose(state)
-    assert request is not None
-    flight = _InFlight(job, latent, state)
-    flight.begin(request)
-    return flight
-
-
-def _evaluate(
-    denoiser: Denoiser,
-    rows: list[_Row],
-    conditioning: Conditioning,
-    draws: Draws,
-    loss: Loss,
-    batch_size: int,
-) -> tuple[Tensor, int]:
-    """Errors (B,), float32, on the CPU, and the batch size that memory sufficed for.
-
-    Rows whose error is not finite are predicted again in float32, the others are not: what an image gets does not
-    depend on those that share its batch.
-    """
-    results: list[Tensor] = []
-    done = 0
-    while done < len(rows):
-        part = rows[done : done + batch_size]
-        try:
-            errors = _predict(denoiser, part, conditioning, draws, loss)
-            broken = ~errors.isfinite()
-            if denoiser.dtype != torch.float32 and bool(broken.any()):
-                again = [row for row, wanted in zip(part, broken.tolist(), strict=True) if wanted]
-                with denoiser.full_precision():
-                    errors = errors.masked_scatter(broken, _predict(denoiser, again, conditioning, draws, loss))
-        except (MemoryError, RuntimeError) as e:
-            if len(part) == 1 or not _out_of_memory(e):
-                raise
-            batch_size = len(part) // 2
-            continue
-        results.append(errors)
-        done += len(part)
-    return torch.cat(results), batch_size
-
-
-def _out_of_memory(e: Exception) -> bool:
-    # The allocators of the CPU and of Apple's GPUs raise a plain RuntimeError.
-    signs = ("can't allocate memory", "not enough memory", "out of memory")
-    return isinstance(e, MemoryError | torch.OutOfMemoryError) or any(sign in str(e) for sign in signs)
-
-
-@torch.inference_mode()
-def _predict(denoiser: Denoiser, rows: list[_Row], conditioning: Conditioning, draws: Draws, loss: Loss) -> Tensor:
-    """Errors (B,), float32, on the CPU. Rows of the same image and draw share one noisy latent."""
-    device = denoiser.device
-    pairs = [(f, f.request.draws[j]) for f, _, j in rows]
-    position = {pair: u for u, pair in enumerate(dict.fromkeys(pairs))}
-    t = torch.cat([draws.times(denoiser.schedule, [draw], f.job.key) for f, draw in position])
-    eps = torch.stack([draws.noise(draw, f.job.key, f.latent.shape) for f, draw in position]).to(device)
-    alpha, sigma = (a.to(device) for a in denoiser.schedule(t))
-    noisy = add_noise(torch.stack([f.latent for f, _ in position]), eps, alpha, sigma)
-    classes = torch.stack([f.request.classes[i] for f, i, _ in rows])
-    latent_index = torch.tensor([position[pair] for pair in pairs])
-    predicted = denoiser.predict_noise(noisy, t, conditioning[classes], latent_index)
-    return loss(eps[latent_index.to(device)], predicted).cpu()
+    def result(self, f: _InFlight) -> Scored:
+        times = self.draws.times(self.denoiser.schedule, range(f.state.errors.shape[1]), f.job.key)
+        prefix = self.denoiser.prefix
+        if prefix.share is None:
+            prefix.share = shared_share(self.denoiser, self.conditioning)
+        saved = prefix.share * (f.num_evaluations - f.num_latents)
+        return Scored(
+            name=f.job.name,
+            errors=f.state.errors,
+            active=f.state.active,
+            t=times,
+            num_evaluations=f.num_evaluations,
+            cost=f.num_evaluations - saved,
+            seconds=time.perf_counter() - f.started,
+            failure=f.failure,
+        )

@@ -433,7 +433,7 @@ class TestModel:
         def score(_denoiser, jobs, *_, **__):
             for job in jobs:
                 seen.append(float(job.image.mean() > 0))
-                yield Scored(job.name, torch.zeros(2, 8), torch.ones(2).bool(), torch.zeros(8), 16, 0.0)
+                yield Scored(job.name, torch.zeros(2, 8), torch.ones(2).bool(), torch.zeros(8), 16, 16.0, 0.0)
 
         run(tmp_path)
         monkeypatch.setattr(module, "score", score)

@@ -16,9 +16,11 @@ import torch
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
+from ..devices import to_device
 from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
 from ..schedules import Schedule
+from .prefix import Prefix
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Conditioning:
 
     def __getitem__(self, rows: Tensor) -> Conditioning:
         """The rows (B,) → B rows."""
-        return Conditioning({name: tensor[rows.to(tensor.device)] for name, tensor in self.tensors.items()})
+        return Conditioning({name: tensor[to_device(rows, tensor.device)] for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Denoiser(ABC):
         prediction_type: what `forward` returns; see `prediction`.
         latent_shape: *, of one latent.
         image_size: height and width that `encode` reads, in pixels.
+        prefix: what rows of one noisy latent compute but once.
         crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
         class_names: the classes that the network was trained with; None where it reads text.
         licence: of the weights, where their folder states it.
@@ -90,6 +93,7 @@ class Denoiser(ABC):
         self.latent_shape = latent_shape
         self.image_size = image_size
         self.defaults = ModelDefaults()
+        self.prefix = Prefix()
 
     @property
     def network(self) -> torch.nn.Module:
@@ -155,10 +159,11 @@ class Denoiser(ABC):
             conditioning: B rows.
             latent_index: (B,), int64, on the CPU.
         """
-        rows = noisy[latent_index.to(noisy.device)]
+        rows = noisy[to_device(latent_index, noisy.device)]
         t_rows = t[latent_index]
-        alpha, sigma = (a.to(rows.device) for a in self.schedule(t_rows))
-        output = self.forward(rows.to(self.dtype), t_rows.to(rows.device), conditioning)
+        alpha, sigma = (to_device(a, rows.device) for a in self.schedule(t_rows))
+        with self.prefix.shared(latent_index, rows.device):
+            output = self.forward(rows.to(self.dtype), to_device(t_rows, rows.device), conditioning)
         return to_noise(drop_variance(output, rows.shape[1]), rows, alpha, sigma, self.prediction_type)
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import resources
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 import diffusers
@@ -24,6 +23,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
+from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
 from .base import Denoiser, ModelDefaults, without_advice
 from .class_unet import ClassUNet
@@ -42,8 +42,6 @@ FAMILIES: Mapping[str, Callable[..., Denoiser]] = {
 }
 """Pipeline class, as model_index.json names it → how its denoiser is made."""
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
 _OPTIONS = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
 """Of every `from_pretrained`, which else would open pickles, and say that accelerate is missing."""
 
@@ -55,46 +53,6 @@ def bundled_models() -> dict[str, Path]:
     """Name → folder of the models that the package carries."""
     zoo = Path(str(resources.files("diffusion_classifier"))) / "zoo"
     return {path.parent.name: path.parent for path in sorted(zoo.glob("*/model_index.json"))}
-
-
-def resolve_device(device: str = "auto") -> torch.device:
-    """The device, where "auto" is CUDA if there is one, else the CPU.
-
-    Raises:
-        InputError: no such device here.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-        torch.empty(0, device=resolved)
-    except (RuntimeError, AssertionError) as e:
-        raise InputError(f"device {device!r} cannot be used here: {_one_line(e)}") from e
-    return resolved
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by itself, rather than through float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-
-
-def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The network's dtype, where "auto" is bfloat16 where the device has it, else float16 on CUDA, else float32.
-
-    Raises:
-        InputError: not one of "auto", "float32", "bfloat16", "float16".
-    """
-    if isinstance(dtype, torch.dtype):
-        return dtype
-    if dtype == "auto":
-        if native_bfloat16(device):
-            return torch.bfloat16
-        return torch.float16 if device.type == "cuda" else torch.float32
-    if dtype not in DTYPES:
-        raise InputError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
-    return DTYPES[dtype]
 
 
 def load_denoiser(
@@ -141,7 +99,7 @@ def load_denoiser(
             }
             pipeline = pipeline_class.from_pretrained(folder, **networks, **_unused(pipeline_class), **_OPTIONS)
     except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
-        raise InputError(f"{source} cannot be loaded: {_one_line(e)}") from e
+        raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
     # DiTPipeline keeps only a part of id2label.
     denoiser = FAMILIES[pipeline_class.__name__](pipeline, {"id2label": index.get("id2label"), **settings})
     denoiser.defaults = defaults
@@ -158,14 +116,14 @@ def _download(source: str) -> Path:
     try:
         index = hf_hub_download(source, "model_index.json")
     except (OSError, ValueError) as e:
-        raise InputError(f"{nothing}, and cannot be had from the hub: {_one_line(e)}") from e
+        raise InputError(f"{nothing}, and cannot be had from the hub: {one_line(e)}") from e
     unused = _unused(_pipeline_class(_read_json(Path(index)), source))
     try:
         folder = DiffusionPipeline.download(source, use_safetensors=True, **unused)
         with suppress(EntryNotFoundError):
             hf_hub_download(source, SETTINGS_FILE)
     except (OSError, ValueError) as e:
-        raise InputError(f"{source} cannot be had from the hub: {_one_line(e)}") from e
+        raise InputError(f"{source} cannot be had from the hub: {one_line(e)}") from e
     return Path(folder)
 
 
@@ -242,11 +200,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as e:
-        raise InputError(f"{path} cannot be read: {_one_line(e)}") from e
+        raise InputError(f"{path} cannot be read: {one_line(e)}") from e
     if not isinstance(content, dict):
         raise InputError(f"{path} does not hold a JSON object")
     return content
-
-
-def _one_line(e: Exception) -> str:
-    return shorten(str(e), 300, placeholder=" …") or type(e).__name__

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+from diffusers import Transformer2DModel
 from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from ..exceptions import InputError
 from ..schedules import read_scheduler
 from . import autoencoder
 from .base import Conditioning, Denoiser, scheduler_config, without_advice
+from .prefix import Prefix
 
 if TYPE_CHECKING:  # importing the pipeline prints what image processors, not used here, would need
     from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
@@ -62,6 +64,7 @@ class StableDiffusion(Denoiser):
             *autoencoder.sizes(vae, config.sample_size),
         )
         self.tokenizer = tokenizer
+        self.prefix = Prefix(_before_the_prompt(unet))
 
     @classmethod
     def from_pipeline(cls, pipeline: StableDiffusionPipeline, settings: Mapping[str, Any]) -> StableDiffusion:  # noqa: ARG003
@@ -107,3 +110,23 @@ class StableDiffusion(Denoiser):
         embeds = conditioning.tensors["prompt_embeds"].to(noisy.dtype)
         output: Tensor = self.network(noisy, t, encoder_hidden_states=embeds).sample
         return output
+
+
+def _before_the_prompt(unet: UNet2DConditionModel) -> Iterator[torch.nn.Module]:
+    """The modules up to the first cross-attention, which is where a prompt enters."""
+    yield unet.conv_in
+    yield unet.time_embedding
+    for block in unet.down_blocks:
+        if not getattr(block, "has_cross_attention", False):
+            yield block
+            continue
+        yield block.resnets[0]
+        transformer = block.attentions[0]
+        if isinstance(transformer, Transformer2DModel):
+            yield transformer.norm
+            yield transformer.proj_in
+            first = transformer.transformer_blocks[0]
+            if not first.only_cross_attention:
+                yield first.norm1
+                yield first.attn1
+        return

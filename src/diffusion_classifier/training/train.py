@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ..denoisers import load_denoiser
 from ..denoisers.base import scheduler_config
-from ..denoisers.load import SETTINGS_FILE, native_bfloat16
+from ..denoisers.load import SETTINGS_FILE
+from ..devices import native_bfloat16
 from ..exceptions import InputError
 from ..prediction import PREDICTION_TYPES, target, to_noise
 from ..schedules import Schedule, add_noise, read_scheduler

@@ -1,0 +1,37 @@
+"""Operations of a network call, counted without computing anything."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from .denoisers.base import Conditioning, Denoiser
+
+
+def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Tensor) -> int:
+    """Operations of matrix products, convolutions and attention, a multiply-add being two.
+
+    Args:
+        denoiser: whose network is called.
+        conditioning: B rows.
+        latent_index: (B,), int64, on the CPU: which noisy latent a row sees.
+    """
+    # The other kernels of attention are not counted on all devices.
+    kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
+    with denoiser.prefix.shared(latent_index, denoiser.device), FakeTensorMode(allow_non_fake_inputs=True):
+        noisy = torch.empty(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
+        t = torch.zeros(len(latent_index), device=denoiser.device)
+        with kernel, counter, torch.no_grad():
+            denoiser.forward(noisy, t, conditioning)
+    return counter.get_total_flops()
+
+
+def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
+    """The part of a prediction, of 1, that the rows of one noisy latent compute but once."""
+    row = torch.zeros(1, dtype=torch.int64)
+    alone = count_flops(denoiser, conditioning[row], row)
+    two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
+    return 2 - two / alone

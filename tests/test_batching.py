@@ -1,0 +1,109 @@
+import json
+
+import pytest
+import torch
+from gaussians import gaussian
+
+from diffusion_classifier import batching
+from diffusion_classifier.batching import best_batch_size, knee, seconds_of_call
+from diffusion_classifier.denoisers import load_denoiser
+
+
+def machine(fixed, per_row, limit=10**9, error=None):
+    """A call costs a fixed time and one for each row, up to what memory holds; keeps what it was asked."""
+    asked = []
+
+    def seconds(rows):
+        asked.append(rows)
+        if rows > limit:
+            raise error or torch.OutOfMemoryError("out of memory")
+        return fixed + per_row * rows
+
+    seconds.asked = asked
+    return seconds
+
+
+class TestKnee:
+    @pytest.mark.parametrize(("fixed", "per_row", "expected"), [(0, 1e-3, 1), (1e-2, 1e-3, 256), (1e-3, 1e-3, 32)])
+    def test_is_the_smallest_near_the_best(self, fixed, per_row, expected):
+        """With a fixed share, the rate is B / (fixed + B·per_row): 95 % of that of the largest tried."""
+        assert knee(machine(fixed, per_row)) == expected
+
+    def test_slow_networks_are_not_tried_further(self):
+        slow = machine(0.5, 1.0)
+        assert knee(slow) in (1, 2)
+        assert slow.asked == [1, 2]
+
+    @pytest.mark.parametrize("error", [None, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
+    def test_memory_ends_the_search(self, error):
+        small = machine(1.0, 1e-5, limit=8, error=error)
+        assert knee(small) == 8
+        assert small.asked == [1, 2, 4, 8, 16]
+
+    def test_not_even_one_row(self):
+        with pytest.raises(torch.OutOfMemoryError):
+            knee(machine(1, 1, limit=0))
+
+    def test_other_errors_are_raised(self):
+        with pytest.raises(RuntimeError, match="shapes"):
+            knee(machine(1e-3, 1e-6, limit=8, error=RuntimeError("shapes do not fit")))
+
+    def test_a_rate_that_falls_ends_the_search(self):
+        asked = []
+        assert knee(lambda rows: asked.append(rows) or (1e-3 if rows <= 16 else 1e-3 * rows)) == 16
+        assert asked == [1, 2, 4, 8, 16, 32]
+
+
+class TestRemembered:
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        return tmp_path / "diffusion-classifier" / "batch_sizes.json"
+
+    @pytest.fixture
+    def measured(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(batching, "knee", lambda _: calls.append(1) or 32 * len(calls))
+        return calls
+
+    def load(self, model_folder, name="class-unet", dtype="float32"):
+        denoiser = load_denoiser(model_folder(name), device="cpu", dtype=dtype)
+        return denoiser, denoiser.condition(range(3))
+
+    def test_once_for_a_network_and_dtype(self, model_folder, measured, cache):
+        assert [best_batch_size(*self.load(model_folder)) for _ in range(2)] == [32, 32]
+        assert best_batch_size(*self.load(model_folder, dtype="bfloat16")) == 64
+        assert best_batch_size(*self.load(model_folder, "dit")) == 96
+        assert best_batch_size(*self.load(model_folder)) == 32
+        assert len(measured) == 3
+        assert sorted(json.loads(cache.read_text()).values()) == [32, 64, 96]
+        assert list(cache.parent.iterdir()) == [cache]
+
+    @pytest.mark.parametrize("content", ["", "no json", "[1]", '{"a": "b"}', "null", '{"KEY": 0}', '{"KEY": 10000000}'])
+    @pytest.mark.usefixtures("measured")
+    def test_a_broken_file_is_measured_anew(self, model_folder, cache, content):
+        best_batch_size(*self.load(model_folder))
+        (key,) = json.loads(cache.read_text())
+        cache.write_text(content.replace("KEY", key))
+        assert best_batch_size(*self.load(model_folder)) == 64
+
+    @pytest.mark.usefixtures("measured")
+    def test_where_nothing_can_be_written_it_is_measured_each_time(self, model_folder, tmp_path):
+        (tmp_path / "diffusion-classifier").write_text("no folder")
+        assert [best_batch_size(*self.load(model_folder)) for _ in range(2)] == [32, 64]
+
+    def test_a_closed_form_needs_none(self, measured, cache):
+        denoiser = gaussian(num_classes=3)
+        assert best_batch_size(denoiser, denoiser.condition(range(3))) == 64
+        assert not measured
+        assert not cache.exists()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7])
+def test_a_call_is_of_so_many_rows(model_folder, monkeypatch, rows):
+    denoiser = load_denoiser(model_folder("sd-epsilon"), device="cpu", dtype="float32")
+    seen = []
+    forward = denoiser.forward
+    monkeypatch.setattr(denoiser, "forward", lambda *a: seen.append(len(a[0])) or forward(*a))
+    assert seconds_of_call(denoiser, denoiser.condition(["a", "b", "c"]), rows, calls=2) > 0
+    assert seen == [rows] * 3

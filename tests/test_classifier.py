@@ -364,6 +364,25 @@ def test_classes_are_encoded_once_for_many_calls(monkeypatch):
     assert asked == [tuple(LABELS), tuple(LABELS[:2]), tuple(LABELS)]
 
 
+@pytest.mark.slow
+def test_a_compiled_network_gives_the_same_answers(model_folder, monkeypatch):
+    """In batches of one size, also the last one, and without a compilation for the size that is being looked for."""
+    folder = model_folder("class-unet")
+    plain = DiffusionClassifier.from_pretrained(folder, dtype="float32", batch_size=8)
+    compiled = DiffusionClassifier.from_pretrained(folder, dtype="float32", batch_size=8, compile_network=True)
+    sizes, forward = [], compiled.denoiser.forward
+    monkeypatch.setattr(compiled.denoiser, "forward", lambda *a: sizes.append(len(a[0])) or forward(*a))
+    images = [pixels(i) for i in range(3)]
+    strategy = Staged((3, 7), (2, 1))
+    for result, expected in zip(
+        compiled.classify(images, strategy=strategy), plain.classify(images, strategy=strategy), strict=True
+    ):
+        torch.testing.assert_close(result.errors, expected.errors, equal_nan=True, rtol=1e-4, atol=1e-5)
+        assert result.num_evaluations == expected.num_evaluations == 17
+    assert compiled.denoiser.compiled
+    assert set(sizes) == {8}
+
+
 class TestErrors:
     T = (100, 900, 500, 100)
 

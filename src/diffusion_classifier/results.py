@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from enum import StrEnum
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from .bench import Bench
     from .posterior import Classification
 
 Row = dict[str, Any]
@@ -111,3 +113,29 @@ def _table(rows: list[Row], top: int) -> Table:
         # Text, since a file may be called [red]x.png, which rich would take for a colour.
         table.add_row(Text(image), Text(label), score, Text(then), str(row["num_evaluations"]), seconds)
     return table
+
+
+def print_bench(bench: Bench, as_json: bool) -> None:
+    """What was measured, as a JSON object or as two tables."""
+    if as_json:
+        print(json.dumps(asdict(bench) | {"utilisation": bench.utilisation}))
+        return
+    console = Console()
+    measured = Table(show_header=False, title=f"{bench.model} on {bench.device}, {bench.dtype}")
+    for name, value in {
+        "evaluations a second": f"{bench.evaluations_per_second:.4g}",
+        "batch size": str(bench.batch_size),
+        "operations of a prediction": f"{bench.gflops:.4g} GFLOP",
+        "of which shared by the classes of a draw": f"{bench.share:.1%}",
+        "operations a second": f"{bench.tflops_per_second:.3g} TFLOP/s",
+        "of a matrix product's": f"{bench.peak_tflops_per_second:.3g} TFLOP/s: {bench.utilisation:.0%}",
+        "peak memory": f"{bench.peak_memory_gb:.2f} GB",
+    }.items():
+        measured.add_row(name, value)
+    console.print(measured)
+    strategies = dict.fromkeys(name for costs in bench.seconds_per_image.values() for name in costs)
+    predicted = Table("strategy", *(f"{k} classes" for k in bench.seconds_per_image), title="seconds an image")
+    for name in strategies:
+        cells = [costs.get(name) for costs in bench.seconds_per_image.values()]
+        predicted.add_row(name, *("–" if cell is None else f"{cell:,.3g}" for cell in cells))
+    console.print(predicted)

@@ -277,6 +277,9 @@ class _Engine:
     @torch.inference_mode()
     def predict(self, rows: list[_Row]) -> Tensor:
         """Errors (B,), float32, on the device. Rows of the same image and draw share one noisy latent."""
+        num_rows = len(rows)
+        if self.denoiser.compiled:  # for batches of one size
+            rows = rows + rows[-1:] * (self.batch_size - num_rows)
         denoiser, device = self.denoiser, self.denoiser.device
         position = {pair: u for u, pair in enumerate(dict.fromkeys((f, j) for f, _, j in rows))}
         t = torch.stack([f.t[j] for f, j in position])
@@ -287,7 +290,7 @@ class _Engine:
         classes = torch.stack([f.request.classes[i] for f, i, _ in rows])
         latent_index = torch.tensor([position[f, j] for f, _, j in rows])
         predicted = denoiser.predict_noise(noisy, t, self.conditioning[classes], latent_index)
-        return self.loss(eps[to_device(latent_index, device)], predicted)
+        return self.loss(eps[to_device(latent_index, device)], predicted)[:num_rows]
 
     def result(self, f: _InFlight) -> Scored:
         times = self.draws.times(self.denoiser.schedule, range(f.state.errors.shape[1]), f.job.key)

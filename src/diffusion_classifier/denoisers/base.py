@@ -66,6 +66,7 @@ class Denoiser(ABC):
         latent_shape: *, of one latent.
         image_size: height and width that `encode` reads, in pixels.
         prefix: what rows of one noisy latent compute but once.
+        compiled: whether each number of rows costs a compilation; see `compile`.
         crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
         class_names: the classes that the network was trained with; None where it reads text.
         licence: of the weights, where their folder states it.
@@ -94,6 +95,7 @@ class Denoiser(ABC):
         self.image_size = image_size
         self.defaults = ModelDefaults()
         self.prefix = Prefix()
+        self.compiled = False
 
     @property
     def network(self) -> torch.nn.Module:
@@ -116,6 +118,15 @@ class Denoiser(ABC):
             _to(module, device)
         _to(self.network, dtype)
         return self
+
+    def compile(self) -> None:
+        """torch.compile the network: faster from the second batch of a size on, the first takes a minute or so.
+
+        Rows no longer share work, since the number of latents in a batch changes and would have to be compiled for.
+        """
+        self.prefix.remove()
+        self.network.compile(dynamic=False)
+        self.compiled = True
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:

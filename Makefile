@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion clean
+.PHONY: install demo test lint format train-fashion bench bench-quick clean
 
 install: .venv/installed
 
@@ -33,8 +33,15 @@ format: .venv/installed
 train-fashion: .venv/installed
 	$(BIN)/diffusion-classifier train $(FASHION_MNIST) --out build/fashion --validation 5000 --seed 0 \
 	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
-	  --objective v_prediction --patch-size 2 --channels 64,128 --layers 2 \
+	  --objective v_prediction --beta-schedule squaredcos_cap_v2 --patch-size 2 --channels 64,128 --layers 2 \
 	  --epochs 12 --batch-size 32 --learning-rate 1e-3 --warmup 500 --ema 0.999 --compile
+
+# Ratios to the plain reference loop (benchmarks/reference.py), on this machine.
+bench: .venv/installed
+	$(BIN)/python benchmarks/run.py --model $(MODEL)
+
+bench-quick: .venv/installed
+	$(BIN)/python benchmarks/run.py --quick --model $(MODEL)
 
 clean:
 	rm -rf .venv build demo.png

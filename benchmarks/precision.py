@@ -1,0 +1,75 @@
+"""What the network's dtype does to errors and answers, and whether the engine gives those of the reference loop.
+
+    python benchmarks/precision.py --images 1000
+
+On the bundled sample, with the bundled model's own strategy. The engine in float32 must give the labels of the
+reference loop in float32 and its errors to 1e-5; for each dtype: the noise that it adds to paired differences (error
+of a class less that of the best one, at the same draw), as a share of how much these differ from draw to draw, and
+the share of images whose label is another. One JSON line each.
+"""
+
+import argparse
+import json
+
+import torch
+from reference import reference
+from rich.progress import track
+from torch import Tensor
+
+from diffusion_classifier import load_denoiser
+from diffusion_classifier.batching import best_batch_size
+from diffusion_classifier.devices import DTYPES, resolve_device
+from diffusion_classifier.draws import Draws
+from diffusion_classifier.images import load_image, preprocess
+from diffusion_classifier.posterior import mean_errors
+from diffusion_classifier.scoring import Job, score
+from diffusion_classifier.strategies import parse_strategy
+from diffusion_classifier.zoo import load_sample
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--model", default="fashion")
+parser.add_argument("--images", type=int, default=1000)
+parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float16"])
+options = parser.parse_args()
+
+exact = load_denoiser(options.model, dtype="float32")
+strategy = parse_strategy(exact.defaults.strategy)
+conditioning = exact.condition(range(len(exact.class_names or ())))
+pictures = [load_image(sample.image) for sample in load_sample(options.images)]
+jobs = [Job(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in enumerate(pictures)]
+
+
+def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
+    """Error tables and answers of the engine."""
+    denoiser = load_denoiser(options.model, dtype=dtype)
+    results = score(denoiser, jobs, conditioning, strategy, batch_size=best_batch_size(denoiser, conditioning))
+    found = {int(r.name): r for r in track(results, total=len(jobs), description=f"engine, {dtype}")}
+    ordered = [found[i] for i in range(len(jobs))]
+    winners = [int(mean_errors(r.errors).where(r.active, torch.inf).argmin()) for r in ordered]
+    return [r.errors for r in ordered], winners
+
+
+plain = [
+    reference(exact, job.image, job.key, conditioning, strategy, Draws())
+    for job in track(jobs, description="reference, float32")
+]
+errors, labels = tables("float32")
+worst = max(float(((e - p) / p).abs().nan_to_num().max()) for e, (p, _) in zip(errors, plain, strict=True))
+other = sum(a != b for a, (_, b) in zip(labels, plain, strict=True))
+pairs = sum(bool((e.isnan() != p.isnan()).any()) for e, (p, _) in zip(errors, plain, strict=True))
+line = {"images": len(jobs), "largest_relative_difference": worst, "other_labels": other, "other_evaluations": pairs}
+print(json.dumps({"engine against reference, float32": line, "device": str(resolve_device())}), flush=True)
+for dtype in options.dtypes:
+    assert dtype in DTYPES
+    rough, answers = tables(dtype)
+    added, natural = [], []
+    for e, r, best in zip(errors, rough, labels, strict=True):
+        for c in range(len(e)):
+            both = ~(e[c] + r[c] + e[best] + r[best]).isnan()
+            if c != best and int(both.sum()) > 1:
+                d = (e[c] - e[best])[both]
+                natural.append(float(d.var()))
+                added.append(float(((r[c] - r[best])[both] - d).square().mean()))
+    share = (sum(added) / sum(natural)) ** 0.5
+    changed = sum(a != b for a, b in zip(answers, labels, strict=True))
+    print(json.dumps({dtype: {"noise_added": share, "labels_changed": changed / len(jobs)}}), flush=True)

@@ -1,0 +1,248 @@
+"""Speed of the engine, as ratios to the plain reference loop in the same run.
+
+    python benchmarks/run.py            # every row; writes benchmarks/results.json; about half an hour on two cores
+    python benchmarks/run.py --quick    # a shorter version, under a minute
+
+One JSON line a row: name, ratio, target, and medians with their spread (lowest and highest). What is compared runs in
+turn within each repeat, so that a slower spell of the machine meets all alike.
+"""
+
+import argparse
+import json
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from copy import deepcopy
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from models import dit, small_dit, small_stable_diffusion, stable_diffusion_2
+from reference import reference
+from rich.progress import track
+
+from diffusion_classifier import Fixed, Staged, load_denoiser
+from diffusion_classifier.batching import best_batch_size
+from diffusion_classifier.bench import peak_tflops
+from diffusion_classifier.denoisers.base import Conditioning, Denoiser
+from diffusion_classifier.devices import resolve_device, resolve_dtype
+from diffusion_classifier.draws import Draws
+from diffusion_classifier.flops import count_flops
+from diffusion_classifier.images import load_image, preprocess
+from diffusion_classifier.scoring import Job, score
+from diffusion_classifier.strategies import parse_strategy
+from diffusion_classifier.zoo import load_sample
+
+DEVICE = resolve_device()
+PLAIN_DTYPE = torch.float16 if DEVICE.type == "cuda" else torch.float32
+Row = dict[str, Any]
+
+
+def row(name: str, target: float, values: list[float], **details: Any) -> Row:
+    """A line of the report: the median of some ratios."""
+    return {
+        "name": name,
+        "ratio": round(median(values), 4),
+        "target": target,
+        "spread": [round(min(values), 4), round(max(values), 4)],
+        **details,
+    }
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Median, lowest and highest."""
+    return {"median": round(median(values), 3), "spread": [round(min(values), 3), round(max(values), 3)]}
+
+
+def engine(
+    denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strategy: Any, batch_size: int
+) -> tuple[int, float]:
+    """Evaluations spent, and their cost in full predictions."""
+    results = list(score(denoiser, jobs, conditioning, strategy, batch_size=batch_size))
+    return sum(r.num_evaluations for r in results), sum(r.cost for r in results)
+
+
+def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:
+    """The same of the reference loop."""
+    schedule = strategy if isinstance(strategy, Staged) else Staged((strategy.num_draws,), (1,))
+    tables = [reference(denoiser, job.image, job.key, conditioning, schedule, Draws())[0] for job in jobs]
+    evaluations = sum(int((~table.isnan()).sum()) for table in tables)
+    return evaluations, evaluations
+
+
+def compare(
+    name: str, fast: Denoiser, jobs: list[list[Job]], conditioning: Conditioning, strategy: Any, targets: list[float]
+) -> Iterator[Row]:
+    """The engine in its own dtype against the reference loop in float32 and in the engine's dtype.
+
+    Args:
+        name: of the work.
+        fast: the denoiser in the engine's dtype.
+        jobs: the images of each repeat.
+        conditioning: of the classes.
+        strategy: of both.
+        targets: of the ratio to either, and of the share of the matrix product's peak; a missing one is not measured.
+    """
+    slow = deepcopy(fast).to(DEVICE, PLAIN_DTYPE)
+    batch_size = best_batch_size(fast, conditioning)
+    one = torch.zeros(1, dtype=torch.int64)
+    flops = count_flops(fast, conditioning[one], one)
+    contenders: dict[str, Callable[[list[Job]], tuple[int, float]]] = {
+        "engine": lambda part: engine(fast, part, conditioning, strategy, batch_size),
+        "reference": lambda part: plain(slow, part, conditioning, strategy),
+    }
+    if len(targets) > 1:
+        contenders["reference in the same dtype"] = lambda part: plain(fast, part, conditioning, strategy)
+    rates: dict[str, list[float]] = {key: [] for key in contenders}  # evaluations a second
+    outside, shares, peaks = [], [], []
+    for work in contenders.values():  # to warm up
+        work(jobs[0][:1])
+    for part in track(jobs, description=name, transient=True):
+        peaks.append(peak_tflops(DEVICE, fast.dtype, repeats=3))
+        spent = []
+        for key, work in contenders.items():
+            with Stopwatch(fast.network) as network:
+                start = time.perf_counter()
+                evaluations, cost = work(part)
+                seconds = time.perf_counter() - start
+            spent.append(evaluations)
+            rates[key].append(evaluations / seconds)
+            if key == "engine":
+                outside.append(1 - network.seconds / seconds)
+                shares.append(cost * flops / seconds / 1e12 / peaks[-1])
+        assert len(set(spent)) == 1, f"not the same work: {spent}"
+    details = {"batch_size": batch_size, "dtype": str(fast.dtype).removeprefix("torch."), "gflops": flops / 1e9}
+    details["evaluations_per_second"] = {key: summary(values) for key, values in rates.items()}
+    for key, target in zip(list(contenders)[1:], targets, strict=False):
+        ratios = [ours / theirs for ours, theirs in zip(rates["engine"], rates[key], strict=True)]
+        yield row(f"{name}: speed over the {key}", target, ratios, **details)
+    if len(targets) > 2:
+        yield row(f"{name}: share of the matrix product's peak", targets[2], shares, peak_tflops=summary(peaks))
+    yield row(f"{name}: time outside the network", 0.05, outside)
+
+
+class Stopwatch:
+    """Time spent in a network; on CUDA, where calls do not wait for the device, only that of giving it work."""
+
+    def __init__(self, network: torch.nn.Module) -> None:
+        self.network, self.seconds = network, 0.0
+
+    def __enter__(self) -> "Stopwatch":
+        def begin(*_: Any) -> None:
+            self.start = time.perf_counter()
+
+        def end(*_: Any) -> None:
+            self.seconds += time.perf_counter() - self.start
+
+        self.hooks = [self.network.register_forward_pre_hook(begin), self.network.register_forward_hook(end)]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+
+def fashion(model: str, repeats: int, images: int) -> Iterator[Row]:
+    """The bundled model on its sample."""
+    fast = load_denoiser(model, device=DEVICE)
+    pictures = [load_image(sample.image) for sample in load_sample(repeats * images)]
+    jobs = [Job(str(i), preprocess(p.image, fast.image_size), p.key) for i, p in enumerate(pictures)]
+    parts = [jobs[i * images : (i + 1) * images] for i in range(repeats)]
+    conditioning = fast.condition(range(10))
+    strategy = parse_strategy(fast.defaults.strategy)
+    yield from compare(f"fashion, 10 classes, {repeats} x {images} images", fast, parts, conditioning, strategy, [5.0])
+
+
+def random_images(denoiser: Denoiser, repeats: int) -> list[list[Job]]:
+    """One image of noise a repeat."""
+    generator, size = torch.Generator().manual_seed(0), denoiser.image_size
+    return [[Job("0", torch.rand(3, size, size, generator=generator) * 2 - 1, key)] for key in range(repeats)]
+
+
+def full_size(repeats: int) -> Iterator[Row]:
+    """Architectures of real size with random weights: what they cost does not depend on the weights."""
+    dtype = resolve_dtype("auto", DEVICE)
+    for name, build, num_classes, draws, target in (
+        ("Stable Diffusion 2, 256 pixels, 10 classes x 4 draws", stable_diffusion_2, 10, 4, 4.0),
+        ("DiT-XL/2, 256 pixels, 16 classes x 2 draws", dit, 16, 2, 3.5),
+    ):
+        denoiser, conditioning = build(num_classes)
+        denoiser.to(DEVICE, dtype)
+        jobs = random_images(denoiser, repeats)
+        yield from compare(name, denoiser, jobs, conditioning, Fixed(draws), [target, 1.2, 0.65])
+
+
+def small(repeats: int) -> Iterator[Row]:
+    """The same families, small enough for a quick look; without targets of their own."""
+    dtype = resolve_dtype("auto", DEVICE)
+    for name, build in (("small Stable Diffusion", small_stable_diffusion), ("small DiT", small_dit)):
+        denoiser, conditioning = build(10)
+        denoiser.to(DEVICE, dtype)
+        yield from compare(
+            f"{name}, 10 classes x 2 draws",
+            denoiser,
+            random_images(denoiser, repeats),
+            conditioning,
+            Fixed(4),
+            [1.0, 1.0],
+        )
+
+
+def memory() -> Iterator[Row]:
+    """Peak memory beyond the weights, each figure from a process of its own."""
+
+    def beyond(num_classes: int, images: int) -> float:
+        script = Path(__file__).with_name("memory.py")
+        command = [sys.executable, str(script), str(num_classes), str(images)]
+        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    few = beyond(10, 10)
+    for name, value in (("10 to 1,000 classes", beyond(1000, 10)), ("10 to 10,000 images", beyond(10, 10_000))):
+        details = {"megabytes": {"from": round(few, 1), "to": round(value, 1)}}
+        yield row(f"peak memory beyond the weights, {name}", 1.1, [value / few], **details)
+
+
+def main() -> None:
+    """Run, print, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--model", default="fashion", help="of ten classes: bundled, or a folder")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
+    options = parser.parse_args()
+    rows = []
+    parts = (
+        [fashion(options.model, options.repeats, 1), small(options.repeats)]
+        if options.quick
+        else [fashion(options.model, options.repeats, 40), full_size(options.repeats), memory()]
+    )
+    for part in parts:
+        for line in part:
+            print(json.dumps(line), flush=True)
+            rows.append(line)
+    if not options.quick:
+        machine = {
+            "processor": _processor(),
+            "threads": torch.get_num_threads(),
+            "device": torch.cuda.get_device_name(DEVICE) if DEVICE.type == "cuda" else "cpu",
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "system": platform.system(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        }
+        options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()
+
+
+if __name__ == "__main__":
+    main()

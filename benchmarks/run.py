@@ -1,7 +1,7 @@
 """Speed of the engine, as ratios to the plain reference loop in the same run.
 
     python benchmarks/run.py            # every row; writes benchmarks/results.json; about half an hour on two cores
-    python benchmarks/run.py --quick    # a shorter version, under a minute
+    python benchmarks/run.py --quick    # a shorter version, about two minutes
 
 One JSON line a row: name, ratio, target, and medians with their spread (lowest and highest). What is compared runs in
 turn within each repeat, so that a slower spell of the machine meets all alike.
@@ -186,7 +186,7 @@ def small(repeats: int) -> Iterator[Row]:
             denoiser,
             random_images(denoiser, repeats),
             conditioning,
-            Fixed(4),
+            Fixed(2),
             [1.0, 1.0],
         )
 

@@ -124,7 +124,9 @@ def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:
     if isinstance(strategy, Fixed):
         return strategy.num_draws * num_classes
     assert isinstance(strategy, Staged)
-    if len(strategy.kept) > 1 and strategy.kept[0] >= num_classes:
+    try:
+        strategy.init(num_classes)
+    except InputError:
         return None
     left = (num_classes, *strategy.kept)
     stages = zip((0, *strategy.evaluated), strategy.evaluated, left, strict=False)

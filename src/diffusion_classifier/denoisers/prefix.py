@@ -49,9 +49,10 @@ class Prefix:
     @contextmanager
     def shared(self, latent_index: Tensor, device: torch.device) -> Iterator[None]:
         """For a while, rows with the same index (B,), int64, on the CPU, share this part's work."""
-        _, first, inverse = np.unique(latent_index.numpy(), return_index=True, return_inverse=True)
-        if self._hooks and len(first) < len(latent_index):
-            self._rows = to_device(torch.from_numpy(first), device), to_device(torch.from_numpy(inverse), device)
+        if self._hooks:
+            _, first, inverse = np.unique(latent_index.numpy(), return_index=True, return_inverse=True)
+            if len(first) < len(latent_index):
+                self._rows = to_device(torch.from_numpy(first), device), to_device(torch.from_numpy(inverse), device)
         try:
             yield
         finally:

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.base import scheduler_config
@@ -27,6 +27,7 @@ from diffusion_classifier.training.train import (
     _batch,
     batch_rows,
     build_network,
+    build_optimizer,
     learning_rate,
     train,
 )
@@ -106,6 +107,7 @@ class TestConfig:
             ("epochs", math.inf),
             ("epochs", math.nan),
             ("batch_size", 0),
+            ("optimizer", "sgd"),
             ("learning_rate", 0.0),
             ("learning_rate", -1e-3),
             ("learning_rate", math.nan),
@@ -130,7 +132,8 @@ class TestConfig:
         assert {f.name: f.default for f in fields(TrainConfig)} == {
             "objective": "v_prediction", "beta_schedule": "linear", "weighting": "output", "patch_size": 1,
             "channels": (64, 128), "layers": 2,
-            "attention": False, "dropout": 0.0, "epochs": 10.0, "batch_size": 128, "learning_rate": 1e-3, "warmup": 500,
+            "attention": False, "dropout": 0.0, "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
+            "learning_rate": 1e-3, "warmup": 500,
             "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "seed": 0,
         }  # fmt: skip
 
@@ -231,6 +234,14 @@ class TestResume:
         assert_same(checkpoint(tmp_path)[0], checkpoint(out)[0])
         assert checkpoint(tmp_path)[1] == NUM_STEPS
 
+    def test_with_muon(self, tmp_path):
+        config = replace(CONFIG, optimizer="muon")
+        with pytest.raises(Killed):
+            train(DATA, config, tmp_path / "killed", checkpoint_every=4, on_step=kill_at(6))
+        losses = run(tmp_path / "whole", config)
+        assert run(tmp_path / "killed", config) == {step: losses[step] for step in range(5, NUM_STEPS + 1)}
+        assert_same(checkpoint(tmp_path / "killed")[0], checkpoint(tmp_path / "whole")[0])
+
     def test_the_interval_of_checkpoints_changes_nothing(self, tmp_path, finished):
         assert run(tmp_path) == finished[1]
         assert_same(weights(tmp_path), weights(finished[0]))
@@ -299,6 +310,16 @@ class TestResume:
         with pytest.raises(InputError, match=f"{CHECKPOINT}/{name} cannot be used"):
             run(tmp_path)
 
+    def test_a_checkpoint_without_the_state_of_a_parameter(self, tmp_path):
+        with pytest.raises(Killed):
+            train(DATA, CONFIG, tmp_path, checkpoint_every=8, on_step=kill_at(9))
+        tensors, step = checkpoint(tmp_path)
+        kept = {key: value for key, value in tensors.items() if not key.endswith(".conv_in.bias") or key[0] != "o"}
+        assert len(kept) < len(tensors)
+        save_file(kept, tmp_path / CHECKPOINT / f"step-{step}.safetensors")
+        with pytest.raises(InputError, match=f"step-{step}.safetensors cannot be used .*optimizer"):
+            run(tmp_path)
+
 
 class TestRandomness:
     def test_global_generators_are_neither_read_nor_changed(self, tmp_path, finished):
@@ -347,6 +368,17 @@ def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective
         output = network.train()(alpha * x + sigma * noise, t, class_labels=labels).sample
     expected = (factor * (output - goal)).square().mean()
     assert losses[1] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_muon_is_for_what_lies_between_the_first_and_the_last_layer():
+    unet, _ = build_network(CONFIG, DATA)
+    names = {id(p): name for name, p in unet.named_parameters()}
+    optimizer = build_optimizer(unet, replace(CONFIG, optimizer="muon"))
+    inner, others = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
+    assert inner | others == set(names.values())
+    assert {"time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight"} <= inner
+    assert {"conv_in.weight", "conv_out.weight", "class_embedding.weight", "mid_block.resnets.0.norm1.weight"} <= others
+    assert not any(name.endswith("bias") for name in inner)
 
 
 def test_the_average_is_the_recursion(tmp_path):

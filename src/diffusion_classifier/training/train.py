@@ -34,10 +34,12 @@ from ..schedules import Schedule, add_noise, read_scheduler
 from ..scoring import Job, score
 from ..strategies import Fixed
 from .data import LabelledImages
+from .muon import Muon
 
 CHECKPOINT = "checkpoint"
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 WEIGHTINGS = ("output", "noise")
+OPTIMIZERS = ("adamw", "muon")
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,10 @@ class TrainConfig:
         dropout: in the residual blocks.
         epochs: passes over the training images.
         batch_size: images per step.
+        optimizer: one of `OPTIMIZERS`; "muon" is for the kernels and matrices between the first and last convolution.
         learning_rate: peak of the cosine schedule.
         warmup: steps of linear warm-up.
-        weight_decay: of AdamW.
+        weight_decay: of the optimizer, as a share of the learning rate.
         ema: decay of the exponential moving average that is saved.
         label_dropout: share of images shown with the null class, which trains an unconditional row.
         flip: mirror images at random.
@@ -78,6 +81,7 @@ class TrainConfig:
     dropout: float = 0.0
     epochs: float = 10.0
     batch_size: int = 128
+    optimizer: str = "adamw"
     learning_rate: float = 1e-3
     warmup: int = 500
     weight_decay: float = 0.01
@@ -87,7 +91,12 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"objective": PREDICTION_TYPES, "beta_schedule": BETA_SCHEDULES, "weighting": WEIGHTINGS}
+        choices = {
+            "objective": PREDICTION_TYPES,
+            "beta_schedule": BETA_SCHEDULES,
+            "weighting": WEIGHTINGS,
+            "optimizer": OPTIMIZERS,
+        }
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -158,6 +167,19 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[UNet2DMode
     if config.objective == "flow":
         return unet, FlowMatchEulerDiscreteScheduler()
     return unet, DDPMScheduler(beta_schedule=config.beta_schedule, prediction_type=config.objective)
+
+
+def build_optimizer(unet: UNet2DModel, config: TrainConfig) -> torch.optim.Optimizer:
+    """Optimizer of a network that is on its device."""
+    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": (0.9, 0.99), "weight_decay": config.weight_decay}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(unet.parameters(), fused=True, **settings)
+    # Muon is meant for maps between hidden layers: not for the first and last one, and not for embedding tables.
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in unet.named_parameters():
+        inner = parameter.ndim > 1 and not name.startswith(("conv_in.", "conv_out.", "class_embedding."))
+        groups[inner].append(parameter)
+    return Muon([{"params": p, "orthogonal": inner} for inner, p in groups.items()], fused=True, **settings)
 
 
 @contextmanager
@@ -247,9 +269,7 @@ def train(
     unet.to(device).train()
     weights = dict(unet.named_parameters())
     ema = {name: p.detach().clone() for name, p in weights.items()}
-    optimizer = torch.optim.AdamW(
-        unet.parameters(), lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay, fused=True
-    )
+    optimizer = build_optimizer(unet, config)
     run = {"config": asdict(config), "data": data.fingerprint()}
     step = _load_checkpoint(out / CHECKPOINT, run, weights, ema, optimizer)
     autocast = native_bfloat16(torch.device(device)) if mixed_precision is None else mixed_precision
@@ -373,10 +393,12 @@ def _load_checkpoint(
             for name, parameter in weights.items():
                 parameter.copy_(tensors[f"weights.{name}"])
                 ema[name].copy_(tensors[f"ema.{name}"])
-                optimizer.state[parameter] = {
-                    key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+        moments = [key.split(".", 2)[1:] for key in tensors if key.startswith("optimizer.")]
+        if {name for _, name in moments} != set(weights):
+            raise KeyError("the optimizer's state")
+        for key, name in moments:
+            value = tensors[f"optimizer.{key}.{name}"]
+            optimizer.state[weights[name]][key] = value.to(weights[name].device)
         return int(stored["step"])
     except InputError:
         raise

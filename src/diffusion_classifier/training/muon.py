@@ -1,0 +1,68 @@
+"""Muon: momentum made orthogonal, for the matrices and kernels of a network (Jordan et al., 2024, "Muon").
+
+A step changes all directions of a matrix by as much, where AdamW follows the few that dominate the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+# Quintic Newton–Schulz iteration of the same source: singular values go to about 0.7 to 1.2 rather than to 1 itself.
+_A, _B, _C = 3.4445, -4.7750, 2.0315
+_ITERATIONS = 5
+
+
+def orthogonalise(matrix: Tensor) -> Tensor:
+    """U S′ Vᵀ for a matrix U S Vᵀ, all of S′ near 1, in float32.
+
+    The iteration is a polynomial in the Gram matrix, so that only matrices of the smaller side are multiplied until
+    the last step.
+    """
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonalise(matrix.T).T
+    matrix = matrix.float()
+    matrix = matrix / matrix.norm().clamp(min=1e-7)
+    gram = matrix @ matrix.T
+    factor = torch.eye(len(gram), device=gram.device)
+    for _ in range(_ITERATIONS):
+        polynomial = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+        polynomial.diagonal().add_(_A)
+        factor = polynomial @ factor
+        gram = polynomial @ gram @ polynomial
+    return factor @ matrix
+
+
+class Muon(torch.optim.AdamW):
+    """Muon for the groups of parameters with `"orthogonal": True`, AdamW for the others.
+
+    An orthogonal step is scaled to a root mean square of 0.2 · lr, about that of AdamW (Liu et al., 2025, "Muon is
+    scalable for LLM training", section 2.2), so that both kinds take the same learning rate. torch.optim.Muon takes
+    matrices only, and computes in bfloat16.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, momentum: float = 0.95, **settings: Any) -> None:
+        super().__init__(groups, **settings)
+        self.momentum = momentum
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]
+        """One step; the gradients of orthogonal parameters are used up."""
+        for group in self.param_groups:
+            if not group.get("orthogonal"):
+                continue
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                average = state["momentum"].lerp_(parameter.grad, 1 - self.momentum)
+                update = orthogonalise(parameter.grad.lerp(average, self.momentum).flatten(1))
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.add_(update.view_as(parameter), alpha=-0.2 * group["lr"] * math.sqrt(max(update.shape)))
+                parameter.grad = None  # so that AdamW passes it by
+        super().step()

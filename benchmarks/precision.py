@@ -17,7 +17,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.batching import best_batch_size
+from diffusion_classifier.batching import tune
 from diffusion_classifier.devices import DTYPES, resolve_device
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.images import load_image, preprocess
@@ -42,7 +42,7 @@ jobs = [Job(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in en
 def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
     """Error tables and answers of the engine."""
     denoiser = load_denoiser(options.model, dtype=dtype)
-    results = score(denoiser, jobs, conditioning, strategy, batch_size=best_batch_size(denoiser, conditioning))
+    results = score(denoiser, jobs, conditioning, strategy, batch_size=tune(denoiser, conditioning))
     found = {int(r.name): r for r in track(results, total=len(jobs), description=f"engine, {dtype}")}
     ordered = [found[i] for i in range(len(jobs))]
     winners = [int(mean_errors(r.errors).where(r.active, torch.inf).argmin()) for r in ordered]

@@ -25,7 +25,7 @@ from reference import reference
 from rich.progress import track
 
 from diffusion_classifier import Fixed, Staged, load_denoiser
-from diffusion_classifier.batching import best_batch_size
+from diffusion_classifier.batching import tune
 from diffusion_classifier.bench import peak_tflops
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.devices import resolve_device, resolve_dtype
@@ -87,7 +87,7 @@ def compare(
         targets: of the ratio to either, and of the share of the matrix product's peak; a missing one is not measured.
     """
     slow = deepcopy(fast).to(DEVICE, PLAIN_DTYPE)
-    batch_size = best_batch_size(fast, conditioning)
+    batch_size = tune(fast, conditioning)
     one = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(fast, conditioning[one], one)
     contenders: dict[str, Callable[[list[Job]], tuple[int, float]]] = {

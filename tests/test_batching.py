@@ -5,7 +5,7 @@ import torch
 from gaussians import gaussian
 
 from diffusion_classifier import batching
-from diffusion_classifier.batching import best_batch_size, knee, seconds_of_call
+from diffusion_classifier.batching import Tuning, knee, measure, seconds_of_call, tune
 from diffusion_classifier.denoisers import load_denoiser
 
 
@@ -24,15 +24,20 @@ def machine(fixed, per_row, limit=10**9, error=None):
 
 
 class TestKnee:
-    @pytest.mark.parametrize(("fixed", "per_row", "expected"), [(0, 1e-3, 1), (1e-2, 1e-3, 256), (1e-3, 1e-3, 32)])
+    @pytest.mark.parametrize(("fixed", "per_row", "expected"), [(0, 1e-3, 1), (1e-2, 1e-3, 256), (1e-3, 1e-3, 16)])
     def test_is_the_smallest_near_the_best(self, fixed, per_row, expected):
         """With a fixed share, the rate is B / (fixed + B·per_row): 95 % of that of the largest tried."""
         assert knee(machine(fixed, per_row)) == expected
 
     def test_slow_networks_are_not_tried_further(self):
-        slow = machine(0.5, 1.0)
-        assert knee(slow) in (1, 2)
+        slow = machine(5.0, 4.0)
+        assert knee(slow) == 2
         assert slow.asked == [1, 2]
+
+    def test_a_rate_that_no_longer_grows_ends_the_search(self):
+        busy = machine(0.01, 0.1)
+        assert knee(busy) == 2
+        assert busy.asked == [1, 2, 4, 8]
 
     @pytest.mark.parametrize("error", [None, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
     def test_memory_ends_the_search(self, error):
@@ -58,12 +63,12 @@ class TestRemembered:
     @pytest.fixture(autouse=True)
     def cache(self, tmp_path, monkeypatch):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        return tmp_path / "diffusion-classifier" / "batch_sizes.json"
+        return tmp_path / "diffusion-classifier" / "tuning.json"
 
     @pytest.fixture
     def measured(self, monkeypatch):
         calls = []
-        monkeypatch.setattr(batching, "knee", lambda _: calls.append(1) or 32 * len(calls))
+        monkeypatch.setattr(batching, "measure", lambda *_: calls.append(1) or Tuning(32 * len(calls)))
         return calls
 
     def load(self, model_folder, name="class-unet", dtype="float32"):
@@ -71,32 +76,66 @@ class TestRemembered:
         return denoiser, denoiser.condition(range(3))
 
     def test_once_for_a_network_and_dtype(self, model_folder, measured, cache):
-        assert [best_batch_size(*self.load(model_folder)) for _ in range(2)] == [32, 32]
-        assert best_batch_size(*self.load(model_folder, dtype="bfloat16")) == 64
-        assert best_batch_size(*self.load(model_folder, "dit")) == 96
-        assert best_batch_size(*self.load(model_folder)) == 32
+        assert [tune(*self.load(model_folder)) for _ in range(2)] == [32, 32]
+        assert tune(*self.load(model_folder, dtype="bfloat16")) == 64
+        assert tune(*self.load(model_folder, "dit")) == 96
+        assert tune(*self.load(model_folder)) == 32
         assert len(measured) == 3
-        assert sorted(json.loads(cache.read_text()).values()) == [32, 64, 96]
+        assert sorted(t["batch_size"] for t in json.loads(cache.read_text()).values()) == [32, 64, 96]
         assert list(cache.parent.iterdir()) == [cache]
 
-    @pytest.mark.parametrize("content", ["", "no json", "[1]", '{"a": "b"}', "null", '{"KEY": 0}', '{"KEY": 10000000}'])
+    @pytest.mark.parametrize(
+        "content", ["", "no json", "[1]", '{"a": "b"}', "null", '{"KEY": 0}', '{"KEY": {"batch_size": 0}}']
+    )
     @pytest.mark.usefixtures("measured")
     def test_a_broken_file_is_measured_anew(self, model_folder, cache, content):
-        best_batch_size(*self.load(model_folder))
+        tune(*self.load(model_folder))
         (key,) = json.loads(cache.read_text())
         cache.write_text(content.replace("KEY", key))
-        assert best_batch_size(*self.load(model_folder)) == 64
+        assert tune(*self.load(model_folder)) == 64
 
     @pytest.mark.usefixtures("measured")
     def test_where_nothing_can_be_written_it_is_measured_each_time(self, model_folder, tmp_path):
         (tmp_path / "diffusion-classifier").write_text("no folder")
-        assert [best_batch_size(*self.load(model_folder)) for _ in range(2)] == [32, 64]
+        assert [tune(*self.load(model_folder)) for _ in range(2)] == [32, 64]
 
     def test_a_closed_form_needs_none(self, measured, cache):
         denoiser = gaussian(num_classes=3)
-        assert best_batch_size(denoiser, denoiser.condition(range(3))) == 64
+        assert tune(denoiser, denoiser.condition(range(3))) == 64
         assert not measured
         assert not cache.exists()
+
+
+class TestLayout:
+    @pytest.mark.parametrize("faster", [True, False])
+    def test_the_faster_one_is_kept(self, model_folder, monkeypatch, tmp_path, faster):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        denoiser = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
+        kernel = denoiser.network.conv_in.weight
+
+        def seconds(*_, **__):
+            last = kernel.is_contiguous(memory_format=torch.channels_last)
+            return 1.0 if last == faster else 2.0
+
+        monkeypatch.setattr(batching, "seconds_of_call", seconds)
+        conditioning = denoiser.condition(range(3))
+        assert measure(denoiser, conditioning).channels_last == faster
+        tune(denoiser, conditioning)
+        assert kernel.is_contiguous(memory_format=torch.channels_last) == faster
+        again = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
+        tune(again, conditioning)  # from the file
+        assert again.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last) == faster
+
+    @pytest.mark.parametrize("name", ["class-unet", "sd-epsilon", "dit"])
+    def test_predictions_are_the_same(self, model_folder, name):
+        denoiser = load_denoiser(model_folder(name), device="cpu", dtype="float32")
+        conditioning = denoiser.condition(["a", "b"] if denoiser.class_names is None else range(2))
+        noisy, t = torch.randn(2, *denoiser.latent_shape), denoiser.schedule.timesteps(torch.tensor([0.3, 0.7]))
+        latent_index = torch.tensor([0, 1])
+        before = denoiser.predict_noise(noisy, t, conditioning, latent_index)
+        batching._set_layout(denoiser, True)
+        after = denoiser.predict_noise(noisy, t, conditioning, latent_index)
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 3, 7])

@@ -81,14 +81,12 @@ def bench(
     names = denoiser.class_names
     classes = [f"a photo of thing {i}" for i in range(10)] if names is None else range(min(10, len(names)))
     conditioning = denoiser.condition(classes)
-    if not any(True for _ in denoiser.network.parameters()):
+    if not denoiser.has_weights:
         raise InputError(f"{model} has no network to measure")
     alone = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(denoiser, conditioning[alone], alone)
-    share = shared_share(denoiser, conditioning)
     batch_size = classifier.prepare(conditioning)
-    if denoiser.compiled:
-        share = 0.0
+    share = shared_share(denoiser, conditioning)
     seconds = seconds_of_call(denoiser, conditioning, batch_size)
     num_latents = -(-batch_size // len(conditioning))
     predictions = batch_size - share * (batch_size - num_latents)

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .batching import best_batch_size
+from .batching import tune
 from .denoisers import Conditioning, Denoiser, load_denoiser
 from .draws import Draws, Timesteps
 from .exceptions import InputError
@@ -221,9 +221,9 @@ class DiffusionClassifier:
         return results()
 
     def prepare(self, conditioning: Conditioning) -> int:
-        """Measure the batch size and compile the network, where that was asked for; returns the batch size."""
+        """Tune and compile the network, where that was asked for; returns the batch size."""
         if isinstance(self.batch_size, str):
-            self.batch_size = best_batch_size(self.denoiser, conditioning)
+            self.batch_size = tune(self.denoiser, conditioning)
         if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled
             self.denoiser.compile()
         return self.batch_size

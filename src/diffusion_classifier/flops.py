@@ -30,8 +30,11 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
 
 
 def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
-    """The part of a prediction, of 1, that the rows of one noisy latent compute but once."""
-    row = torch.zeros(1, dtype=torch.int64)
-    alone = count_flops(denoiser, conditioning[row], row)
-    two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
-    return 2 - two / alone
+    """The part of a prediction, of 1, that the rows of one noisy latent compute but once; counted at the first call."""
+    prefix = denoiser.prefix
+    if prefix.share is None:
+        row = torch.zeros(1, dtype=torch.int64)
+        alone = count_flops(denoiser, conditioning[row], row)
+        two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
+        prefix.share = 2 - two / alone
+    return prefix.share

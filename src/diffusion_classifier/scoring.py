@@ -294,10 +294,7 @@ class _Engine:
 
     def result(self, f: _InFlight) -> Scored:
         times = self.draws.times(self.denoiser.schedule, range(f.state.errors.shape[1]), f.job.key)
-        prefix = self.denoiser.prefix
-        if prefix.share is None:
-            prefix.share = shared_share(self.denoiser, self.conditioning)
-        saved = prefix.share * (f.num_evaluations - f.num_latents)
+        saved = shared_share(self.denoiser, self.conditioning) * (f.num_evaluations - f.num_latents)
         return Scored(
             name=f.job.name,
             errors=f.state.errors,

@@ -103,6 +103,11 @@ class Denoiser(ABC):
         return next(iter(self._modules.values()))
 
     @property
+    def has_weights(self) -> bool:
+        """Whether there is a network to speak of; a closed form has none."""
+        return any(True for _ in self.network.parameters())
+
+    @property
     def device(self) -> torch.device:
         """Where the network is."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))

@@ -84,6 +84,15 @@ class TestRemembered:
         assert sorted(t["batch_size"] for t in json.loads(cache.read_text()).values()) == [32, 64, 96]
         assert list(cache.parent.iterdir()) == [cache]
 
+    def test_wherever_the_network_was_loaded_from(self, model_folder, measured):
+        """Diffusers notes in a config where it came from, and which of its values were defaults, in random order."""
+        denoiser, conditioning = self.load(model_folder)
+        for note in ({"_name_or_path": "elsewhere"}, {"_use_default_values": ["b", "a"]}):
+            tune(denoiser, conditioning)
+            denoiser.network.register_to_config(**note)
+        tune(denoiser, conditioning)
+        assert len(measured) == 1
+
     @pytest.mark.parametrize(
         "content", ["", "no json", "[1]", '{"a": "b"}', "null", '{"KEY": 0}', '{"KEY": {"batch_size": 0}}']
     )
@@ -125,6 +134,17 @@ class TestLayout:
         again = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
         tune(again, conditioning)  # from the file
         assert again.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last) == faster
+
+    def test_memory_may_not_suffice_for_a_copy(self, model_folder, monkeypatch):
+        denoiser = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
+
+        def seconds(*_, **__):
+            if denoiser.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last):
+                raise torch.OutOfMemoryError("out of memory")
+            return 1.0
+
+        monkeypatch.setattr(batching, "seconds_of_call", seconds)
+        assert not measure(denoiser, denoiser.condition(range(3))).channels_last
 
     @pytest.mark.parametrize("name", ["class-unet", "sd-epsilon", "dit"])
     def test_predictions_are_the_same(self, model_folder, name):

@@ -131,12 +131,13 @@ class TestClassify:
             array,
             array / 255,
             torch.from_numpy(array).movedim(2, 0),
+            paths[1].read_bytes(),
         ]
         first, *others = classifier().classify(sources)
         for other in others:
             assert torch.equal(other.errors, first.errors)
             same(other, first)
-        assert [result.name for result in (first, *others)] == [str(paths[1])] * 2 + [f"image {i}" for i in range(2, 6)]
+        assert [result.name for result in (first, *others)] == [str(paths[1])] * 2 + [f"image {i}" for i in range(2, 7)]
 
     def test_name_folder_and_company_do_not_matter(self, paths, tmp_path):
         (tmp_path / "other").mkdir()
@@ -261,7 +262,7 @@ class TestClassify:
             ([], {}, r"at least two labels .* got none"),
             ([1], {}, r"at least two labels .* got 'beagle'"),
             (["pug"], {}, "at least two labels"),
-            ([1, 1], {}, "given twice"),
+            ([1, 1], {}, "1 and 1 are one class of this model, beagle"),
             (["pug", "PUG"], {}, "given twice"),
             ([0, 7], {}, "7 is not between 0 and 2"),
             (["pug", "poodle"], {}, "not trained on the class 'poodle'"),
@@ -270,6 +271,7 @@ class TestClassify:
             (None, {"strategy": "foo"}, "strategy 'foo'"),
             (None, {"strategy": "staged:2,4/3,1"}, "keeps 3 classes"),
             (None, {"timesteps": "foo"}, "timesteps 'foo'"),
+            (None, {"timesteps": "10,1000"}, "0 to 999; got 1000"),
             (None, {"loss": "foo"}, "loss 'foo'"),
             (None, {"loss": ""}, "loss ''"),
             (None, {"reduction": "foo"}, "got 'foo'"),
@@ -277,18 +279,24 @@ class TestClassify:
             (None, {"prior": [1, 2]}, "prior must hold 3"),
         ],
     )
-    def test_bad_settings_are_refused_before_an_image_is_read(self, classnames, options, message):
+    def test_bad_settings_are_refused_before_an_image_is_read(self, classnames, options, message, monkeypatch):
+        tuned = []
+        monkeypatch.setattr("diffusion_classifier.classifier.tune", lambda *_: tuned.append(1) or 64)
+
         def images():
             raise AssertionError("an image was asked for")
             yield
 
         with pytest.raises(InputError, match=message):
-            classifier().stream(images(), classnames, **options)
+            classifier("auto").stream(images(), classnames, **options)
+        assert not tuned
 
     @pytest.mark.parametrize(
         ("classnames", "message"), [(None, "reads text: give it the labels"), ([0, 1], "labels are words; got 0")]
     )
     def test_a_model_that_reads_text_needs_words(self, paths, classnames, message):
+        with pytest.raises(InputError, match="give it words"):
+            DiffusionClassifier(Reader()).errors(paths[0], [0, 1], timesteps=[1], template="a {}")
         with pytest.raises(InputError, match=message):
             DiffusionClassifier(Reader()).classify(paths[0], classnames)
 
@@ -405,6 +413,12 @@ class TestErrors:
         one = clf.errors(paths[1], [0, 1, 2], timesteps=self.T, noise=noise.double(), loss=loss)
         torch.testing.assert_close(one, expected[1])
 
+    def test_numbers_of_numpy(self, paths):
+        noise = torch.randn(4, 3, 4, 4)
+        expected = classifier().errors(paths[0], [0, 2], timesteps=self.T, noise=noise)
+        found = classifier().errors(paths[0], np.array([0, 2]), timesteps=np.array(self.T), noise=noise.numpy())
+        assert torch.equal(found, expected)
+
     def test_without_noise_it_is_that_of_classify(self, paths):
         clf = classifier()
         (result,) = clf.classify(paths[0], timesteps="100,900,500,100", strategy=Fixed(4), seed=3)
@@ -431,6 +445,7 @@ class TestErrors:
             ({"loss": "l3"}, "'l3'"),
             ({"template": "a {}"}, "no use for a template"),
             ({"image": "gone.png"}, "gone.png: there is no such file"),
+            ({"image": []}, "no image was given"),
         ],
     )
     def test_what_cannot_be_used_is_refused(self, options, message):

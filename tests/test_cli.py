@@ -12,8 +12,10 @@ from itertools import islice
 import datasets
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
+from torch._dynamo.exc import TorchDynamoException
 
 from diffusion_classifier import DiffusionClassifier, cli, zoo
 
@@ -320,7 +322,7 @@ class TestMeaning:
         assert scores[0] != scores[2]
 
     def test_labels(self, classify, photos, tmp_path):
-        (tmp_path / "labels.txt").write_text("Light\n\n dark \n")
+        (tmp_path / "labels.txt").write_text("Light\n\n dark \n", "utf-8-sig")  # as Windows writes it
         path = photos / "dark" / "0.png"
         _, (one,), _ = classify(path, "--labels", "Light,dark")
         _, (two,), _ = classify(path, "--labels-file", tmp_path / "labels.txt")
@@ -423,6 +425,25 @@ class TestFailures:
         code, out, err = call("classify", photos, *options)
         assert (code, out) == (2, "")
         assert options[0] in err
+
+    @pytest.mark.parametrize(
+        ("e", "message"),
+        [
+            (torch.OutOfMemoryError("out of memory"), "memory does not suffice (out of memory): try --dtype"),
+            (
+                TorchDynamoException("no compiler"),
+                "torch.compile does not work here (no compiler): leave out --compile",
+            ),
+        ],
+    )
+    def test_what_the_machine_cannot_do(self, call, model, photos, monkeypatch, e, message):
+        def fail(*_, **__):
+            raise e
+
+        monkeypatch.setattr(DiffusionClassifier, "stream", fail)
+        code, out, err = call("classify", photos, "--model", model)
+        assert (code, out) == (2, "")
+        assert error(err).startswith(message)
 
     @pytest.mark.parametrize("output", ["table", "jsonl", "csv"])
     def test_interrupted(self, call, model, photos, monkeypatch, output):

@@ -175,6 +175,14 @@ def test_modes_of_more_than_8_bits_are_scaled_not_clipped(mode, dtype):
     assert picture.notes == (() if mode == "F" else ("16 bit reduced to 8",))
 
 
+def test_the_transparent_grey_of_a_16_bit_png(tmp_path):
+    source = Image.frombytes("I;16", (3, 1), np.array([0, 257, 65535], "<u2").tobytes())
+    source.save(tmp_path / "a.png", transparency=257)
+    picture = load_image(tmp_path / "a.png", background=(9, 8, 7))
+    assert np.asarray(picture.image)[0].tolist() == [[0] * 3, [9, 8, 7], [255] * 3]
+    assert any("transparent" in note for note in picture.notes)
+
+
 @pytest.mark.parametrize("background", [(255, 255, 255), (0, 0, 0), (10, 200, 90)])
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "La", "RGBa", "P"])
 def test_transparency_is_composited(mode, background):
@@ -482,9 +490,17 @@ def test_find_images_refuses(tmp_path, monkeypatch):
     def denied(folder):
         raise PermissionError(13, "Permission denied", str(folder))
 
-    monkeypatch.setattr(Path, "iterdir", denied)  # the tests may run as root, whom nothing is denied
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", denied)  # the tests may run as root, whom nothing is denied
     with pytest.raises(ImageError, match="Permission denied"):
         find_images([tmp_path])
+
+    (tmp_path / "open" / "closed").mkdir(parents=True)
+    (tmp_path / "open" / "a.png").touch()
+    monkeypatch.setattr(os, "listdir", lambda f: denied(f) if Path(f).name == "closed" else listdir(f))
+    assert find_images([tmp_path / "open"]) == [tmp_path / "open" / "a.png", tmp_path / "open" / "closed"]
+    with pytest.raises(ImageError, match="closed: the folder cannot be read: Permission denied"):
+        load_image(tmp_path / "open" / "closed")
 
 
 # Preprocessing

@@ -50,7 +50,9 @@ def tune(denoiser: Denoiser, conditioning: Conditioning) -> int:
     if not denoiser.has_weights:
         return 64  # a closed form: nothing to measure
     network, device = denoiser.network, denoiser.device
-    what = [type(network).__name__, dict(getattr(network, "config", {})), denoiser.latent_shape, str(denoiser.dtype)]
+    # What starts with an underscore says where a config came from, in an order that changes from process to process.
+    config = {name: value for name, value in getattr(network, "config", {}).items() if not name.startswith("_")}
+    what = [type(network).__name__, config, denoiser.latent_shape, str(denoiser.dtype)]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {torch.get_num_threads()}"
     circumstances = json.dumps([what, platform.node(), where, torch.__version__], sort_keys=True, default=str)
     key = sha256(circumstances.encode()).hexdigest()[:16]
@@ -68,10 +70,15 @@ def measure(denoiser: Denoiser, conditioning: Conditioning) -> Tuning:
     _set_layout(denoiser, False)
     rows = knee(lambda rows: seconds_of_call(denoiser, conditioning, rows))
     times: dict[bool, list[float]] = {False: [], True: []}
-    for _ in range(3):
-        for channels_last, taken in times.items():
-            _set_layout(denoiser, channels_last)
-            taken.append(seconds_of_call(denoiser, conditioning, rows, calls=1))
+    try:
+        for _ in range(3):
+            for channels_last, taken in times.items():
+                _set_layout(denoiser, channels_last)
+                taken.append(seconds_of_call(denoiser, conditioning, rows, calls=1))
+    except (MemoryError, RuntimeError) as e:
+        if not out_of_memory(e):
+            raise
+        return Tuning(rows)
     return Tuning(rows, median(times[True]) < 0.95 * median(times[False]))
 
 

@@ -25,13 +25,13 @@ from .exceptions import InputError
 from .images import ImageError, ImageSource, Picture, load_image, preprocess
 from .posterior import Classification, Reduction, decide, log_posterior
 from .prompts import fill_template, parse_labels
-from .scoring import Job, Scored, score
+from .scoring import Job, Scored, find_loss, score
 from .strategies import Fixed, Staged, Strategy, parse_strategy
 
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
 
-_ONE = (str, os.PathLike, Image.Image, np.ndarray, Tensor)
+_ONE = (str, bytes, os.PathLike, Image.Image, np.ndarray, Tensor)
 
 
 class DiffusionClassifier:
@@ -122,8 +122,8 @@ class DiffusionClassifier:
         """Classify images and yield each result as it is done, which need not be in the order of the images.
 
         Args:
-            images: paths, PIL images, arrays (H, W[, C]) or tensors (C, H, W); see `images.load_image`. Taken one by
-                one, when there is room in a batch.
+            images: paths, contents of files, PIL images, arrays (H, W[, C]) or tensors (C, H, W); see
+                `images.load_image`. Taken one by one, when there is room in a batch.
             classnames: candidates, at least two; all classes of a class-conditional model if None.
             template: "a photo of a {}." for a text-to-image model; None if the class names are prompts themselves.
             strategy: such as `Fixed(64)` or "staged:25,250/5,1"; the model's own if None, without those of its
@@ -170,6 +170,8 @@ class DiffusionClassifier:
         timesteps = timesteps if timesteps is not None else defaults.timesteps
         timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
         loss = loss if loss is not None else defaults.loss
+        find_loss(loss)  # for its complaints, here and in the next line
+        timesteps(self.denoiser.schedule, range(max(1, len(timesteps.values))))
         if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
             temperature = defaults.temperature
         settings: dict[str, Any] = {
@@ -261,12 +263,14 @@ class DiffusionClassifier:
         """
         classes = [classes] if isinstance(classes, str) else classes
         shape = (len(timesteps), *self.denoiser.latent_shape)
-        if noise is not None and noise.shape != shape:
+        if noise is not None and (noise := torch.as_tensor(noise)).shape != shape:
             raise InputError(f"noise of shape {tuple(noise.shape)} was given; {shape} is needed")
         if len(classes) == 0 or len(timesteps) == 0:
             raise InputError("at least one class and one timestep are needed")
         draws = Draws(Timesteps("fixed", values=tuple(timesteps)), seed, None if noise is None else noise.float().cpu())
         sources = [image] if isinstance(image, _ONE) else list(image)
+        if not sources:
+            raise InputError("no image was given")
         tables: dict[int, Tensor] = {}
         conditioning = self._encode(self._prompts(classes, template))
         for scored in score(
@@ -322,6 +326,8 @@ class DiffusionClassifier:
             return classes
         if self.denoiser.class_names is not None:
             raise InputError("this model knows classes, not text: it has no use for a template")
+        if not all(isinstance(c, str) for c in classes):
+            raise InputError("this model reads text: give it words rather than class indices")
         return fill_template(template, classes)  # type: ignore[arg-type]
 
 

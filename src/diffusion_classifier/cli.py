@@ -25,7 +25,13 @@ if TYPE_CHECKING:  # takes seconds to import
 
 app = typer.Typer(
     name="diffusion-classifier",
-    help="Turn any conditional diffusion model into a classifier.",
+    help="""Turn any conditional diffusion model into a classifier.
+
+    Examples:
+    `diffusion-classifier classify photo.png`
+
+    `diffusion-classifier classify --help`
+    """,
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -46,11 +52,28 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every file name can be encoded
     try:
-        app()
+        try:
+            app()
+        except (MemoryError, RuntimeError) as e:
+            raise _machines_fault(e) or e from e
     except InputError as e:
         # Text, here and below, since a file may be called [red]x.png, which rich would take for a colour.
         stderr.print(Text("error:", "bold red"), Text(str(e)), soft_wrap=True)
         sys.exit(2)
+
+
+def _machines_fault(e: Exception) -> InputError | None:
+    """What to do about an error that comes of the machine; None for any other."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    from .devices import one_line, out_of_memory
+
+    if out_of_memory(e):
+        advice = "try --dtype bfloat16, a smaller --batch-size, or a --device with more of it"
+        return InputError(f"memory does not suffice ({one_line(e)}): {advice}")
+    if isinstance(e, TorchDynamoException):
+        return InputError(f"torch.compile does not work here ({one_line(e)}): leave out --compile")
+    return None
 
 
 def say(line: str) -> None:
@@ -107,7 +130,8 @@ def train(
     image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     validation: Annotated[
-        int | None, typer.Option(min=0, help="Images held out and reported on; a tenth, at most 1000, if not given.")
+        int | None,
+        typer.Option(min=0, help="Images held out; 200 of them are reported on. A tenth, at most 1000, if not given."),
     ] = None,
     objective: Annotated[str, typer.Option(help="epsilon, v_prediction, sample or flow.")] = "v_prediction",
     beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear or squaredcos_cap_v2.")] = "linear",
@@ -290,7 +314,10 @@ def bench(
 
 @app.command()
 def models() -> None:
-    """List the bundled models, and hub ids of the families that can be loaded."""
+    """List the bundled models, and hub ids of the families that can be loaded.
+
+    Example: `diffusion-classifier models`
+    """
     from .denoisers.load import FAMILIES
     from .zoo import KNOWN, describe_bundled
 
@@ -301,6 +328,7 @@ def models() -> None:
         table.add_row(*map(Text, row))
     stdout.print(table)
     stdout.print(f"Any folder or hub id of these pipelines loads: {', '.join(FAMILIES)}.", highlight=False)
+    stdout.print("Those of DDPM and DDIM need a network with class embeddings.", highlight=False)
 
 
 def _load(model: str, device: str, dtype: str, batch_size: str, compile_network: bool) -> DiffusionClassifier:
@@ -324,6 +352,6 @@ def _ints(text: str, option: str) -> tuple[int, ...]:
 
 def _read_lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as e:
         raise InputError(f"{path} cannot be read as a text file of labels, one a line: {e}") from e

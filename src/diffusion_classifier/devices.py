@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from textwrap import shorten
 
 import torch
@@ -32,7 +33,13 @@ def native_bfloat16(device: torch.device) -> bool:
     """Whether the device computes in bfloat16 by itself, rather than through float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        # The library's own answer is yes where there is AVX-512, which without these two it computes in float32.
+        signs = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+        return any(getattr(torch.cpu, sign, lambda: False)() for sign in signs)
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:

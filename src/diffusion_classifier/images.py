@@ -95,7 +95,8 @@ def load_image(
     """Decodes and checks one image.
 
     Of an animation the first frame is taken, EXIF orientation is applied, transparent parts are laid on `background`,
-    and a 16-bit value v becomes v / 257, rounded. Colour profiles are ignored, as in the published evaluations.
+    and a 16-bit grey v becomes v / 257, rounded; of 16-bit colours Pillow reads the high byte. Colour profiles are
+    ignored, as in the published evaluations.
 
     Args:
         source: A path; the content of an image file as bytes; a PIL image of any mode (its current frame; it is left
@@ -192,6 +193,10 @@ def _existing(given: str | os.PathLike[str]) -> Path:
 def _regular_file(given: str | os.PathLike[str]) -> Path:
     path = _existing(given)
     if path.is_dir():
+        try:
+            os.listdir(path)
+        except OSError as error:
+            raise ImageError(f"{path}: the folder cannot be read: {error.strerror}") from error
         raise ImageError(f"{path}: is a folder; pass the images in it, which find_images lists")
     if not path.is_file():
         raise ImageError(f"{path}: is not a regular file")  # reading a pipe or a device might never end
@@ -201,10 +206,15 @@ def _regular_file(given: str | os.PathLike[str]) -> Path:
 
 
 def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        if not above:
+            raise
+        yield folder  # to be reported, while the images beside it are used
+        return
     above |= {os.path.realpath(folder)}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in (folder / name for name in names if not name.startswith(".")):
         if path.is_dir():
             if os.path.realpath(path) not in above:
                 yield from _walk(path, above)
@@ -229,7 +239,10 @@ def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: li
             if pixels.min() < 0 or pixels.max() > 65535:
                 raise ImageError(f"has integers from {pixels.min()} to {pixels.max()}; scale them to 0..65535")
             pixels = pixels.astype(np.uint16)
+        transparent = image.info.get("transparency")  # the value that is, in a PNG of 16-bit greys
         image = _from_array(pixels, notes)
+        if isinstance(transparent, int):
+            image.putalpha(Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8)))
     if image.mode == "La":
         image = image.convert("LA")  # Pillow converts it to nothing else
     if image.has_transparency_data:

@@ -60,7 +60,7 @@ def writer(output: Format, top: int | None) -> Iterator[Callable[[Row], None]]:
         top: how many of the best labels are given; 3 in a table and all elsewhere if None.
     """
     if output is Format.jsonl:
-        yield lambda row: print(json.dumps(_cut(row, top), ensure_ascii=False), flush=True)
+        yield lambda row: print(json.dumps(_cut(row, top)), flush=True)
     elif output is Format.csv:
         yield _csv_writer(top)
     else:
@@ -87,9 +87,7 @@ def _csv_writer(top: int | None) -> Callable[[Row], None]:
             out.writeheader()
             started = True
         row = _cut(row, top)
-        out.writerow(
-            {k: json.dumps(v, ensure_ascii=False) if isinstance(v, dict | list) else v for k, v in row.items()}
-        )
+        out.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
         sys.stdout.flush()
 
     return write

@@ -39,6 +39,17 @@ LOSSES: dict[str, Loss] = {
 """Distance between ε and ε̂, both (B, *) and float32, as a mean over dimensions: (B,)."""
 
 
+def find_loss(name: str) -> Loss:
+    """The loss of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in LOSSES:
+        raise InputError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
+    return LOSSES[name]
+
+
 @dataclass(frozen=True)
 class Job:
     """One image to score.
@@ -170,13 +181,11 @@ def score(
     Raises:
         InputError: an unknown loss, a batch size below 1.
     """
-    if loss not in LOSSES:
-        raise InputError(f"loss {loss!r} is not one of {', '.join(LOSSES)}")
     if batch_size < 1:
         raise InputError(f"the batch size must be at least 1; got {batch_size}")
     if ahead is None:
         ahead = 1 if denoiser.device.type == "cuda" else 0
-    engine = _Engine(denoiser, conditioning, draws or Draws(), LOSSES[loss], batch_size, class_names, ahead)
+    engine = _Engine(denoiser, conditioning, draws or Draws(), find_loss(loss), batch_size, class_names, ahead)
     return engine.run(iter(jobs), strategy)
 
 

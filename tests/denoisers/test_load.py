@@ -14,7 +14,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
-from diffusion_classifier.devices import resolve_dtype
+from diffusion_classifier.devices import native_bfloat16, resolve_dtype
 from diffusion_classifier.exceptions import InputError
 
 
@@ -184,13 +184,21 @@ def test_an_unconditional_unet(tmp_path):
 def test_a_patch_size_or_names_that_do_not_fit(copy):
     folder = copy("class-unet")
     settings = folder / "diffusion_classifier.json"
-    edit_json(settings, patch_size=3)
-    refused(folder, "patch size 3")
+    for patch_size in (3, 0, "2"):
+        edit_json(settings, patch_size=patch_size)
+        refused(folder, "patch size", repr(patch_size))
     edit_json(settings, patch_size=2, class_names=["cat", "dog"])
     refused(folder, "2 class names", "4 class")
     folder = copy("dit")
     (folder / "diffusion_classifier.json").write_text(json.dumps({"class_names": ["cat", "dog"]}))
     refused(folder, "2 class names", "11 class")
+
+
+@pytest.mark.parametrize("size", [None, [8, 8]])
+def test_a_class_conditional_unet_that_does_not_state_its_size(copy, size):
+    folder = copy("class-unet")
+    edit_json(folder / "unet" / "config.json", sample_size=size)
+    refused(folder, "sample_size as a whole number")
 
 
 def test_a_scheduler_of_an_unknown_kind(copy):
@@ -240,6 +248,26 @@ def test_auto_is_a_dtype_that_the_processor_knows(monkeypatch):
         assert resolve_dtype("auto", torch.device("cuda")) == getattr(torch, cuda)
 
 
+@pytest.mark.parametrize(
+    ("machine", "signs", "expected"),
+    [
+        ("x86_64", set(), False),
+        ("x86_64", {"_is_avx512_bf16_supported"}, True),
+        ("AMD64", {"_is_amx_tile_supported"}, True),
+        ("aarch64", set(), True),
+    ],
+)
+def test_native_bfloat16(monkeypatch, machine, signs, expected):
+    """On x86 the library says yes of AVX-512 alone, too, where it is slower than float32."""
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    for sign in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, sign, lambda sign=sign: sign in signs)
+    assert native_bfloat16(torch.device("cpu")) == expected
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # Apple's processors
+    assert not native_bfloat16(torch.device("cpu"))
+
+
 def test_what_only_sampling_needs_is_neither_needed_nor_talked_about(copy, capfd, caplog):
     folder = copy("sd-epsilon")
     edit_json(
@@ -287,3 +315,20 @@ def test_a_model_of_the_hub_brings_its_settings(model_folder, tmp_path, monkeypa
 
     monkeypatch.setattr("diffusion_classifier.denoisers.load.hf_hub_download", download)
     assert load("somebody/digits").class_names == ("cat", "dog", "door")
+
+
+@pytest.mark.parametrize("known_to_be_missing", [True, False])
+def test_a_model_of_the_hub_without_settings(model_folder, tmp_path, monkeypatch, recwarn, known_to_be_missing):
+    """Without a network: that there are none must be known, or it is said."""
+    repository = tmp_path / "models--somebody--digits"
+    snapshot = shutil.copytree(model_folder("sd-epsilon"), repository / "snapshots" / ("0" * 40))
+    assert not (snapshot / "diffusion_classifier.json").exists()
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    if known_to_be_missing:
+        (repository / ".no_exist" / ("0" * 40)).mkdir(parents=True)
+        (repository / ".no_exist" / ("0" * 40) / "diffusion_classifier.json").touch()
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    assert load("somebody/digits").defaults == ModelDefaults()
+    said = [str(w.message) for w in recwarn if "diffusion_classifier.json" in str(w.message)]
+    assert len(said) == (0 if known_to_be_missing else 1)

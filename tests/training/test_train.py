@@ -11,6 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
@@ -19,6 +20,7 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.prediction import PREDICTION_TYPES
 from diffusion_classifier.schedules import RectifiedFlow, read_scheduler
 from diffusion_classifier.scoring import Scored
+from diffusion_classifier.training import checkpoint as checkpoints
 from diffusion_classifier.training import train as module
 from diffusion_classifier.training.data import LabelledImages
 from diffusion_classifier.training.train import (
@@ -269,13 +271,13 @@ class TestResume:
         with pytest.raises(InputError, match="other images"):
             run(finished[0], data=toy(19, seed=1))
 
-    def test_more_classes_do_not_fit_the_stored_weights(self, finished):
-        with pytest.raises(InputError, match=r"safetensors cannot be used \(.*size"):
-            run(finished[0], data=replace(DATA, class_names=("dark", "light", "bright")))
+    def test_other_class_names_are_refused(self, finished):
+        with pytest.raises(InputError, match="other class names"):
+            run(finished[0], data=replace(DATA, class_names=("light", "dark")))
 
     def test_killed_while_a_checkpoint_is_written(self, tmp_path, finished, monkeypatch):
         out, losses = finished
-        save_file = module.save_file
+        save_file = checkpoints.save_file
 
         def half(tensors, path):
             if path.name == "step-8.safetensors":
@@ -285,7 +287,7 @@ class TestResume:
             save_file(tensors, path)
 
         with monkeypatch.context() as m:
-            m.setattr(module, "save_file", half)
+            m.setattr(checkpoints, "save_file", half)
             with pytest.raises(Killed):
                 run(tmp_path, checkpoint_every=4)
         resumed = run(tmp_path, checkpoint_every=4)
@@ -492,14 +494,39 @@ class TestRefusals:
     def test_a_file_in_place_of_the_folder(self, tmp_path):
         (tmp_path / "file").write_text("")
         for out in (tmp_path / "file", tmp_path / "file" / "out"):
-            with pytest.raises(InputError, match=f"{out} cannot be used"):
+            with pytest.raises(InputError, match=f"{out} cannot be written to"):
                 run(out)
+
+    def test_a_model_of_another_origin_is_not_overwritten(self, tmp_path):
+        (tmp_path / "model_index.json").write_text("{}")
+        with pytest.raises(InputError, match="a model that no training here made"):
+            run(tmp_path)
+
+    def test_a_disk_that_fills_up(self, tmp_path, monkeypatch):
+        def save(*_):
+            raise SafetensorError("No space left on device")
+
+        monkeypatch.setattr("diffusion_classifier.training.checkpoint.save_file", save)
+        with pytest.raises(InputError, match=f"{tmp_path} cannot be written to .*No space left"):
+            run(tmp_path)
+
+    def test_a_gradient_that_is_not_finite(self, tmp_path, monkeypatch):
+        """It would spoil the weights, of which the loss tells only a step later."""
+        clip = torch.nn.utils.clip_grad_norm_
+
+        def broken(parameters, norm):
+            clip(parameters, norm)
+            return torch.tensor(torch.nan)
+
+        monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", broken)
+        with pytest.raises(InputError, match="gradient nan at step 1: start again in another folder"):
+            run(tmp_path)
 
     def test_no_steps_between_checkpoints(self, tmp_path):
         with pytest.raises(InputError, match="got 0"):
             run(tmp_path, checkpoint_every=0)
 
     def test_a_loss_that_is_not_finite(self, tmp_path):
-        with pytest.raises(InputError, match=r"the loss is (nan|inf) at step \d+: .* lower learning rate"):
+        with pytest.raises(InputError, match=r"the loss is (nan|inf) and .* at step \d+: .* lower learning rate"):
             run(tmp_path, replace(CONFIG, learning_rate=1e38))
         assert not (tmp_path / "model_index.json").exists()

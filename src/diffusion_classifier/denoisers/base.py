@@ -9,7 +9,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -17,7 +16,6 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from ..devices import to_device
-from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
 from ..schedules import Schedule
 from .prefix import Prefix
@@ -201,40 +199,3 @@ def without_advice() -> Iterator[None]:
 
 # Unbound, since diffusers' own `to` warns of modules to be kept in float32 even where there are none.
 _to = torch.nn.Module.to
-
-
-def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:
-    """Indices of the classes of a class-conditional network, given by index, by name or by a synonym.
-
-    Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do.
-
-    Raises:
-        InputError: an index or a name that the network does not know, with the nearest names that it does; or a name
-            that several classes share.
-    """
-    whole: dict[str, set[int]] = {}
-    index: dict[str, set[int]] = {}
-    for i, name in enumerate(class_names):
-        whole.setdefault(name.strip().lower(), set()).add(i)
-        for synonym in name.lower().split(","):
-            index.setdefault(synonym.strip(), set()).add(i)
-    index |= whole
-    ids = []
-    for c in classes:
-        known = {c} if isinstance(c, int) else index.get(c.strip().lower(), set())
-        if not known:
-            near = get_close_matches(str(c).lower(), index, n=3, cutoff=0.5)
-            hint = (
-                f"did you mean {' or '.join(class_names[min(index[n])] for n in near)}?"
-                if near
-                else f"it knows {', '.join(class_names[:20])}{' …' if len(class_names) > 20 else ''}"
-            )
-            raise InputError(f"this model was not trained on the class {c!r}; {hint}")
-        if len(known) > 1:
-            names = " or ".join(class_names[i] for i in sorted(known))
-            raise InputError(f"the class {c!r} may be {names}; write one of these in full")
-        (i,) = known
-        if not 0 <= i < len(class_names):
-            raise InputError(f"class index {i} is not between 0 and {len(class_names) - 1}")
-        ids.append(i)
-    return ids

@@ -9,14 +9,16 @@ import torch
 from diffusers import DDPMPipeline, UNet2DModel
 from torch import Tensor
 
+from ..devices import to_device
 from ..exceptions import InputError
 from ..schedules import read_scheduler
-from .base import Conditioning, Denoiser, class_ids, scheduler_config
+from .base import Conditioning, scheduler_config
+from .classes import ClassConditional
 
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's mode L
+_LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
 
 
-class ClassUNet(Denoiser):
+class ClassUNet(ClassConditional):
     """A UNet2DModel on pixels, or on pixels folded into channels.
 
     Args:
@@ -26,7 +28,8 @@ class ClassUNet(Denoiser):
         patch_size: p; the network sees p×p pixels as p² channels (pixel unshuffle). Exact and without parameters.
 
     Raises:
-        InputError: the network is unconditional, or its channels do not fit the patch size.
+        InputError: the network is unconditional, does not state the size of its images, or has channels that do not
+            fit the patch size.
     """
 
     family = "class-unet"
@@ -43,6 +46,12 @@ class ClassUNet(Denoiser):
             raise InputError(
                 "this UNet2DModel is unconditional (num_class_embeds is not set): it has no classes to compare"
             )
+        if not isinstance(patch_size, int) or patch_size < 1:
+            raise InputError(f"the patch size must be a whole number from 1; got {patch_size!r}")
+        if not isinstance(config.sample_size, int):
+            raise InputError(
+                f"the config of a UNet2DModel must state its sample_size as a whole number; got {config.sample_size}"
+            )
         channels, rest = divmod(config.in_channels, patch_size**2)
         if rest or channels not in (1, 3):
             raise InputError(
@@ -54,7 +63,7 @@ class ClassUNet(Denoiser):
         self.patch_size = patch_size
         self.channels = channels
         schedule, prediction_type = read_scheduler(scheduler_config)
-        size = int(config.sample_size)
+        size = config.sample_size
         super().__init__({"unet": unet}, schedule, prediction_type, (config.in_channels, size, size), size * patch_size)
 
     @classmethod
@@ -70,13 +79,8 @@ class ClassUNet(Denoiser):
     def encode(self, images: Tensor) -> Tensor:
         """Pixels themselves, in luma for a network of one channel; see `Denoiser.encode`."""
         if self.channels == 1:
-            images = (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+            images = (images * to_device(_LUMA, images.device)).sum(1, keepdim=True)
         return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size)
-
-    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """Class indices; see `Denoiser.condition`."""
-        assert self.class_names is not None
-        return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""

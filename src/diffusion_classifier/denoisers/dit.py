@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor
 
 from ..exceptions import InputError
 from ..schedules import read_scheduler
 from . import autoencoder
-from .base import Conditioning, Denoiser, class_ids, scheduler_config
+from .base import Conditioning, scheduler_config
+from .classes import ClassConditional
 
 
-class DiT(Denoiser):
+class DiT(ClassConditional):
     """A DiTTransformer2DModel on the latents of an autoencoder.
 
     Args:
@@ -62,11 +62,6 @@ class DiT(Denoiser):
     def encode(self, images: Tensor) -> Tensor:
         """Scaled means of the autoencoder; see `Denoiser.encode`."""
         return autoencoder.encode(self._modules["vae"], images)
-
-    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """Class indices; see `Denoiser.condition`."""
-        assert self.class_names is not None
-        return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..prediction import target
 from ..schedules import Schedule
-from .base import Conditioning, Denoiser, class_ids
+from .base import Conditioning, Denoiser
+from .classes import class_ids
 
 
 class Gaussian(Denoiser):

@@ -7,7 +7,7 @@ import json
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ import transformers
 from diffusers import DiffusionPipeline
 from diffusers.utils import is_accelerate_available
 from diffusers.utils import logging as diffusers_logging
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
@@ -120,8 +120,17 @@ def _download(source: str) -> Path:
     unused = _unused(_pipeline_class(_read_json(Path(index)), source))
     try:
         folder = DiffusionPipeline.download(source, use_safetensors=True, **unused)
-        with suppress(EntryNotFoundError):
+        try:
             hf_hub_download(source, SETTINGS_FILE)
+        except RemoteEntryNotFoundError:
+            pass  # most have none
+        except LocalEntryNotFoundError:
+            if try_to_load_from_cache(source, SETTINGS_FILE) is None:  # nor is it known that there is none
+                warnings.warn(
+                    f"whether {source} has a {SETTINGS_FILE}, with class names and defaults, cannot be looked up "
+                    "without a network; going on as if it had none",
+                    stacklevel=2,
+                )
     except (OSError, ValueError) as e:
         raise InputError(f"{source} cannot be had from the hub: {one_line(e)}") from e
     return Path(folder)

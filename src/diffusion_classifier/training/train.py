@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -21,18 +20,18 @@ import numpy as np
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin, UNet2DModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..denoisers import load_denoiser
 from ..denoisers.base import scheduler_config
 from ..denoisers.load import SETTINGS_FILE
-from ..devices import native_bfloat16
+from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
 from ..prediction import PREDICTION_TYPES, target, to_noise
 from ..schedules import Schedule, add_noise, read_scheduler
 from ..scoring import Job, score
 from ..strategies import Fixed
+from .checkpoint import load_checkpoint, save_checkpoint, write_text
 from .data import LabelledImages
 from .muon import Muon
 
@@ -260,18 +259,21 @@ def train(
     """
     if checkpoint_every < 1:
         raise InputError(f"there must be at least 1 step between checkpoints; got {checkpoint_every}")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise InputError(f"{out} cannot be used as the folder of a model: {e.strerror}") from e
+    if (out / "model_index.json").exists() and not (out / CHECKPOINT).exists():
+        raise InputError(f"{out} holds a model that no training here made: choose another --out")
     unet, scheduler = build_network(config, data)
     schedule, _ = read_scheduler(scheduler_config(scheduler))
     unet.to(device).train()
     weights = dict(unet.named_parameters())
     ema = {name: p.detach().clone() for name, p in weights.items()}
     optimizer = build_optimizer(unet, config)
-    run = {"config": asdict(config), "data": data.fingerprint()}
-    step = _load_checkpoint(out / CHECKPOINT, run, weights, ema, optimizer)
+    run = {"config": asdict(config), "data": data.fingerprint(), "class_names": list(data.class_names)}
+    step = load_checkpoint(out / CHECKPOINT, run | {"defaults": asdict(TrainConfig())}, weights, ema, optimizer)
+    if step == 0:
+        with _writing(out):  # now, since it may not be allowed
+            out.mkdir(parents=True, exist_ok=True)
+            settings = {"class_names": data.class_names, "patch_size": config.patch_size}
+            write_text(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
     autocast = native_bfloat16(torch.device(device)) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet
     num_steps = config.num_steps(len(data))
@@ -293,19 +295,23 @@ def train(
         loss = (output.float() - goal.to(device)).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(unet.parameters(), 1.0)
+        if not math.isfinite(value := loss.item()) or not bool(norm.isfinite()):
+            raise InputError(
+                f"the loss is {value} and its gradient {float(norm)} at step {step + 1}: start again in another folder "
+                "with a lower learning rate"
+            )
         optimizer.step()
         with torch.no_grad():
             # A young average forgets its random start faster.
             decay = min(config.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(ema.values()), [p.detach() for p in weights.values()], 1 - decay)
         step += 1
-        if not math.isfinite(value := loss.item()):
-            raise InputError(f"the loss is {value} at step {step}: start again with a lower learning rate")
         on_step(Progress(step, num_steps, value))
         if step % checkpoint_every == 0 or step == num_steps:
-            _save_model(out, unet, ema, scheduler, config, data)
-            _save_checkpoint(out / CHECKPOINT, run, step, weights, ema, optimizer)
+            with _writing(out):
+                _save_model(out, unet, ema, scheduler)
+                save_checkpoint(out / CHECKPOINT, run, step, weights, ema, optimizer)
             if validation is not None and len(validation):
                 on_validation(step, validate(out, validation, device))
     return out
@@ -338,81 +344,16 @@ def validate(folder: Path, validation: LabelledImages, device: str, num_images: 
     }
 
 
-def _save_model(
-    out: Path,
-    unet: UNet2DModel,
-    ema: dict[str, Tensor],
-    scheduler: SchedulerMixin,
-    config: TrainConfig,
-    data: LabelledImages,
-) -> None:
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as e:
+        raise InputError(f"{out} cannot be written to as the folder of a model: {one_line(e)}") from e
+
+
+def _save_model(out: Path, unet: UNet2DModel, ema: dict[str, Tensor], scheduler: SchedulerMixin) -> None:
     """The averaged weights as a diffusers folder. The network that is being trained stays as it is."""
     averaged = copy.deepcopy(unet)
     averaged.load_state_dict(ema)
     DDPMPipeline(averaged, scheduler).save_pretrained(out, safe_serialization=True)
-    settings = {"class_names": data.class_names, "patch_size": config.patch_size}
-    _write(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
-
-
-def _save_checkpoint(
-    folder: Path, run: dict[str, Any], step: int, weights: dict[str, Tensor], ema: dict[str, Tensor], optimizer: Any
-) -> None:
-    """One file for all tensors, and one that names it, written last: a kill in between leaves the older pair."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {f"weights.{name}": p.detach() for name, p in weights.items()} | {f"ema.{k}": v for k, v in ema.items()}
-    for name, parameter in weights.items():
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = value
-    name = f"step-{step}.safetensors"
-    save_file(tensors, folder / name)
-    _write(folder / "run.json", json.dumps(run | {"step": step, "tensors": name}, indent=2))
-    for old in folder.glob("step-*.safetensors"):
-        if old.name != name:
-            old.unlink()
-
-
-def _load_checkpoint(
-    folder: Path, run: dict[str, Any], weights: dict[str, Tensor], ema: dict[str, Tensor], optimizer: Any
-) -> int:
-    """The step reached, 0 without a checkpoint."""
-    path = folder / "run.json"
-    if not path.is_file():
-        return 0
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        _refuse_other_run(folder, stored, json.loads(json.dumps(run)))
-        path = folder / stored["tensors"]
-        tensors = load_file(path)
-        with torch.no_grad():
-            for name, parameter in weights.items():
-                parameter.copy_(tensors[f"weights.{name}"])
-                ema[name].copy_(tensors[f"ema.{name}"])
-        moments = [key.split(".", 2)[1:] for key in tensors if key.startswith("optimizer.")]
-        if {name for _, name in moments} != set(weights):
-            raise KeyError("the optimizer's state")
-        for key, name in moments:
-            value = tensors[f"optimizer.{key}.{name}"]
-            optimizer.state[weights[name]][key] = value.to(weights[name].device)
-        return int(stored["step"])
-    except InputError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
-        raise InputError(f"{path} cannot be used ({e}): remove {folder} to start again") from e
-
-
-def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any]) -> None:
-    if stored["data"] != run["data"]:
-        raise InputError(f"{folder} belongs to a run on other images: choose another --out, or remove it")
-    there = asdict(TrainConfig()) | stored["config"]  # a setting that is younger than the run had its default
-    different = [k for k, v in run["config"].items() if there[k] != v]
-    if different:
-        values = ", ".join(f"{k} {there[k]!r} there, {run['config'][k]!r} now" for k in different)
-        raise InputError(
-            f"{folder} belongs to a run with other settings ({values}): choose another --out, or remove it"
-        )

@@ -1,0 +1,66 @@
+"""Models that know a closed list of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from numbers import Integral
+
+import torch
+
+from ..exceptions import InputError
+from .base import Conditioning, Denoiser
+
+
+class ClassConditional(Denoiser):
+    """A denoiser whose network is given the index of a class.
+
+    Attributes:
+        class_names: one name per class; may list synonyms as in "tench, Tinca tinca".
+    """
+
+    class_names: tuple[str, ...]
+
+    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
+        """Class indices; see `Denoiser.condition`."""
+        return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
+
+
+def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:
+    """Indices of the classes of a class-conditional network, given by index, by name or by a synonym.
+
+    Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do.
+
+    Raises:
+        InputError: an index or a name that the network does not know, with the nearest names that it does; or a name
+            that several classes share; or one class twice.
+    """
+    whole: dict[str, set[int]] = {}
+    index: dict[str, set[int]] = {}
+    for i, name in enumerate(class_names):
+        whole.setdefault(name.strip().lower(), set()).add(i)
+        for synonym in name.lower().split(","):
+            index.setdefault(synonym.strip(), set()).add(i)
+    index |= whole
+    ids: list[int] = []
+    for c in classes:
+        known = {int(c)} if isinstance(c, Integral) else index.get(str(c).strip().lower(), set())
+        if not known:
+            near = get_close_matches(str(c).lower(), index, n=3, cutoff=0.5)
+            hint = (
+                f"did you mean {' or '.join(class_names[min(index[n])] for n in near)}?"
+                if near
+                else f"it knows {', '.join(class_names[:20])}{' …' if len(class_names) > 20 else ''}"
+            )
+            raise InputError(f"this model was not trained on the class {c!r}; {hint}")
+        if len(known) > 1:
+            names = " or ".join(class_names[i] for i in sorted(known))
+            raise InputError(f"the class {c!r} may be {names}; write one of these in full")
+        (i,) = known
+        if not 0 <= i < len(class_names):
+            raise InputError(f"class index {i} is not between 0 and {len(class_names) - 1}")
+        if i in ids:
+            first = classes[ids.index(i)]
+            raise InputError(f"{first!r} and {c!r} are one class of this model, {class_names[i]}: give one of them")
+        ids.append(i)
+    return ids

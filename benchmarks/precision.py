@@ -2,10 +2,10 @@
 
     python benchmarks/precision.py --images 1000
 
-On the bundled sample, with the bundled model's own strategy. The engine in float32 must give the labels of the
-reference loop in float32 and its errors to 1e-5; for each dtype: the noise that it adds to paired differences (error
-of a class less that of the best one, at the same draw), as a share of how much these differ from draw to draw, and
-the share of images whose label is another. One JSON line each.
+On the bundled sample, read as the model's folder says it is best read. The engine in float32 must give the labels of
+the reference loop in float32 and its errors to 1e-5; for each dtype: the noise that it adds to paired differences
+(error of a class less that of the best one, at the same draw), as a share of how much these differ from draw to draw,
+and the share of images whose label is another. One JSON line each.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from torch import Tensor
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.batching import tune
 from diffusion_classifier.devices import DTYPES, resolve_device
-from diffusion_classifier.draws import Draws
+from diffusion_classifier.draws import Draws, Timesteps
 from diffusion_classifier.images import load_image, preprocess
 from diffusion_classifier.posterior import mean_errors
 from diffusion_classifier.scoring import Job, score
@@ -34,6 +34,7 @@ options = parser.parse_args()
 
 exact = load_denoiser(options.model, dtype="float32")
 strategy = parse_strategy(exact.defaults.strategy)
+draws, loss = Draws(Timesteps.parse(exact.defaults.timesteps)), exact.defaults.loss
 conditioning = exact.condition(range(len(exact.class_names or ())))
 pictures = [load_image(sample.image) for sample in load_sample(options.images)]
 jobs = [Job(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in enumerate(pictures)]
@@ -42,7 +43,8 @@ jobs = [Job(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in en
 def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
     """Error tables and answers of the engine."""
     denoiser = load_denoiser(options.model, dtype=dtype)
-    results = score(denoiser, jobs, conditioning, strategy, batch_size=tune(denoiser, conditioning))
+    batch_size = tune(denoiser, conditioning)
+    results = score(denoiser, jobs, conditioning, strategy, draws=draws, loss=loss, batch_size=batch_size)
     found = {int(r.name): r for r in track(results, total=len(jobs), description=f"engine, {dtype}")}
     ordered = [found[i] for i in range(len(jobs))]
     winners = [int(mean_errors(r.errors).where(r.active, torch.inf).argmin()) for r in ordered]
@@ -50,7 +52,7 @@ def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
 
 
 plain = [
-    reference(exact, job.image, job.key, conditioning, strategy, Draws())
+    reference(exact, job.image, job.key, conditioning, strategy, draws, loss)
     for job in track(jobs, description="reference, float32")
 ]
 errors, labels = tables("float32")

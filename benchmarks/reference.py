@@ -6,21 +6,31 @@ work shared, errors read back after every batch. Only draws and nested stages ar
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion_classifier import Staged
+from diffusion_classifier import Fixed, Staged
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.prediction import drop_variance, to_noise
 
 BATCH_SIZE = 32
+LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
 @torch.no_grad()
 def reference(
-    denoiser: Denoiser, image: Tensor, key: int, conditioning: Conditioning, schedule: Staged, draws: Draws
+    denoiser: Denoiser,
+    image: Tensor,
+    key: int,
+    conditioning: Conditioning,
+    schedule: Fixed | Staged,
+    draws: Draws,
+    loss: str = "l2",
 ) -> tuple[Tensor, int]:
     """Error table (K, N), NaN where not evaluated, and the winner, for one image (3, H, W) in [-1, 1]."""
+    if isinstance(schedule, Fixed):
+        schedule = Staged((schedule.num_draws,), (1,))
     device, num_classes, num_draws = denoiser.device, len(conditioning), schedule.evaluated[-1]
     x = denoiser.encode(image[None].to(device))
     noise = torch.stack([draws.noise(n, key, denoiser.latent_shape) for n in range(num_draws)]).to(device)
@@ -37,7 +47,7 @@ def reference(
             output = denoiser.forward(noisy.to(denoiser.dtype), t.to(device), conditioning[classes])
             output = drop_variance(output, x.shape[1])
             predicted = to_noise(output, noisy, alpha, sigma, denoiser.prediction_type)
-            errors[classes, ns] = (eps - predicted).square().mean((1, 2, 3)).cpu()
+            errors[classes, ns] = LOSSES[loss](predicted, eps, reduction="none").mean((1, 2, 3)).cpu()
         means = errors[:, :evaluated].mean(1)
         remaining = sorted(remaining, key=lambda c: float(means[c]))[:kept]
         seen = evaluated

@@ -9,6 +9,7 @@ turn within each repeat, so that a slower spell of the machine meets all alike.
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
 from statistics import median
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -24,9 +26,9 @@ from models import dit, small_dit, small_stable_diffusion, stable_diffusion_2
 from reference import reference
 from rich.progress import track
 
-from diffusion_classifier import Fixed, Staged, load_denoiser
-from diffusion_classifier.batching import tune
-from diffusion_classifier.bench import peak_tflops
+from diffusion_classifier import Fixed, load_denoiser
+from diffusion_classifier.batching import seconds_of_call, tune
+from diffusion_classifier.bench import num_evaluations, peak_tflops
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.devices import resolve_device, resolve_dtype
 from diffusion_classifier.draws import Draws
@@ -41,7 +43,7 @@ PLAIN_DTYPE = torch.float16 if DEVICE.type == "cuda" else torch.float32
 Row = dict[str, Any]
 
 
-def row(name: str, target: float, values: list[float], **details: Any) -> Row:
+def row(name: str, target: float | None, values: list[float], **details: Any) -> Row:
     """A line of the report: the median of some ratios."""
     return {
         "name": name,
@@ -67,8 +69,7 @@ def engine(
 
 def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:
     """The same of the reference loop."""
-    schedule = strategy if isinstance(strategy, Staged) else Staged((strategy.num_draws,), (1,))
-    tables = [reference(denoiser, job.image, job.key, conditioning, schedule, Draws())[0] for job in jobs]
+    tables = [reference(denoiser, job.image, job.key, conditioning, strategy, Draws())[0] for job in jobs]
     evaluations = sum(int((~table.isnan()).sum()) for table in tables)
     return evaluations, evaluations
 
@@ -76,7 +77,7 @@ def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strat
 def compare(
     name: str, fast: Denoiser, jobs: list[list[Job]], conditioning: Conditioning, strategy: Any, targets: list[float]
 ) -> Iterator[Row]:
-    """The engine in its own dtype against the reference loop in float32 and in the engine's dtype.
+    """The engine in its own dtype against the reference loop in the plain one, and in the engine's where that differs.
 
     Args:
         name: of the work.
@@ -86,22 +87,24 @@ def compare(
         strategy: of both.
         targets: of the ratio to either, and of the share of the matrix product's peak; a missing one is not measured.
     """
-    slow = deepcopy(fast).to(DEVICE, PLAIN_DTYPE)
+    dtypes = dict.fromkeys([PLAIN_DTYPE, fast.dtype] if len(targets) > 1 else [PLAIN_DTYPE])
+    slow = {dtype: deepcopy(fast).to(DEVICE, dtype) for dtype in dtypes}  # before the engine's is laid out anew
     batch_size = tune(fast, conditioning)
     one = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(fast, conditioning[one], one)
     contenders: dict[str, Callable[[list[Job]], tuple[int, float]]] = {
-        "engine": lambda part: engine(fast, part, conditioning, strategy, batch_size),
-        "reference": lambda part: plain(slow, part, conditioning, strategy),
+        "engine": lambda part: engine(fast, part, conditioning, strategy, batch_size)
     }
-    if len(targets) > 1:
-        contenders["reference in the same dtype"] = lambda part: plain(fast, part, conditioning, strategy)
+    for dtype, loop in slow.items():
+        name_of_loop = f"reference in {str(dtype).removeprefix('torch.')}"
+        contenders[name_of_loop] = lambda part, loop=loop: plain(loop, part, conditioning, strategy)
     rates: dict[str, list[float]] = {key: [] for key in contenders}  # evaluations a second
     outside, shares, peaks = [], [], []
     for work in contenders.values():  # to warm up
         work(jobs[0][:1])
     for part in track(jobs, description=name, transient=True):
-        peaks.append(peak_tflops(DEVICE, fast.dtype, repeats=3))
+        if len(targets) > 2:
+            peaks.append(peak_tflops(DEVICE, fast.dtype, repeats=3))
         spent = []
         for key, work in contenders.items():
             with Stopwatch(fast.network) as network:
@@ -112,15 +115,23 @@ def compare(
             rates[key].append(evaluations / seconds)
             if key == "engine":
                 outside.append(1 - network.seconds / seconds)
-                shares.append(cost * flops / seconds / 1e12 / peaks[-1])
+                busy = network.seconds if DEVICE.type == "cpu" else seconds
+                shares += [cost * flops / busy / 1e12 / peak for peak in peaks[-1:]]
         assert len(set(spent)) == 1, f"not the same work: {spent}"
-    details = {"batch_size": batch_size, "dtype": str(fast.dtype).removeprefix("torch."), "gflops": flops / 1e9}
+    kernels = [p for p in fast.network.parameters() if p.ndim == 4]
+    details = {
+        "batch_size": batch_size,
+        "channels_last": all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels),
+        "dtype": str(fast.dtype).removeprefix("torch."),
+        "gflops": flops / 1e9,
+    }
     details["evaluations_per_second"] = {key: summary(values) for key, values in rates.items()}
     for key, target in zip(list(contenders)[1:], targets, strict=False):
         ratios = [ours / theirs for ours, theirs in zip(rates["engine"], rates[key], strict=True)]
         yield row(f"{name}: speed over the {key}", target, ratios, **details)
     if len(targets) > 2:
-        yield row(f"{name}: share of the matrix product's peak", targets[2], shares, peak_tflops=summary(peaks))
+        details = {"dtype": details["dtype"], "peak_tflops": summary(peaks)}
+        yield row(f"{name}: share of the matrix product's peak", targets[2], shares, **details)
     yield row(f"{name}: time outside the network", 0.05, outside)
 
 
@@ -191,18 +202,87 @@ def small(repeats: int) -> Iterator[Row]:
         )
 
 
+def compiled(model: str) -> Iterator[Row]:
+    """What torch.compile gives, and after how many images it has paid for itself."""
+    eager = load_denoiser(model, device=DEVICE)
+    conditioning = eager.condition(range(10))
+    rows = tune(eager, conditioning)
+    fast = deepcopy(eager)
+    fast.compile()
+    start = time.perf_counter()
+    seconds_of_call(fast, conditioning, rows, calls=1)
+    preparation = time.perf_counter() - start
+    times = [[seconds_of_call(d, conditioning, rows, calls=1) for d in (eager, fast)] for _ in range(5)]
+    slow, quick = (median(column) / rows for column in zip(*times, strict=True))
+    strategy = parse_strategy(eager.defaults.strategy)
+    saved = (slow - quick) * (num_evaluations(strategy, 10) or 0)
+    yield row(
+        "fashion: torch.compile over none",
+        1.0,
+        [a / b for a, b in times],
+        preparation_seconds=round(preparation, 1),
+        strategy=str(strategy),
+        images_to_pay_off=round(preparation / saved) if saved > 0 else None,
+    )
+
+
+def throughput(model: str) -> Iterator[Row]:
+    """Operations a second by rows of a call, for the figure of the docs."""
+    fashion_net = load_denoiser(model, device=DEVICE)
+    dtype = fashion_net.dtype
+    networks = {"fashion": lambda: (fashion_net, fashion_net.condition(range(10)))}
+    networks |= {"Stable Diffusion 2": lambda: stable_diffusion_2(10), "DiT-XL/2": lambda: dit(10)}
+    for name, build in networks.items():
+        denoiser, conditioning = build()
+        denoiser.to(DEVICE, dtype)
+        denoiser.prefix.remove()
+        tune(denoiser, conditioning)
+        one = torch.zeros(1, dtype=torch.int64)
+        flops = count_flops(denoiser, conditioning[one], one)
+        rates = {}
+        for rows in (1, 2, 4, 8, 16, 32, 64, 128, 256)[: 9 if name == "fashion" else 5]:
+            seconds = seconds_of_call(denoiser, conditioning, rows, calls=3)
+            rates[rows] = round(rows * flops / seconds / 1e9, 1)
+        peak = peak_tflops(DEVICE, dtype) * 1e3
+        yield row(
+            f"{name}: throughput by rows, best over the matrix product's peak",
+            None,
+            [max(rates.values()) / peak],
+            gflops_per_second=rates,
+            gflops=flops / 1e9,
+            weight_gigabytes=sum(p.numel() * p.element_size() for p in denoiser.network.parameters()) / 1e9,
+            peak_gflops_per_second=round(peak, 1),
+            gigabytes_per_second=round(bandwidth(), 1),
+        )
+
+
+def bandwidth() -> float:
+    """10⁹ bytes a second that a large sum reads from memory."""
+    values = torch.ones(2**28, device=DEVICE)
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        values.sum().item()
+        times.append(time.perf_counter() - start)
+    return values.numel() * values.element_size() / min(times) / 1e9
+
+
 def memory() -> Iterator[Row]:
     """Peak memory beyond the weights, each figure from a process of its own."""
 
-    def beyond(num_classes: int, images: int) -> float:
+    def beyond(family: str, num_classes: int, images: int) -> float:
         script = Path(__file__).with_name("memory.py")
-        command = [sys.executable, str(script), str(num_classes), str(images)]
+        command = [sys.executable, str(script), family, str(num_classes), str(images)]
         return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
-    few = beyond(10, 10)
-    for name, value in (("10 to 1,000 classes", beyond(1000, 10)), ("10 to 10,000 images", beyond(10, 10_000))):
-        details = {"megabytes": {"from": round(few, 1), "to": round(value, 1)}}
-        yield row(f"peak memory beyond the weights, {name}", 1.1, [value / few], **details)
+    for family, name, few_images, num_classes, images in (
+        ("dit", "10 to 1,000 classes", 10, 1000, 10),
+        ("dit", "10 to 10,000 images", 10, 10, 10_000),
+        ("sd", "10 to 1,000 prompts", 2, 1000, 2),
+    ):
+        few, many = beyond(family, 10, few_images), beyond(family, num_classes, images)
+        details = {"megabytes": {"from": round(few, 1), "to": round(many, 1)}}
+        yield row(f"peak memory beyond the weights, {name}", 1.1, [many / few], **details)
 
 
 def main() -> None:
@@ -213,11 +293,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args()
+    cache = TemporaryDirectory()  # what was measured at another time, with other work beside it, must not count
+    os.environ["XDG_CACHE_HOME"] = cache.name
     rows = []
     parts = (
         [fashion(options.model, options.repeats, 1), small(options.repeats)]
         if options.quick
-        else [fashion(options.model, options.repeats, 40), full_size(options.repeats), memory()]
+        else [
+            fashion(options.model, options.repeats, 40),
+            full_size(options.repeats),
+            compiled(options.model),
+            throughput(options.model),
+            memory(),
+        ]
     )
     for part in parts:
         for line in part:

@@ -41,6 +41,7 @@ def test_figures_fit_each_other(classifier, monkeypatch):
     calls = []
     monkeypatch.setattr(bench, "seconds_of_call", lambda *a: calls.append(a[2]) or 0.5)
     monkeypatch.setattr(bench, "peak_tflops", lambda *_: 2.0)
+    monkeypatch.setattr(bench, "seconds_of_encoding", lambda _: 0.125)
     result = measure(classifier, "tiny", ["fixed:4", "staged:2,8/20,1"], num_classes=[10, 100])
     assert calls == [8]
     assert (result.batch_size, result.evaluations_per_second, result.dtype) == (8, 16, "float32")
@@ -48,8 +49,11 @@ def test_figures_fit_each_other(classifier, monkeypatch):
     assert result.tflops_per_second == pytest.approx(result.gflops / 1e3 * (8 - 7 * result.share) / 0.5)
     assert 0.05 < result.share < 0.9
     assert result.utilisation == pytest.approx(result.tflops_per_second / 2)
-    assert result.seconds_per_image[10] == {"fixed:4": 40 / 16}
-    assert result.seconds_per_image[100] == {"fixed:4": 400 / 16, "staged:2,8/20,1": (200 + 6 * 20) / 16}
+    assert result.seconds_per_image[10] == {"fixed:4": 0.125 + 40 / 16}
+    assert result.seconds_per_image[100] == {
+        "fixed:4": 0.125 + 400 / 16,
+        "staged:2,8/20,1": 0.125 + (200 + 6 * 20) / 16,
+    }
 
 
 def test_peak_is_a_rate():

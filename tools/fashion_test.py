@@ -26,9 +26,10 @@ parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
 parser.add_argument("--out", type=Path, required=True)
 parser.add_argument("--figure", type=Path)
 parser.add_argument("--images", type=int, default=10_000)
+parser.add_argument("--compile", action="store_true")
 options = parser.parse_args()
 
-classifier = DiffusionClassifier.from_pretrained(options.model)
+classifier = DiffusionClassifier.from_pretrained(options.model, compile_network=options.compile)
 names = list(classifier.denoiser.class_names or ())
 data = load_labelled_images(options.data, split="test", class_names=names)
 done = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []

@@ -21,7 +21,7 @@ from torch import Tensor
 from diffusion_classifier import Fixed, Staged, Strategy, load_denoiser
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.images import load_image, preprocess
-from diffusion_classifier.posterior import log_posterior
+from diffusion_classifier.posterior import log_posterior, mean_errors
 from diffusion_classifier.schedules import add_noise
 from diffusion_classifier.scoring import LOSSES
 from diffusion_classifier.training.data import load_labelled_images
@@ -50,29 +50,51 @@ def make_tables(options: argparse.Namespace) -> None:
     save_file(tables | {"t": t, "labels": held_out.labels[: options.images]}, options.out)
 
 
-def replay(strategy: Strategy, table: Tensor) -> tuple[int, int]:
-    """Winner, and evaluations spent, of a strategy on one error table (K, N)."""
+def replay(strategy: Strategy, table: Tensor) -> tuple[Tensor, int]:
+    """Mean errors (K,) of one error table (K, N) at the end, infinite for classes that are out; evaluations spent."""
     state, spent = strategy.init(len(table)), 0
     while (request := strategy.propose(state)) is not None:
         errors = table[request.classes, request.draws.start : request.draws.stop]
         state, spent = strategy.update(state, errors), spent + errors.numel()
-    means = state.errors.mean(1).where(state.active, torch.inf)
-    return int(means.argmin()), spent
+    return mean_errors(state.errors).where(state.active, torch.inf), spent
+
+
+def fit_temperature(means: Tensor, labels: Tensor) -> tuple[float, float]:
+    """The temperature at which the score of the answer is the best forecast of whether it is right.
+
+    That is a proper score where the true class was eliminated, too, unlike the likelihood of the label.
+
+    Args:
+        means: mean errors (B, K), infinite for classes that are out.
+        labels: (B,).
+
+    Returns:
+        The temperature, and the cross-entropy of the forecasts in nats.
+    """
+    right = means.argmin(1) == labels
+
+    def cross_entropy(log_temperature: float) -> float:
+        logs = torch.stack([log_posterior(m, num_dimensions=784, temperature=10.0**log_temperature) for m in means])
+        score = logs.max(1).values.exp().clamp(max=1 - 1e-12)
+        return -float(torch.where(right, score, 1 - score).log().mean())
+
+    best = minimize_scalar(cross_entropy, bounds=(-3, 2), method="bounded")
+    return 10.0**best.x, best.fun
 
 
 def schedules() -> Iterator[Strategy]:
     """Strategies worth a look, within 64 draws."""
     for n in (4, 8, 16, 32, 64):
         yield Fixed(n)
-    for first, last in ((2, 16), (4, 16), (4, 32), (8, 32), (8, 64)):
+    for first, last in ((2, 16), (4, 16), (8, 16), (4, 32), (8, 32), (8, 64)):
         for kept in (2, 3):
             yield Staged((first, last), (kept, 1))
-    for stages, kept in (((2, 8, 32), (4, 2, 1)), ((4, 12, 32), (4, 2, 1)), ((4, 16, 64), (4, 2, 1))):
+    for stages, kept in (((4, 8, 16), (4, 2, 1)), ((4, 12, 32), (4, 2, 1)), ((4, 16, 64), (4, 2, 1))):
         yield Staged(stages, kept)
 
 
 def choose(options: argparse.Namespace) -> None:
-    """Print accuracies on the stored tables, with standard errors, and the temperature that fits best."""
+    """Print accuracies on the stored tables, with standard errors, and the temperatures that fit best."""
     tables = load_file(options.tables)
     labels, t = tables["labels"], tables["t"]
     console, n = Console(), len(labels)
@@ -88,25 +110,18 @@ def choose(options: argparse.Namespace) -> None:
         cells = [percent(tables[loss][..., inside].mean(2).argmin(1) == labels) for loss in LOSSES]
         grid.add_row(f"{low}-{high}", str(int(inside.sum())), *cells)
     console.print(grid)
-    spent = Table("strategy", "evaluations", *LOSSES, title="strategies")
+    columns = [c for loss in LOSSES for c in (loss, "temperature", "nats")]
+    grid = Table("strategy", "evaluations", *columns, title="strategies, each with the temperature that fits it")
     for strategy in schedules():
         if strategy.init(tables["l2"].shape[1]).errors.shape[1] > len(t):
             continue  # more draws than the tables hold
-        runs = {loss: [replay(strategy, table) for table in tables[loss]] for loss in LOSSES}
-        evaluations = sum(spent for _, spent in runs["l2"]) / n
-        cells = [percent(torch.tensor([winner for winner, _ in runs[loss]]) == labels) for loss in LOSSES]
-        spent.add_row(str(strategy), f"{evaluations:.0f}", *cells)
-    console.print(spent)
-    for loss in LOSSES:
-        means = tables[loss].double().mean(2)
-
-        def negative_log_likelihood(log_temperature: float, means: Tensor = means) -> float:
-            temperature = 10.0**log_temperature
-            logs = [log_posterior(m, num_dimensions=784, temperature=temperature) for m in means]
-            return -float(torch.stack(logs)[torch.arange(n), labels].mean())
-
-        best = minimize_scalar(negative_log_likelihood, bounds=(-3, 2), method="bounded")
-        console.print(f"{loss}: temperature {10**best.x:.4g}, negative log-likelihood {best.fun:.4f}", highlight=False)
+        cells = []
+        for loss in LOSSES:
+            means, spent = zip(*(replay(strategy, table) for table in tables[loss]), strict=True)
+            temperature, nats = fit_temperature(torch.stack(means), labels)
+            cells += [percent(torch.stack(means).argmin(1) == labels), f"{temperature:.3g}", f"{nats:.3f}"]
+        grid.add_row(str(strategy), f"{sum(spent) / n:.0f}", *cells)
+    console.print(grid)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -7,11 +7,13 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
 from .batching import seconds_of_call
 from .classifier import DiffusionClassifier
+from .denoisers import Denoiser
 from .exceptions import InputError
 from .flops import count_flops, shared_share
 from .strategies import Fixed, Staged, Strategy, parse_strategy
@@ -35,9 +37,10 @@ class Bench:
         evaluations_per_second: predictions.
         tflops_per_second: operations done.
         peak_tflops_per_second: of a matrix product in the same dtype on the same device.
-        peak_memory_gb: of the process, on CUDA of the device.
-        seconds_per_image: number of classes → strategy → seconds; a strategy that makes no sense for so few classes
-            is missing.
+        peak_memory_gb: of the process, on CUDA of the device; what was tried in search of the batch size included.
+        encode_seconds: to make a latent of an image.
+        seconds_per_image: that and the predictions: number of classes → strategy → seconds; a strategy that makes no
+            sense for so few classes is missing.
     """
 
     model: str
@@ -51,6 +54,7 @@ class Bench:
     tflops_per_second: float
     peak_tflops_per_second: float
     peak_memory_gb: float
+    encode_seconds: float
     seconds_per_image: dict[int, dict[str, float]]
 
     @property
@@ -88,6 +92,7 @@ def bench(
     batch_size = classifier.prepare(conditioning)
     share = shared_share(denoiser, conditioning)
     seconds = seconds_of_call(denoiser, conditioning, batch_size)
+    encode_seconds = median(seconds_of_encoding(denoiser) for _ in range(3))
     num_latents = -(-batch_size // len(conditioning))
     predictions = batch_size - share * (batch_size - num_latents)
     if denoiser.device.type == "cuda":
@@ -106,15 +111,24 @@ def bench(
         tflops_per_second=predictions * flops / seconds / 1e12,
         peak_tflops_per_second=peak_tflops(denoiser.device, denoiser.dtype),
         peak_memory_gb=memory / 1e9,
+        encode_seconds=encode_seconds,
         seconds_per_image={
             k: {
-                str(s): evaluations * seconds / batch_size
+                str(s): encode_seconds + evaluations * seconds / batch_size
                 for s in asked
                 if (evaluations := num_evaluations(s, k)) is not None
             }
             for k in num_classes
         },
     )
+
+
+def seconds_of_encoding(denoiser: Denoiser) -> float:
+    """Seconds that one image takes on its way to a latent, decoding of its file left out."""
+    image = torch.zeros(1, 3, denoiser.image_size, denoiser.image_size, device=denoiser.device)
+    start = time.perf_counter()
+    denoiser.encode(image).cpu()  # waits for the device
+    return time.perf_counter() - start
 
 
 def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:

@@ -127,6 +127,7 @@ def print_bench(bench: Bench, as_json: bool) -> None:
         "of which shared by the classes of a draw": f"{bench.share:.1%}",
         "operations a second": f"{bench.tflops_per_second:.3g} TFLOP/s",
         "of a matrix product's": f"{bench.peak_tflops_per_second:.3g} TFLOP/s: {bench.utilisation:.0%}",
+        "encoding of an image": f"{bench.encode_seconds:.3g} s",
         "peak memory": f"{bench.peak_memory_gb:.2f} GB",
     }.items():
         measured.add_row(name, value)

@@ -1,0 +1,40 @@
+"""The roofline of results.json: operations a second against operations for each byte of weights.
+
+    python benchmarks/figure.py benchmarks/results.json docs/benchmarks.png
+
+A call reads the weights at least once, whatever its number of rows: with few rows it waits for memory, with many it
+computes.
+"""
+
+import json
+import sys
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+source, out = sys.argv[1:]
+with open(source, encoding="utf-8") as file:
+    rows = [row for row in json.load(file)["rows"] if "gflops_per_second" in row]
+figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
+peak = max(row["peak_gflops_per_second"] for row in rows)
+bandwidth = max(row["gigabytes_per_second"] for row in rows)
+every = []
+for row in rows:
+    rates = {int(k): v for k, v in row["gflops_per_second"].items()}
+    intensity = [k * row["gflops"] / row["weight_gigabytes"] for k in rates]
+    every += intensity
+    axes.plot(intensity, list(rates.values()), "o-", ms=4, label=row["name"].split(":")[0])
+    for (k, rate), x in zip(rates.items(), intensity, strict=True):
+        axes.annotate(str(k), (x, rate), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7)
+x = np.geomspace(min(every) / 4, max(every) * 2, 200)
+axes.plot(x, np.minimum(peak, bandwidth * x), color="black", lw=1, label="matrix product and memory of this machine")
+axes.set(
+    xscale="log", yscale="log", xlabel="operations for each byte of weights (number: rows of a call)",
+    ylabel="10⁹ operations a second",
+)  # fmt: skip
+axes.grid(alpha=0.3)
+axes.legend(fontsize=8)
+figure.savefig(out, dpi=150)

@@ -452,6 +452,12 @@ class TestErrors:
         with pytest.raises(InputError, match=message):
             classifier().errors(**{"image": pixels(), "classes": LABELS, "timesteps": self.T, **options})
 
+    @pytest.mark.parametrize("options", [{"loss": "l3"}, {"timesteps": [1, 2, 3, 1000]}])
+    def test_loss_and_times_are_looked_at_before_the_network_is_tuned(self, monkeypatch, options):
+        monkeypatch.setattr("diffusion_classifier.classifier.tune", lambda *_: pytest.fail("tuned"))
+        with pytest.raises(InputError):
+            classifier("auto").errors(**{"image": pixels(), "classes": LABELS, "timesteps": self.T, **options})
+
     def test_a_flow_may_have_fractional_times(self):
         clf = DiffusionClassifier(gaussian(2, size=4, schedule="flow", prediction_type="flow"))
         x, noise = preprocess(load_image(pixels()).image, 4), torch.ones(1, 3, 4, 4)

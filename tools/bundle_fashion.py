@@ -23,6 +23,10 @@ options = parser.parse_args()
 out = Path(__file__).parents[1] / "src/diffusion_classifier/zoo/fashion"
 # Half the size; what this changes is part of the measured accuracy, which is that of the saved files.
 DDPMPipeline.from_pretrained(options.model, dtype=torch.float16).save_pretrained(out)
+for file in out.rglob("*.json"):  # diffusers notes in them from where they were loaded
+    content = json.loads(file.read_text("utf-8"))
+    content.pop("_name_or_path", None)
+    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 settings = json.loads((options.model / SETTINGS_FILE).read_text("utf-8"))
 settings["licence"] = "Apache-2.0"
 settings["defaults"] = {key: getattr(options, key) for key in ("strategy", "loss", "timesteps", "temperature")}

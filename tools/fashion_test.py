@@ -1,6 +1,6 @@
 """Accuracy of the bundled model on the test set with what the package ships: run once, when all choices are made.
 
-    python tools/fashion_test.py fashion --out build/test.jsonl --figure confusion.png
+    python tools/fashion_test.py fashion --compile --out build/test.jsonl --figure confusion.png
 
 Each image is a line of the file as it is done; started again, the script goes on with those that are missing.
 """

@@ -170,8 +170,6 @@ class DiffusionClassifier:
         timesteps = timesteps if timesteps is not None else defaults.timesteps
         timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
         loss = loss if loss is not None else defaults.loss
-        find_loss(loss)  # for its complaints, here and in the next line
-        timesteps(self.denoiser.schedule, range(max(1, len(timesteps.values))))
         if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
             temperature = defaults.temperature
         settings: dict[str, Any] = {
@@ -202,16 +200,8 @@ class DiffusionClassifier:
             name, notes = taken.pop(scored.name)
             return int(scored.name), decide(replace(scored, name=name), names, notes=notes, **settings)
 
-        scores = score(
-            self.denoiser,
-            _prefetch(jobs(), _DECODED_AHEAD),
-            conditioning,
-            strategy,
-            draws=Draws(timesteps, seed),
-            loss=loss,
-            batch_size=self.prepare(conditioning),
-            class_names=names,
-        )
+        draws = Draws(timesteps, seed)
+        scores = self._score(_prefetch(jobs(), _DECODED_AHEAD), conditioning, strategy, draws, loss, names)
 
         def results() -> Iterator[tuple[int, Classification]]:
             for scored in chain(scores, [None]):
@@ -221,6 +211,30 @@ class DiffusionClassifier:
                     yield answer(scored)
 
         return results()
+
+    def _score(
+        self,
+        jobs: Iterable[Job],
+        conditioning: Conditioning,
+        strategy: Strategy,
+        draws: Draws,
+        loss: str,
+        class_names: Sequence[str],
+    ) -> Iterator[Scored]:
+        """`score`; complains of loss and times before the network is tuned, which takes a while."""
+        find_loss(loss)
+        draws.times(self.denoiser.schedule, range(max(1, len(draws.timesteps.values))), 0)
+        batch_size = self.prepare(conditioning)
+        return score(
+            self.denoiser,
+            jobs,
+            conditioning,
+            strategy,
+            draws=draws,
+            loss=loss,
+            batch_size=batch_size,
+            class_names=class_names,
+        )
 
     def prepare(self, conditioning: Conditioning) -> int:
         """Tune and compile the network, where that was asked for; returns the batch size."""
@@ -273,16 +287,9 @@ class DiffusionClassifier:
             raise InputError("no image was given")
         tables: dict[int, Tensor] = {}
         conditioning = self._encode(self._prompts(classes, template))
-        for scored in score(
-            self.denoiser,
-            (self._job(str(i), load_image(source, _name(i, source))) for i, source in enumerate(sources)),
-            conditioning,
-            Fixed(len(timesteps)),
-            draws=draws,
-            loss=loss,
-            batch_size=self.prepare(conditioning),
-            class_names=list(map(str, classes)),
-        ):
+        jobs = (self._job(str(i), load_image(source, _name(i, source))) for i, source in enumerate(sources))
+        names = list(map(str, classes))
+        for scored in self._score(jobs, conditioning, Fixed(len(timesteps)), draws, loss, names):
             i = int(scored.name)
             if scored.failure is not None:
                 raise InputError(f"{_name(i, sources[i])}: {scored.failure}")

@@ -52,17 +52,17 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every file name can be encoded
     try:
-        try:
-            app()
-        except (MemoryError, RuntimeError) as e:
-            raise _machines_fault(e) or e from e
-    except InputError as e:
+        app()
+    except (InputError, MemoryError, RuntimeError) as e:
+        sentence = str(e) if isinstance(e, InputError) else _machines_fault(e)
+        if sentence is None:
+            raise
         # Text, here and below, since a file may be called [red]x.png, which rich would take for a colour.
-        stderr.print(Text("error:", "bold red"), Text(str(e)), soft_wrap=True)
+        stderr.print(Text("error:", "bold red"), Text(sentence), soft_wrap=True)
         sys.exit(2)
 
 
-def _machines_fault(e: Exception) -> InputError | None:
+def _machines_fault(e: Exception) -> str | None:
     """What to do about an error that comes of the machine; None for any other."""
     from torch._dynamo.exc import TorchDynamoException
 
@@ -70,9 +70,9 @@ def _machines_fault(e: Exception) -> InputError | None:
 
     if out_of_memory(e):
         advice = "try --dtype bfloat16, a smaller --batch-size, or a --device with more of it"
-        return InputError(f"memory does not suffice ({one_line(e)}): {advice}")
+        return f"memory does not suffice ({one_line(e)}): {advice}"
     if isinstance(e, TorchDynamoException):
-        return InputError(f"torch.compile does not work here ({one_line(e)}): leave out --compile")
+        return f"torch.compile does not work here ({one_line(e)}): leave out --compile"
     return None
 
 

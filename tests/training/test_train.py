@@ -1,6 +1,7 @@
 import json
 import math
 import random
+import shutil
 from dataclasses import fields, replace
 from itertools import pairwise
 from pathlib import Path
@@ -274,6 +275,16 @@ class TestResume:
     def test_other_class_names_are_refused(self, finished):
         with pytest.raises(InputError, match="other class names"):
             run(finished[0], data=replace(DATA, class_names=("light", "dark")))
+
+    def test_more_classes_do_not_fit_the_stored_weights(self, tmp_path, finished):
+        """Of a run that is older than the note of its class names."""
+        shutil.copytree(finished[0], tmp_path / "m")
+        path = tmp_path / "m" / CHECKPOINT / "run.json"
+        state = json.loads(path.read_text())
+        del state["class_names"]
+        path.write_text(json.dumps(state))
+        with pytest.raises(InputError, match=r"safetensors cannot be used \(.*size"):
+            run(tmp_path / "m", data=replace(DATA, class_names=("dark", "light", "bright")))
 
     def test_killed_while_a_checkpoint_is_written(self, tmp_path, finished, monkeypatch):
         out, losses = finished

@@ -32,8 +32,8 @@ def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]
     Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do.
 
     Raises:
-        InputError: an index or a name that the network does not know, with the nearest names that it does; or a name
-            that several classes share; or one class twice.
+        InputError: an index or a name that the network does not know, with the nearest names that it does; a name that
+            several classes share; or one class twice.
     """
     whole: dict[str, set[int]] = {}
     index: dict[str, set[int]] = {}

@@ -120,20 +120,24 @@ def _download(source: str) -> Path:
     unused = _unused(_pipeline_class(_read_json(Path(index)), source))
     try:
         folder = DiffusionPipeline.download(source, use_safetensors=True, **unused)
-        try:
-            hf_hub_download(source, SETTINGS_FILE)
-        except RemoteEntryNotFoundError:
-            pass  # most have none
-        except LocalEntryNotFoundError:
-            if try_to_load_from_cache(source, SETTINGS_FILE) is None:  # nor is it known that there is none
-                warnings.warn(
-                    f"whether {source} has a {SETTINGS_FILE}, with class names and defaults, cannot be looked up "
-                    "without a network; going on as if it had none",
-                    stacklevel=2,
-                )
+        _download_settings(source)
     except (OSError, ValueError) as e:
         raise InputError(f"{source} cannot be had from the hub: {one_line(e)}") from e
     return Path(folder)
+
+
+def _download_settings(source: str) -> None:
+    try:
+        hf_hub_download(source, SETTINGS_FILE)
+    except RemoteEntryNotFoundError:
+        pass  # most have none
+    except LocalEntryNotFoundError:
+        if try_to_load_from_cache(source, SETTINGS_FILE) is None:  # nor is it known that there is none
+            warnings.warn(
+                f"whether {source} has a {SETTINGS_FILE}, with class names and defaults, cannot be looked up "
+                "without a network; going on as if it had none",
+                stacklevel=2,
+            )
 
 
 def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:

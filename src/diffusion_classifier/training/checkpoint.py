@@ -40,15 +40,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    folder: Path, run: dict[str, Any], weights: dict[str, Tensor], ema: dict[str, Tensor], optimizer: Any
+    folder: Path,
+    run: dict[str, Any],
+    defaults: dict[str, Any],
+    weights: dict[str, Tensor],
+    ema: dict[str, Tensor],
+    optimizer: Any,
 ) -> int:
-    """The step reached, 0 without a checkpoint."""
+    """The step reached, 0 without a checkpoint; a setting that is younger than the checkpoint had its default."""
     path = folder / "run.json"
     if not path.is_file():
         return 0
     try:
         stored = json.loads(path.read_text("utf-8"))
-        _refuse_other_run(folder, stored, json.loads(json.dumps(run)))
+        _refuse_other_run(folder, stored, *json.loads(json.dumps([run, defaults])))
         path = folder / stored["tensors"]
         tensors = load_file(path)
         with torch.no_grad():
@@ -68,13 +73,13 @@ def load_checkpoint(
         raise InputError(f"{path} cannot be used ({e}): remove {folder} to start again") from e
 
 
-def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any]) -> None:
+def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any], defaults: dict[str, Any]) -> None:
     if stored["data"] != run["data"]:
         raise InputError(f"{folder} belongs to a run on other images: choose another --out, or remove it")
-    there = run["defaults"] | stored["config"]  # a setting that is younger than the run had its default
     names = run["class_names"]
     if stored.get("class_names", names) != names:
         raise InputError(f"{folder} belongs to a run with other class names: choose another --out, or remove it")
+    there = defaults | stored["config"]
     different = [k for k, v in run["config"].items() if there[k] != v]
     if different:
         values = ", ".join(f"{k} {there[k]!r} there, {run['config'][k]!r} now" for k in different)

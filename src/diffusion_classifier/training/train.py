@@ -268,7 +268,7 @@ def train(
     ema = {name: p.detach().clone() for name, p in weights.items()}
     optimizer = build_optimizer(unet, config)
     run = {"config": asdict(config), "data": data.fingerprint(), "class_names": list(data.class_names)}
-    step = load_checkpoint(out / CHECKPOINT, run | {"defaults": asdict(TrainConfig())}, weights, ema, optimizer)
+    step = load_checkpoint(out / CHECKPOINT, run, asdict(TrainConfig()), weights, ema, optimizer)
     if step == 0:
         with _writing(out):  # now, since it may not be allowed
             out.mkdir(parents=True, exist_ok=True)

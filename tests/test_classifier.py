@@ -19,7 +19,7 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import load_image, preprocess
 from diffusion_classifier.posterior import log_posterior, mean_errors
 from diffusion_classifier.schedules import RectifiedFlow
-from diffusion_classifier.strategies import Fixed, Staged
+from diffusion_classifier.strategies import Fixed, Sequential, Staged
 
 LABELS = ["pug", "beagle", "boxer"]
 D = 3 * 4 * 4
@@ -476,3 +476,51 @@ class TestErrors:
         (result,) = clf.classify(paths[1], timesteps="100")
         assert result.failure == "the prediction for class beagle at t = 100 is not finite in float32"
         assert result.label is None
+
+
+class TestSequential:
+    def test_the_models_own_calibration_serves_what_it_was_made_for(self):
+        lags = [0.0] * 120
+        defaults = ModelDefaults(strategy="sequential:9/0.01", loss="l1", timesteps="middle:0.5", lags=lags)
+        clf = classifier()
+        clf.denoiser.defaults = defaults
+        own = clf.reading(3)
+        assert own.strategy == Sequential(9, 0.01, tuple(lags))
+        assert clf.reading(3, strategy="sequential:9/0.1").strategy == Sequential(9, 0.1, tuple(lags))
+        for other in (
+            {"strategy": "sequential:8"},
+            {"strategy": "sequential:9", "loss": "l2"},
+            {"strategy": "sequential:9", "timesteps": "even"},
+        ):
+            assert clf.reading(3, **other).strategy.lags is None
+        with pytest.raises(InputError, match="at least 999 images; this one has 120"):
+            clf.reading(3, strategy="sequential:9/0.001")
+        assert own.as_dict() == {
+            "strategy": "sequential:9/0.01", "timesteps": "even:0.25-0.75", "loss": "l1", "seed": 0,
+            "reduction": "sum", "temperature": 1.0, "prior": None,
+        }  # fmt: skip
+
+    def test_answers_as_all_draws_do_and_says_how_sure_it_is(self):
+        clf = classifier()
+        images = [pixels(i) for i in range(12)]
+        whole = clf.classify(images, strategy=Fixed(64))
+        results = clf.classify(images, strategy=Sequential(64, 0.05))
+        assert sum(r.num_evaluations for r in results) < 0.7 * sum(r.num_evaluations for r in whole)
+        for result, full in zip(results, whole, strict=True):
+            assert result.label == full.label
+            known = ~result.errors.isnan()
+            torch.testing.assert_close(result.errors[known], full.errors[known])
+            assert result.confidence >= 0.95 or result.undecided
+            assert result.undecided == () or result.label in result.undecided
+            assert 0.3 < result.score <= 1
+
+    def test_the_same_classes_cannot_be_told_apart(self):
+        base = gaussian(2, size=4)
+        twins = Gaussian(base.means[[0, 0, 1]], base.variances[[0, 0, 1]], base.schedule)
+        twins.class_names = LABELS
+        (result,) = DiffusionClassifier(twins).classify(
+            (base.means[0].movedim(0, 2) / 2 + 0.5).clamp(0, 1).numpy(), strategy="sequential:16"
+        )
+        assert set(LABELS[:2]) <= set(result.undecided)
+        assert result.confidence == 0
+        assert result.ties

@@ -8,8 +8,10 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 from itertools import islice
+from pathlib import Path
 
 import datasets
+import matplotlib.image
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
 
 from diffusion_classifier import DiffusionClassifier, cli, zoo
+from diffusion_classifier.tables import read_tables
 
 COMMAND = [sys.executable, "-c", "from diffusion_classifier.cli import main; main()"]
 KEYS = {"image", "label", "score", "scores", "num_evaluations", "cost", "seconds"}
@@ -53,6 +56,27 @@ def model(photos, tmp_path_factory):
     return out
 
 
+@pytest.fixture(scope="session")
+def tables(model, photos, tmp_path_factory):
+    """Full error tables of all photographs, made by the command itself."""
+    out = tmp_path_factory.mktemp("tables") / "tables.parquet"
+    arguments = ["classify", str(photos), "--model", str(model), "--draws", "8", "--save-errors", str(out)]
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(sys, "argv", ["x", *arguments])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+    assert e.value.code == 0
+    return out
+
+
+def on_terminal(monkeypatch, name):
+    """Standard output or error of the commands as if it were a terminal."""
+    console = Console(stderr=name == "stderr", force_terminal=True)
+    for module in (cli, cli.common, cli.train, cli.classify):
+        if hasattr(module, name):
+            monkeypatch.setattr(module, name, console)
+
+
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
     """Calls the command in this process: exit code, standard output, standard error."""
@@ -74,8 +98,8 @@ def call(monkeypatch, capsys, tmp_path):
 def classify(call, model):
     """Classifies quickly; code, rows and standard error."""
 
-    def classify(*arguments):
-        code, out, err = call("classify", *arguments, "--model", model, "--draws", 2, "--format", "jsonl")
+    def classify(*arguments, draws=("--draws", 2)):
+        code, out, err = call("classify", *arguments, "--model", model, *draws, "--format", "jsonl")
         return code, [json.loads(line) for line in out.splitlines()], err
 
     return classify
@@ -137,7 +161,7 @@ class TestRoot:
 
 class TestTrain:
     def test_reports_on_standard_error_line_by_line(self, call, photos, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli, "LINE_EVERY", 2)
+        monkeypatch.setattr(cli.train, "LINE_EVERY", 2)
         out = tmp_path / "[red]m"
         arguments = ["train", photos, "--out", out, "--epochs", 2, "--checkpoint-every", 3, *TRAIN]
         code, printed, err = call(*arguments)
@@ -164,7 +188,7 @@ class TestTrain:
         assert "step" not in err
 
     def test_a_terminal_gets_a_bar(self, call, photos, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True))
+        on_terminal(monkeypatch, "stderr")
         _, printed, err = call("train", photos, "--out", tmp_path / "m", "--epochs", 0.1, *TRAIN)
         assert printed == ""
         assert "━" in err
@@ -270,7 +294,7 @@ class TestOutput:
     @pytest.mark.parametrize("output", ["jsonl", "csv"])
     def test_a_progress_bar_does_not_swallow_lines(self, call, model, photos, monkeypatch, output):
         """As in `classify … > file`, where standard error is a terminal and standard output is not."""
-        monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True))
+        on_terminal(monkeypatch, "stderr")
         code, out, err = call("classify", photos / "dark", "--model", model, "--draws", 2, "--format", output)
         assert code == 0
         assert out.count("dark/") == 10
@@ -278,8 +302,8 @@ class TestOutput:
         assert "dark/" not in err
 
     def test_the_bar_gives_way_to_lines_on_the_same_terminal(self, call, model, photos, monkeypatch):
-        monkeypatch.setattr(cli, "stderr", Console(stderr=True, force_terminal=True))
-        monkeypatch.setattr(cli, "stdout", Console(force_terminal=True))
+        on_terminal(monkeypatch, "stderr")
+        on_terminal(monkeypatch, "stdout")
         _, out, err = call("classify", photos / "dark", "--model", model, "--draws", 2, "--format", "jsonl")
         assert out.count("\n") == 10
         assert err == ""
@@ -473,3 +497,76 @@ class TestFailures:
         done = subprocess.run([*COMMAND, "classify", "[red]nowhere"], capture_output=True, text=True)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr == "error: [red]nowhere: there is no such file or folder\n"
+
+
+class TestTables:
+    def test_what_is_kept(self, tables, classify, photos):
+        read = read_tables(tables)
+        assert len(read.images) == 30
+        assert all(Path(image).parent.name == truth for image, truth in zip(read.images, read.truth, strict=True))
+        assert read.class_names == ("dark", "grey", "light")
+        about = {"strategy": "fixed:8", "loss": "l2", "timesteps": "even", "seed": 0, "num_dimensions": 64}
+        assert about.items() <= read.settings.items()
+        _, (row,), _ = classify(photos / "dark" / "3.png", draws=("--draws", 8))
+        table = read.errors[read.images.index(str(photos / "dark" / "3.png"))]
+        assert table.mean(1).argmin() == read.class_names.index(row["label"])
+
+    def test_from_tables_to_a_calibrated_classifier(self, call, classify, photos, tables, tmp_path):
+        out = tmp_path / "c.json"
+        code, printed, err = call("calibrate", tables, "--out", out, "--error-rate", 0.2)
+        assert (code, err) == (0, f"saved to {out}\n")
+        assert re.search(r"strategy *│ sequential:8/0.2", printed)
+        code, rows, _ = classify(photos, "--calibration", out, draws=())
+        assert code == 0
+        assert all(row["num_evaluations"] < 24 or "undecided" in row for row in rows)
+        code, printed, _ = call("calibrate", tables, "--out", out, "--error-rate", 0.2, "--draws", 4, "--json")
+        report = json.loads(printed)
+        assert (report["strategy"], report["num_images"], report["full_evaluations"]) == ("sequential:4/0.2", 30, 12)
+
+    def test_another_number_of_draws_is_not_calibrated(self, call, classify, photos, tables, tmp_path):
+        call("calibrate", tables, "--out", tmp_path / "c.json", "--error-rate", 0.2)
+        options = photos / "dark" / "0.png", "--strategy", "sequential:2/0.2"
+        _, (row,), _ = classify(*options, "--calibration", tmp_path / "c.json", draws=())
+        _, (same,), _ = classify(*options, draws=())
+        assert row["num_evaluations"] == same["num_evaluations"]
+
+    def test_frontier(self, call, tables, tmp_path):
+        figure = tmp_path / "f.png"
+        code, printed, err = call("frontier", tables, "--figure", figure)
+        assert (code, err.splitlines()[-1]) == (0, f"drawn to {figure}")
+        assert "sequential, calibrated" in printed
+        assert matplotlib.image.imread(figure).std() > 0.05
+        code, printed, _ = call("frontier", tables, "--json")
+        points = [json.loads(line) for line in printed.splitlines()]
+        read = read_tables(tables)
+        answers = [read.class_names[int(table.mean(1).argmin())] for table in read.errors]
+        (full,) = [p for p in points if p["strategy"] == "fixed:8" and p["family"].endswith("all times")]
+        assert (full["num_evaluations"], full["accuracy"][0]) == (24, np.mean(np.array(answers) == read.truth))
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["calibrate", "{tables}", "--out", "c.json"], "0.01 needs a calibration on at least 99 images"),
+            (["calibrate", "{tables}", "--out", "c.json", "--draws", 9], "the tables hold 8 draws; 9 were asked for"),
+            (["calibrate", "none.parquet", "--out", "c.json"], "none.parquet cannot be read as error tables"),
+            (["frontier", "none.parquet"], "none.parquet cannot be read as error tables"),
+        ],
+    )  # fmt: skip
+    def test_mistakes(self, call, tables, arguments, message, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        code, out, err = call(*(str(a).format(tables=tables) for a in arguments))
+        assert (code, out) == (2, "")
+        assert message in err
+        assert not list(tmp_path.glob("c.json"))
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--calibration", "none.json"], "none.json cannot be used as a calibration"),
+            (["--save-errors", "no/t.parquet"], "no/t.parquet cannot be written"),
+        ],
+    )
+    def test_files_that_cannot_be_used(self, call, model, photos, options, message):
+        code, out, err = call("classify", photos, "--model", model, *options)
+        assert (code, out) == (2, "")
+        assert message in err

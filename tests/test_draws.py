@@ -162,6 +162,7 @@ class TestTimesteps:
     )
     def test_parse(self, text, expected):
         assert Timesteps.parse(text) == expected
+        assert Timesteps.parse(str(expected)) == expected
 
     @pytest.mark.parametrize(
         "text",

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .exceptions import InputError as InputError
     from .posterior import Classification as Classification
     from .strategies import Fixed as Fixed
+    from .strategies import Sequential as Sequential
     from .strategies import Staged as Staged
     from .strategies import Strategy as Strategy
 
@@ -22,6 +23,7 @@ _HOMES = {
     "DiffusionClassifier": "classifier",
     "Fixed": "strategies",
     "InputError": "exceptions",
+    "Sequential": "strategies",
     "Staged": "strategies",
     "Strategy": "strategies",
     "Timesteps": "draws",

@@ -19,14 +19,15 @@ from PIL import Image
 from torch import Tensor
 
 from .batching import tune
-from .denoisers import Conditioning, Denoiser, load_denoiser
+from .denoisers import Conditioning, Denoiser, ModelDefaults, load_denoiser
 from .draws import Draws, Timesteps
 from .exceptions import InputError
 from .images import ImageError, ImageSource, Picture, load_image, preprocess
-from .posterior import Classification, Reduction, decide, log_posterior
+from .posterior import Classification, decide
 from .prompts import fill_template, parse_labels
+from .reading import Reading, resolve_reading
 from .scoring import Job, Scored, find_loss, score
-from .strategies import Fixed, Staged, Strategy, parse_strategy
+from .strategies import Fixed, Strategy
 
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
@@ -69,9 +70,15 @@ class DiffusionClassifier:
         dtype: str | torch.dtype = "auto",
         batch_size: int | str = "auto",
         compile_network: bool = False,
+        calibration: str | Path | None = None,
     ) -> DiffusionClassifier:
-        """Load a bundled model, a folder that a diffusers pipeline was saved to, or a hub id; see `load_denoiser`."""
+        """Load a bundled model, a folder that a diffusers pipeline was saved to, or a hub id; see `load_denoiser`.
+
+        With a file that the command `calibrate` wrote, the model is read as that says.
+        """
         denoiser = load_denoiser(model, device=device, dtype=dtype)
+        if calibration is not None:
+            denoiser.defaults = ModelDefaults.load(Path(calibration))
         return cls(denoiser, batch_size=batch_size, compile_network=compile_network)
 
     def __call__(
@@ -150,35 +157,12 @@ class DiffusionClassifier:
         classnames: str | Sequence[str] | None = None,
         *,
         template: str | None = None,
-        strategy: Strategy | str | None = None,
-        timesteps: Timesteps | str | None = None,
-        loss: str | None = None,
-        seed: int = 0,
-        reduction: Reduction = "sum",
-        temperature: float | None = None,
-        prior: Sequence[float] | None = None,
+        **options: Any,
     ) -> Iterator[tuple[int, Classification]]:
         """Positions and results. Complains at once, before any image is read, of settings that cannot be used."""
-        defaults = self.denoiser.defaults
         names, conditioning = self.condition(classnames, template)
-        if strategy is None:
-            strategy = parse_strategy(defaults.strategy)
-            if isinstance(strategy, Staged):  # made for all classes of the model
-                strategy = strategy.among(len(names))
-        strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
-        strategy.init(len(names))  # for its complaints
-        timesteps = timesteps if timesteps is not None else defaults.timesteps
-        timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
-        loss = loss if loss is not None else defaults.loss
-        if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
-            temperature = defaults.temperature
-        settings: dict[str, Any] = {
-            "num_dimensions": prod(self.denoiser.latent_shape),
-            "reduction": reduction,
-            "temperature": 1.0 if temperature is None else temperature,
-            "prior": prior,
-        }
-        log_posterior(torch.zeros(len(names)), **settings)  # for its complaints
+        reading = self.reading(len(names), **options)
+        settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
         taken: dict[str, tuple[str, tuple[str, ...]]] = {}
         unusable: list[Scored] = []
 
@@ -200,8 +184,9 @@ class DiffusionClassifier:
             name, notes = taken.pop(scored.name)
             return int(scored.name), decide(replace(scored, name=name), names, notes=notes, **settings)
 
-        draws = Draws(timesteps, seed)
-        scores = self._score(_prefetch(jobs(), _DECODED_AHEAD), conditioning, strategy, draws, loss, names)
+        draws = Draws(reading.timesteps, reading.seed)
+        ahead = _prefetch(jobs(), _DECODED_AHEAD)
+        scores = self._score(ahead, conditioning, reading.strategy, draws, reading.loss, names)
 
         def results() -> Iterator[tuple[int, Classification]]:
             for scored in chain(scores, [None]):
@@ -211,6 +196,15 @@ class DiffusionClassifier:
                     yield answer(scored)
 
         return results()
+
+    @property
+    def num_dimensions(self) -> int:
+        """Of a latent."""
+        return prod(self.denoiser.latent_shape)
+
+    def reading(self, num_classes: int, **options: Any) -> Reading:
+        """The settings that `stream` will use for so many classes, if given these options."""
+        return resolve_reading(self.denoiser.defaults, num_classes, **options)
 
     def _score(
         self,

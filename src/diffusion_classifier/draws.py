@@ -86,6 +86,12 @@ class Timesteps:
             raise InputError(f"timesteps {text!r} cannot be read; use even, even:0.1-0.9, middle:0.5 or 250,500") from e
         return cls(kind)
 
+    def __str__(self) -> str:
+        """As `parse` reads it."""
+        if self.kind == "fixed":
+            return ",".join(map(_decimal, self.values))
+        return self.kind if self.window == (0, 1) else f"{self.kind}:{'-'.join(map(_decimal, self.window))}"
+
     def __call__(self, schedule: Schedule, draws: Sequence[int], seed: int = 0, key: int = 0) -> Tensor:
         """t of the draws, (N,), in the schedule's dtype, on the CPU."""
         if self.kind == "fixed":
@@ -98,6 +104,10 @@ class Timesteps:
             u = [_generator(seed, key, d, _TIME_STREAM).random() for d in draws]
         low, high = self.window
         return schedule.timesteps(low + (high - low) * torch.tensor(u, dtype=torch.float64))
+
+
+def _decimal(value: float) -> str:
+    return np.format_float_positional(value, trim="-")
 
 
 @dataclass(frozen=True)

@@ -143,9 +143,12 @@ class Classification:
             the others the posterior itself.
         margin: (K,): mean of error(c) - error(label) over the draws that both have.
         standard_error: (K,): of the margin.
-        confidence: probability that more draws would not change the label: 1 less the sum over all rivals of the tail
-            of Student's t beyond their margin, prior included, over its standard error; at least 0. It says nothing
-            about whether the label is right.
+        confidence: probability that more draws would not change the label. Where the strategy says how much doubt it
+            left a rival, 1 less the largest such doubt: a bound of the probability that all draws together would have
+            chosen the label, prior aside. Else 1 less the sum over all rivals of the tail of Student's t beyond their
+            margin, prior included, over its standard error; at least 0. It says nothing about whether the label is
+            right.
+        undecided: where the strategy asks, the labels that it could not rule out, if these are more than one.
         ties: labels that float32 does not tell apart from the winner; of exact ties the first candidate is the `label`.
         errors: error table (K, N), float32, NaN where never evaluated.
         t: (N,): timestep of each draw.
@@ -164,6 +167,7 @@ class Classification:
     margin: Tensor
     standard_error: Tensor
     confidence: float
+    undecided: tuple[str, ...]
     ties: tuple[str, ...]
     errors: Tensor
     t: Tensor
@@ -212,7 +216,7 @@ def decide(
     if scored.failure is not None:
         return Classification(
             **facts, label=None, posterior=nothing, bound=nothing, margin=nothing, standard_error=nothing,
-            confidence=0.0, ties=(),
+            confidence=0.0, undecided=(), ties=(),
         )  # fmt: skip
     means = mean_errors(scored.errors).where(scored.active, torch.inf)
     logs = log_posterior(
@@ -232,6 +236,8 @@ def decide(
     statistic = (lead / standard_error.clamp(min=1e-30)).numpy()
     tail = torch.as_tensor(stdtr(degrees, -statistic)).nan_to_num(0.5)
     rivals = torch.arange(len(names)) != winner
+    undecided = _chosen(names, scored.undecided) if scored.undecided is not None else ()
+    doubt = tail[rivals].sum() if scored.doubt is None else scored.doubt[rivals].max()
     tied = rivals & (logs[winner] - logs <= scale * TIE * means[winner])
     return Classification(
         **facts,
@@ -240,6 +246,11 @@ def decide(
         bound=torch.where(scored.active, posterior, bound),
         margin=margin,
         standard_error=standard_error,
-        confidence=float((1 - tail[rivals].sum()).clamp(min=0)),
-        ties=tuple(name for name, tie in zip(names, tied.tolist(), strict=True) if tie),
+        confidence=float((1 - doubt).clamp(min=0)),
+        undecided=undecided if len(undecided) > 1 else (),
+        ties=_chosen(names, tied),
     )
+
+
+def _chosen(names: Sequence[str], mask: Tensor) -> tuple[str, ...]:
+    return tuple(name for name, chosen in zip(names, mask.tolist(), strict=True) if chosen)

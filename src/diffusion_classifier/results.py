@@ -17,7 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from .analysis.frontier import Point
     from .bench import Bench
+    from .calibration import Calibration
     from .posterior import Classification
 
 Row = dict[str, Any]
@@ -44,6 +46,8 @@ def as_row(result: Classification) -> Row:
         "cost": result.cost,
         "seconds": round(result.seconds, 3),
     }
+    if result.undecided:
+        row["undecided"] = list(result.undecided)
     if result.ties:
         row["ties"] = list(result.ties)
     if result.notes:
@@ -77,7 +81,8 @@ def _cut(row: Row, top: int | None) -> Row:
 
 
 def _csv_writer(top: int | None) -> Callable[[Row], None]:
-    columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores", "ties", "notes", "error"]
+    columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores"]
+    columns += ["undecided", "ties", "notes", "error"]
     out = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     started = False
 
@@ -103,7 +108,11 @@ def _table(rows: list[Row], top: int) -> Table:
         if "error" in row:
             table.add_row(Text(row["image"]), Text("failed", "red"), "", Text(row["error"]))
             continue
-        label = row["label"] + (f" (tied with {', '.join(row['ties'])})" if "ties" in row else "")
+        label = row["label"]
+        if "ties" in row:
+            label += f" (tied with {', '.join(row['ties'])})"
+        elif "undecided" in row:
+            label += f" (undecided between {', '.join(row['undecided'])})"
         others = islice(row["scores"].items(), 1, top)
         then = ", ".join(f"{name} {p:.3f}" for name, p in others)
         image = row["image"] + (f" ({'; '.join(row['notes'])})" if "notes" in row else "")
@@ -138,3 +147,43 @@ def print_bench(bench: Bench, as_json: bool) -> None:
         cells = [costs.get(name) for costs in bench.seconds_per_image.values()]
         predicted.add_row(name, *("–" if cell is None else f"{cell:,.3g}" for cell in cells))
     console.print(predicted)
+
+
+def print_calibration(calibration: Calibration, as_json: bool) -> None:
+    """What was fitted and what it does, as a JSON object or as a table."""
+    defaults = calibration.defaults
+    if as_json:
+        fitted = {"strategy": defaults.strategy, "temperature": defaults.temperature}
+        print(json.dumps({k: v for k, v in asdict(calibration).items() if k != "defaults"} | fitted))
+        return
+
+    table = Table(show_header=False, title=f"{calibration.num_images} images, cross-validated")
+    temperature = "no true labels" if defaults.temperature is None else f"{defaults.temperature:.3g}"
+    ece = calibration.calibration_error
+    for name, value in {
+        "strategy": defaults.strategy,
+        "evaluations an image": f"{calibration.num_evaluations:.1f}; all: {calibration.full_evaluations}",
+        "label other than that of all draws": _percent(calibration.changed),
+        "accuracy": _percent(calibration.accuracy),
+        "accuracy of all draws": _percent(calibration.full_accuracy),
+        "temperature": temperature,
+        "calibration error of the score": "no true labels" if ece is None else f"{ece:.3f}",
+    }.items():
+        table.add_row(name, value)
+    Console().print(table)
+
+
+def print_frontier(points: list[Point], as_json: bool) -> None:
+    """One line a strategy."""
+    if as_json:
+        for point in points:
+            print(json.dumps(asdict(point)))
+        return
+    table = Table("family", "strategy", "evaluations", "right, with 95 % interval")
+    for point in points:
+        table.add_row(point.family, point.strategy, f"{point.num_evaluations:.1f}", _percent(point.accuracy))
+    Console().print(table)
+
+
+def _percent(share: tuple[float, float, float] | None) -> str:
+    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})" if share else "no true labels"

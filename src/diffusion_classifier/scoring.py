@@ -78,6 +78,8 @@ class Scored:
         cost: the same in full predictions: what rows of one noisy latent compute but once makes it less.
         seconds: from the first prediction to the last; images in flight together share this time.
         failure: why there is no answer; None if there is one.
+        doubt: (K,), float64, or None: see `State`.
+        undecided: (K,), bool, or None: see `State`.
     """
 
     name: str
@@ -88,6 +90,8 @@ class Scored:
     cost: float
     seconds: float
     failure: str | None = None
+    doubt: Tensor | None = None
+    undecided: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -313,4 +317,6 @@ class _Engine:
             cost=f.num_evaluations - saved,
             seconds=time.perf_counter() - f.started,
             failure=f.failure,
+            doubt=f.state.doubt,
+            undecided=f.state.undecided,
         )

@@ -5,10 +5,12 @@ Shape legend: K classes, B rows of one network batch, U distinct noisy latents i
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -16,6 +18,7 @@ from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
 from ..devices import to_device
+from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
 from ..schedules import Schedule
 from .prefix import Prefix
@@ -45,12 +48,27 @@ class ModelDefaults:
         timesteps: where the draws lie, as the command line spells it.
         temperature: τ of the posterior, fitted on held-out data for this loss, summed over dimensions; None where none
             was fitted.
+        lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
+            timesteps; None where it was not calibrated.
     """
 
     strategy: str = "fixed:64"
     loss: str = "l2"
     timesteps: str = "even"
     temperature: float | None = None
+    lags: Sequence[float] | None = None
+
+    @classmethod
+    def load(cls, file: Path) -> ModelDefaults:
+        """From a JSON file of its own, as `calibrate` writes it.
+
+        Raises:
+            InputError: the file cannot be read, or is something else.
+        """
+        try:
+            return cls(**json.loads(file.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as e:
+            raise InputError(f"{file} cannot be used as a calibration: {e}") from e
 
 
 class Denoiser(ABC):

@@ -1,62 +1,15 @@
-"""Strategies decide which (class, draw) pairs to evaluate next, and when to stop. They see errors, never a network."""
+"""The published strategies: all classes at all draws, or stage by stage with the best few kept."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from .exceptions import InputError
-
-TIE = 1e-6
-"""Mean errors that differ by less than this share count as equal: float32 does not tell them apart."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Evaluate each of these classes at each of these draws.
-
-    Args:
-        classes: (k,), int64.
-        draws: indices of the next draws, which all classes of the request share.
-    """
-
-    classes: Tensor
-    draws: range
-
-
-@dataclass(frozen=True)
-class State:
-    """What a strategy knows of one image.
-
-    Args:
-        errors: error table (K, N), float32, NaN where never evaluated. Every active class has all draws so far.
-        active: (K,), bool: the classes still compared.
-        stage: stages done.
-    """
-
-    errors: Tensor
-    active: Tensor
-    stage: int = 0
-
-
-class Strategy(Protocol):
-    """One search over classes; immutable, so that it serves many images at once."""
-
-    def init(self, num_classes: int) -> State:
-        """The state before the first evaluation."""
-
-    def propose(self, state: State) -> Request | None:
-        """What to evaluate next; None when done."""
-
-    def update(self, state: State, errors: Tensor) -> State:
-        """The state after the request that `propose` makes of `state`; errors (k, n), float32."""
-
-    def __str__(self) -> str:
-        """As the command line spells it; `parse` reads it back."""
+from ..exceptions import InputError
+from .base import TIE, Request, State
 
 
 @dataclass(frozen=True)
@@ -166,32 +119,6 @@ class Fixed:
     def __str__(self) -> str:
         """fixed:64."""
         return f"fixed:{self.num_draws}"
-
-
-def parse_strategy(text: str) -> Strategy:
-    """A strategy from "fixed:64" or "staged:25,250/5,1".
-
-    Raises:
-        InputError: neither.
-    """
-    kind, _, argument = text.strip().partition(":")
-    try:
-        if kind == "fixed":
-            return Fixed(int(argument))
-        if kind == "staged":
-            evaluated, kept = argument.split("/")
-            return Staged(_ints(evaluated), _ints(kept))
-    except InputError:
-        raise
-    except ValueError:
-        pass
-    raise InputError(
-        f"strategy {text!r} is not known: use fixed:DRAWS as in fixed:64, or staged:DRAWS/KEPT as in staged:25,250/5,1"
-    )
-
-
-def _ints(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(","))
 
 
 def _join(values: Sequence[int]) -> str:

@@ -1,0 +1,1 @@
+"""What can be seen in results; nothing imports it but the command line."""

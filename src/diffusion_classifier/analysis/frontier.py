@@ -1,0 +1,118 @@
+"""Accuracy against evaluations of many strategies, from stored error tables, without the network.
+
+Shape legend: M images, K classes, N draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..calibration import folds, search_all, true_classes
+from ..exceptions import InputError
+from ..metrics import share_interval
+from ..strategies import Fixed, Sequential, Staged, Strategy
+from ..tables import ErrorTables
+
+ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
+WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
+"""Of the paper's figure 4; all times, evenly, are there besides."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One strategy on all images.
+
+    Args:
+        family: of strategies, joined by a line.
+        strategy: as the command line spells it.
+        num_evaluations: mean of an image.
+        accuracy: share of right answers, with the ends of its 95 % interval; where truths are not known, of answers
+            that are those of the full tables.
+    """
+
+    family: str
+    strategy: str
+    num_evaluations: float
+    accuracy: tuple[float, float, float]
+
+
+def frontier(tables: ErrorTables) -> Iterator[Point]:
+    """Points of every family; sequential strategies are calibrated on four fifths and shown on the rest, in turn.
+
+    Raises:
+        InputError: tables that are not full, or have a single draw.
+    """
+    errors = tables.complete()
+    num_classes, num_draws = errors.shape[1:]
+    if num_draws < 2:
+        raise InputError("tables of a single draw leave strategies nothing to choose")
+    truth = true_classes(tables)
+    if truth is None:
+        truth = errors.double().mean(2).argmin(1)
+
+    def point(family: str, strategy: Strategy, part: Tensor = errors) -> Point:
+        means, spent = search_all(strategy, part)
+        return Point(family, str(strategy), float(spent.mean()), share_interval(means.argmin(1) == truth))
+
+    for n in _doublings(num_draws):
+        yield point("every class, all times", Fixed(n))
+    u = torch.stack(tables.t)
+    u = (u - u.min()) / (u.max() - u.min())
+    for family, (low, high) in WINDOWS.items():
+        inside = (u >= low) & (u <= high)
+        count = int(inside.sum(1).min())
+        if count:  # each image's first draws in the window
+            columns = inside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
+            part = errors.gather(2, columns[:, None].expand(-1, num_classes, -1))
+            for n in _doublings(count):
+                yield point(f"every class, {family}", Fixed(n), part)
+    for share in (16, 4):
+        for last in _doublings(num_draws):
+            kept = min(5, num_classes // 2)
+            if last // share and kept > 1:
+                yield point(f"staged, a {share}th of the draws first", Staged((last // share, last), (kept, 1)))
+    for error_rate in ERROR_RATES:
+        yield point("sequential, not calibrated", Sequential(num_draws, error_rate))
+    for budget in dict.fromkeys((num_draws, max(1, num_draws // 4))):
+        for error_rate in ERROR_RATES:
+            if error_rate * (len(errors) * 4 // 5 + 1) >= 1:
+                family = f"sequential, calibrated, at most {budget} draws"
+                right, spent = torch.empty(len(errors), dtype=torch.bool), torch.empty(len(errors))
+                for held_out, strategy in folds(errors[..., :budget], error_rate):
+                    means, spent[held_out] = search_all(strategy, errors[held_out, :, :budget])
+                    right[held_out] = means.argmin(1) == truth[held_out]
+                yield Point(family, str(strategy), float(spent.mean()), share_interval(right))
+
+
+def _doublings(last: int) -> list[int]:
+    """1, 2, 4 … and the last."""
+    return sorted({2**i for i in range(last.bit_length())} | {last})
+
+
+def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> None:
+    """The figure: a line for each family, with intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
+    for i, family in enumerate(dict.fromkeys(p.family for p in points)):
+        line = sorted((p.num_evaluations, *p.accuracy) for p in points if p.family == family)
+        x, y, low, high = zip(*line, strict=True)
+        style = "o-" if family.startswith("sequential") else "s--" if family.startswith("staged") else "."
+        (drawn,) = axes.plot(x, y, style, ms=4, lw=1.2, label=family, zorder=3 if style == "o-" else 2)
+        if style == "o-":
+            axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, lw=0)
+        if style == ".":
+            drawn.set(linestyle=":", color=f"C{i}")
+    axes.set(xscale="log", xlabel="evaluations an image", ylabel=ylabel, title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=7, loc="lower right")
+    figure.savefig(file, dpi=150)
+    plt.close(figure)

@@ -1,0 +1,41 @@
+"""The command line: parses, calls, prints."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+from rich.text import Text
+
+from ..exceptions import InputError
+from . import calibrate, classify, measure, train  # noqa: F401 - each adds its commands
+from .common import app, stderr
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one sentence and exit code 2."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # not every file name can be encoded
+    try:
+        app()
+    except (InputError, MemoryError, RuntimeError) as e:
+        sentence = str(e) if isinstance(e, InputError) else _machines_fault(e)
+        if sentence is None:
+            raise
+        # Text, here and below, since a file may be called [red]x.png, which rich would take for a colour.
+        stderr.print(Text("error:", "bold red"), Text(sentence), soft_wrap=True)
+        sys.exit(2)
+
+
+def _machines_fault(e: Exception) -> str | None:
+    """What to do about an error that comes of the machine; None for any other."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    from ..devices import one_line, out_of_memory
+
+    if out_of_memory(e):
+        advice = "try --dtype bfloat16, a smaller --batch-size, or a --device with more of it"
+        return f"memory does not suffice ({one_line(e)}): {advice}"
+    if isinstance(e, TorchDynamoException):
+        return f"torch.compile does not work here ({one_line(e)}): leave out --compile"
+    return None

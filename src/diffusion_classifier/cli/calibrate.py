@@ -1,0 +1,66 @@
+"""`calibrate` and `frontier`: stored error tables, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import track
+
+from ..results import print_calibration, print_frontier
+from .common import app, say, stderr
+
+
+@app.command()
+def calibrate(
+    tables: Annotated[Path, typer.Argument(help="Error tables, as `classify --save-errors` keeps them.")],
+    out: Annotated[Path, typer.Option(help="JSON file for `classify --calibration`.")],
+    draws: Annotated[
+        int | None, typer.Option(min=1, help="Most draws of an image; as in the tables if not given.")
+    ] = None,
+    error_rate: Annotated[
+        float, typer.Option(help="Accepted share of images on which the class that all draws would choose is dropped.")
+    ] = 0.01,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Fit the sequential strategy and, where true labels are known, the temperature, on stored error tables.
+
+    Examples:
+    `diffusion-classifier classify held-out/ --draws 64 --save-errors tables.parquet`
+
+    `diffusion-classifier calibrate tables.parquet --out calibration.json`
+
+    `diffusion-classifier classify photos/ --calibration calibration.json`
+    """
+    from ..calibration import calibrate as fit
+    from ..calibration import save_calibration
+    from ..tables import read_tables
+
+    calibration = fit(read_tables(tables), max_draws=draws, error_rate=error_rate)
+    save_calibration(calibration.defaults, out)
+    print_calibration(calibration, as_json)
+    say(f"saved to {out}")
+
+
+@app.command()
+def frontier(
+    tables: Annotated[Path, typer.Argument(help="Full error tables: `classify --draws N --save-errors FILE`.")],
+    figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+) -> None:
+    """Show accuracy against evaluations of every strategy, from stored error tables, without the network.
+
+    Example: `diffusion-classifier frontier tables.parquet --figure frontier.png`
+    """
+    from ..analysis.frontier import draw_frontier
+    from ..analysis.frontier import frontier as find
+    from ..tables import read_tables
+
+    read = read_tables(tables)
+    points = list(track(find(read), description="strategies", console=stderr, transient=True))
+    print_frontier(points, as_json)
+    if figure is not None:
+        ylabel = "agreement with all draws" if None in read.truth else "accuracy"
+        draw_frontier(points, f"{len(read.images)} images, {len(read.class_names)} classes", ylabel, figure)
+        say(f"drawn to {figure}")

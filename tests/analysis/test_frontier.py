@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import torch
+from matplotlib.image import imread
+from scipy.stats import norm
+
+from diffusion_classifier.analysis.frontier import draw_frontier, frontier
+from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.strategies import parse_strategy, replay
+from diffusion_classifier.tables import ErrorTables
+
+M, K, N = 120, 6, 8
+NAMES = tuple("abcdef")
+T = (np.arange(1, N + 1) * 5 % 9) * 100.0  # each of 100, 200 … 800 once
+
+
+def made(informative=lambda t: np.ones_like(t), truths=True):
+    """Class 0, 1 … is the right one of image 0, 1 …, and tells itself apart where the times are informative."""
+    rng = np.random.default_rng(0)
+    errors = 1 + rng.standard_normal((M, K, N))
+    truth = np.arange(M) % K
+    errors[np.arange(M), truth] -= informative(T)
+    return ErrorTables(
+        NAMES,
+        {"strategy": f"fixed:{N}", "loss": "l2", "timesteps": "even", "num_dimensions": 9},
+        tuple(map(str, range(M))),
+        tuple(NAMES[i] if truths else None for i in truth),
+        tuple(torch.from_numpy(errors).float()),
+        (torch.from_numpy(T),) * M,
+    )
+
+
+def test_points_are_those_of_a_plain_replay():
+    tables = made()
+    points = {(p.family, p.strategy): p for p in frontier(tables)}
+    for family, strategy in (
+        ("every class, all times", "fixed:4"),
+        ("staged, a 4th of the draws first", "staged:2,8/3,1"),
+        ("sequential, not calibrated", "sequential:8/0.1"),
+    ):
+        point = points[family, strategy]
+        spent, right = 0, 0
+        for table, truth in zip(tables.errors, tables.truth, strict=True):
+            state = replay(parse_strategy(strategy), table)
+            known = ~state.errors.isnan()
+            spent += int(known.sum())
+            means = (state.errors.nan_to_num().sum(1) / known.sum(1)).where(state.active, torch.inf)
+            right += NAMES[int(means.argmin())] == truth
+        assert point.num_evaluations == pytest.approx(spent / M)
+        assert point.accuracy[0] == pytest.approx(right / M)
+
+
+def test_accuracy_of_one_draw_is_the_chance_that_the_right_class_is_least():
+    """Six normal variables, of which one is shifted by its deviation."""
+    x = np.linspace(-8, 8, 4001)
+    expected = np.trapezoid(norm.pdf(x + 1) * norm.sf(x) ** (K - 1), x)
+    (point,) = [p for p in frontier(made()) if (p.family, p.strategy) == ("every class, all times", "fixed:1")]
+    assert point.accuracy[1] < expected < point.accuracy[2]
+
+
+def test_a_window_holds_the_times_that_it_names():
+    tables = made(lambda t: 20.0 * (t > 450))
+    best = {p.family: p.accuracy[0] for p in frontier(tables) if p.strategy.startswith("fixed")}
+    assert best["every class, last half"] == 1
+    assert best["every class, first half"] < 0.4
+
+
+def test_calibrated_points_spend_less_for_the_same_accuracy():
+    points = list(frontier(made(lambda t: np.full_like(t, 1.5))))
+    (full,) = [p for p in points if (p.family, p.strategy) == ("every class, all times", "fixed:8")]
+    calibrated = [p for p in points if p.family == "sequential, calibrated, at most 8 draws"]
+    assert {p.strategy for p in calibrated} >= {"sequential:8/0.05", "sequential:8/0.1"}
+    (point,) = [p for p in calibrated if p.strategy == "sequential:8/0.05"]
+    assert point.num_evaluations < 0.8 * full.num_evaluations
+    assert point.accuracy[2] + 0.05 >= full.accuracy[0]
+
+
+def test_without_truths_it_is_agreement_with_all_draws():
+    (full,) = [
+        p for p in frontier(made(truths=False)) if (p.family, p.strategy) == ("every class, all times", "fixed:8")
+    ]
+    assert full.accuracy[0] == 1
+
+
+def test_one_draw_leaves_nothing_to_choose():
+    tables = made()
+    with pytest.raises(InputError, match="single draw"):
+        list(frontier(ErrorTables(NAMES, {}, ("x",), ("a",), (tables.errors[0][:, :1],), (torch.zeros(1),))))
+
+
+def test_figure(tmp_path):
+    draw_frontier(list(frontier(made())), "title", "accuracy", tmp_path / "f.png")
+    assert imread(tmp_path / "f.png").std() > 0.05

@@ -1,0 +1,102 @@
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.posterior import decide
+from diffusion_classifier.scoring import Scored
+from diffusion_classifier.tables import ROWS_PER_GROUP, read_tables, table_writer
+
+NAMES = ("cat", "dog", "owl")
+SETTINGS = {"loss": "l2", "num_dimensions": 48, "strategy": "fixed:4", "prior": None}
+
+
+def result(name="a.png", errors=None, failure=None):
+    errors = torch.rand(3, 4, generator=torch.Generator().manual_seed(len(name))) if errors is None else errors
+    scored = Scored(name, errors, torch.ones(3).bool(), torch.tensor([500, 250, 750, 125]), 12, 12.0, 0.1, failure)
+    return decide(scored, NAMES, num_dimensions=48)
+
+
+def write(file, results):
+    with table_writer(file, NAMES, SETTINGS) as add:
+        for r, truth in results:
+            add(r, truth)
+
+
+def test_what_was_written_is_read(tmp_path):
+    pruned = torch.rand(3, 4)
+    pruned[1, 2:] = torch.nan
+    pairs = [(result("a.png"), "cat"), (result("bb.png", pruned), None), (result("naïve [x].png"), "owl")]
+    write(tmp_path / "t.parquet", pairs)
+    tables = read_tables(tmp_path / "t.parquet")
+    assert tables.class_names == NAMES
+    assert tables.settings == SETTINGS
+    assert tables.images == ("a.png", "bb.png", "naïve [x].png")
+    assert tables.truth == ("cat", None, "owl")
+    for (r, _), errors, t in zip(pairs, tables.errors, tables.t, strict=True):
+        torch.testing.assert_close(errors, r.errors, rtol=0, atol=0, equal_nan=True)
+        assert t.tolist() == [500, 250, 750, 125]
+    assert [path.name for path in tmp_path.iterdir()] == ["t.parquet"]
+    with pytest.raises(InputError, match=r"full tables are needed.*fixed:4"):
+        tables.complete()
+
+
+def test_full_tables_as_one_tensor(tmp_path):
+    write(tmp_path / "t.parquet", [(result("a"), None), (result("bb"), None)])
+    whole = read_tables(tmp_path / "t.parquet").complete()
+    assert torch.equal(whole, torch.stack([result("a").errors, result("bb").errors]))
+
+
+def test_more_rows_than_a_group(tmp_path):
+    names = [str(i) for i in range(2 * ROWS_PER_GROUP + 3)]
+    write(tmp_path / "t.parquet", ((result(name), None) for name in names))
+    assert read_tables(tmp_path / "t.parquet").images == tuple(names)
+
+
+def test_failed_images_are_left_out(tmp_path):
+    write(tmp_path / "t.parquet", [(result("a"), None), (result("b", torch.empty(3, 0), "broken"), None)])
+    assert read_tables(tmp_path / "t.parquet").images == ("a",)
+
+
+def test_what_came_is_kept_when_the_work_is_broken_off(tmp_path):
+    def interrupted():
+        yield result("a"), "dog"
+        assert not (tmp_path / "t.parquet").exists()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "t.parquet", interrupted())
+    assert read_tables(tmp_path / "t.parquet").images == ("a",)
+
+
+class TestBadFiles:
+    def test_nothing_there(self, tmp_path):
+        with pytest.raises(InputError, match=r"t.parquet cannot be read as error tables"):
+            read_tables(tmp_path / "t.parquet")
+
+    def test_not_parquet(self, tmp_path):
+        (tmp_path / "t.parquet").write_text("image,truth\n")
+        with pytest.raises(InputError, match="cannot be read as error tables"):
+            read_tables(tmp_path / "t.parquet")
+
+    def test_another_kind_of_parquet(self, tmp_path):
+        pq.write_table(pa.table({"x": [1]}), tmp_path / "t.parquet")
+        with pytest.raises(InputError, match="cannot be read as error tables"):
+            read_tables(tmp_path / "t.parquet")
+
+    def test_of_another_version(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("diffusion_classifier.tables.VERSION", 9)
+        write(tmp_path / "t.parquet", [(result(), None)])
+        monkeypatch.undo()
+        with pytest.raises(InputError, match="of version 9; this is for version 1"):
+            read_tables(tmp_path / "t.parquet")
+
+    def test_no_images(self, tmp_path):
+        write(tmp_path / "t.parquet", [])
+        with pytest.raises(InputError, match="holds no images"):
+            read_tables(tmp_path / "t.parquet")
+
+    def test_a_folder_that_is_not_there(self, tmp_path):
+        with pytest.raises(InputError, match="cannot be written"):
+            write(tmp_path / "no" / "t.parquet", [])

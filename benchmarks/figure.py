@@ -2,7 +2,7 @@
 
     python benchmarks/figure.py benchmarks/results.json docs/benchmarks.png
 
-A call reads the weights at least once, whatever its number of rows: with few rows it waits for memory, with many it
+A call reads the weights at least once, whatever its number of rows: with few rows it may wait for memory, with many it
 computes.
 """
 
@@ -29,12 +29,14 @@ for row in rows:
     axes.plot(intensity, list(rates.values()), "o-", ms=4, label=row["name"].split(":")[0])
     for (k, rate), x in zip(rates.items(), intensity, strict=True):
         axes.annotate(str(k), (x, rate), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7)
-x = np.geomspace(min(every) / 4, max(every) * 2, 200)
+x = np.geomspace(1, max(every) * 2, 200)
 axes.plot(x, np.minimum(peak, bandwidth * x), color="black", lw=1, label="matrix product and memory of this machine")
 axes.set(
     xscale="log", yscale="log", xlabel="operations for each byte of weights (number: rows of a call)",
     ylabel="10⁹ operations a second",
 )  # fmt: skip
+axes.yaxis.set_major_formatter("{x:g}")
+axes.yaxis.set_minor_formatter("{x:g}")
 axes.grid(alpha=0.3)
 axes.legend(fontsize=8)
 figure.savefig(out, dpi=150)

@@ -6,18 +6,26 @@ On the bundled sample, read as the model's folder says it is best read. The engi
 the reference loop in float32 and its errors to 1e-5; for each dtype: the noise that it adds to paired differences
 (error of a class less that of the best one, at the same draw), as a share of how much these differ from draw to draw,
 and the share of images whose label is another. One JSON line each.
+
+A dtype that this machine's processor has no units for is slow: --rounded computes in float32 and rounds the weights
+and what every operation gives to the dtype, which is what units of that dtype do.
 """
 
 import argparse
 import json
+from typing import Any
 
 import torch
+from diffusers.models.embeddings import Timesteps as TimeEmbedding
 from reference import reference
 from rich.progress import track
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
 
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.batching import tune
+from diffusion_classifier.denoisers.base import Denoiser
 from diffusion_classifier.devices import DTYPES, resolve_device
 from diffusion_classifier.draws import Draws, Timesteps
 from diffusion_classifier.images import load_image, preprocess
@@ -30,6 +38,7 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--model", default="fashion")
 parser.add_argument("--images", type=int, default=1000)
 parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float16"])
+parser.add_argument("--rounded", action="store_true")
 options = parser.parse_args()
 
 exact = load_denoiser(options.model, dtype="float32")
@@ -40,10 +49,57 @@ pictures = [load_image(sample.image) for sample in load_sample(options.images)]
 jobs = [Job(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in enumerate(pictures)]
 
 
+class Rounding(TorchDispatchMode):
+    """Rounds what every operation gives to a dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+        self.on = True
+
+    def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """See `TorchDispatchMode`."""
+        result = operation(*args, **(kwargs or {}))
+        return tree_map(self.round, result) if self.on else result
+
+    def round(self, value: Any) -> Any:
+        """A float32 tensor as the dtype would hold it; anything else as it is."""
+        is_float32 = isinstance(value, Tensor) and value.dtype == torch.float32
+        return value.to(self.dtype).float() if is_float32 else value
+
+
+def rounded(denoiser: Denoiser, dtype: torch.dtype) -> None:
+    """Make a network in float32 compute as if in this dtype."""
+    mode, forward = Rounding(dtype), denoiser.network.forward
+    for parameter in denoiser.network.parameters():
+        parameter.data = mode.round(parameter.data)
+    for module in denoiser.network.modules():
+        if isinstance(module, TimeEmbedding):  # in float32 whatever the network's dtype
+
+            def embed(*args: Any, inner: Any = module.forward) -> Any:
+                mode.on = False
+                try:
+                    result = inner(*args)
+                finally:
+                    mode.on = True
+                return mode.round(result)
+
+            module.forward = embed
+
+    def whole(noisy: Tensor, *args: Any, **kwargs: Any) -> Any:
+        with mode:
+            return forward(mode.round(noisy), *args, **kwargs)
+
+    denoiser.network.forward = whole
+
+
 def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
     """Error tables and answers of the engine."""
-    denoiser = load_denoiser(options.model, dtype=dtype)
+    emulate = options.rounded and dtype != "float32"
+    denoiser = load_denoiser(options.model, dtype="float32" if emulate else dtype)
     batch_size = tune(denoiser, conditioning)
+    if emulate:
+        rounded(denoiser, DTYPES[dtype])
     results = score(denoiser, jobs, conditioning, strategy, draws=draws, loss=loss, batch_size=batch_size)
     found = {int(r.name): r for r in track(results, total=len(jobs), description=f"engine, {dtype}")}
     ordered = [found[i] for i in range(len(jobs))]
@@ -74,4 +130,5 @@ for dtype in options.dtypes:
                 added.append(float(((r[c] - r[best])[both] - d).square().mean()))
     share = (sum(added) / sum(natural)) ** 0.5
     changed = sum(a != b for a, b in zip(answers, labels, strict=True))
-    print(json.dumps({dtype: {"noise_added": share, "labels_changed": changed / len(jobs)}}), flush=True)
+    line = {"rounded": options.rounded, "noise_added": share, "labels_changed": changed / len(jobs)}
+    print(json.dumps({dtype: line}), flush=True)

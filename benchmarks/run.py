@@ -1,7 +1,8 @@
 """Speed of the engine, as ratios to the plain reference loop in the same run.
 
-    python benchmarks/run.py            # every row; writes benchmarks/results.json; about half an hour on two cores
-    python benchmarks/run.py --quick    # a shorter version, about two minutes
+    python benchmarks/run.py            # every row; writes benchmarks/results.json; about an hour on two cores
+    python benchmarks/run.py --only dit # a part anew, the other rows of results.json as they are
+    python benchmarks/run.py --quick    # a shorter version, without the search for the best batch size; a minute
 
 One JSON line a row: name, ratio, target, and medians with their spread (lowest and highest). What is compared runs in
 turn within each repeat, so that a slower spell of the machine meets all alike.
@@ -40,6 +41,7 @@ from diffusion_classifier.strategies import parse_strategy
 from diffusion_classifier.zoo import load_sample
 
 DEVICE = resolve_device()
+QUICK_BATCH_SIZE = 32  # that of the reference loop
 PLAIN_DTYPE = torch.float16 if DEVICE.type == "cuda" else torch.float32
 Row = dict[str, Any]
 
@@ -76,7 +78,13 @@ def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strat
 
 
 def compare(
-    name: str, fast: Denoiser, jobs: list[list[Job]], conditioning: Conditioning, strategy: Any, targets: list[float]
+    name: str,
+    fast: Denoiser,
+    jobs: list[list[Job]],
+    conditioning: Conditioning,
+    strategy: Any,
+    targets: list[float],
+    batch_size: int | None = None,
 ) -> Iterator[Row]:
     """The engine in its own dtype against the reference loop in the plain one, and in the engine's where that differs.
 
@@ -87,10 +95,11 @@ def compare(
         conditioning: of the classes.
         strategy: of both.
         targets: of the ratio to either, and of the share of the matrix product's peak; a missing one is not measured.
+        batch_size: of the engine; measured if None.
     """
     dtypes = dict.fromkeys([PLAIN_DTYPE, fast.dtype] if len(targets) > 1 else [PLAIN_DTYPE])
     slow = {dtype: deepcopy(fast).to(DEVICE, dtype) for dtype in dtypes}  # before the engine's is laid out anew
-    batch_size = tune(fast, conditioning)
+    batch_size = batch_size or tune(fast, conditioning)
     one = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(fast, conditioning[one], one)
     contenders: dict[str, Callable[[list[Job]], tuple[int, float]]] = {
@@ -158,7 +167,7 @@ class Stopwatch:
             hook.remove()
 
 
-def fashion(model: str, repeats: int, images: int) -> Iterator[Row]:
+def fashion(model: str, repeats: int, images: int, batch_size: int | None = None) -> Iterator[Row]:
     """The bundled model on its sample."""
     fast = load_denoiser(model, device=DEVICE)
     pictures = [load_image(sample.image) for sample in load_sample(repeats * images)]
@@ -166,7 +175,8 @@ def fashion(model: str, repeats: int, images: int) -> Iterator[Row]:
     parts = [jobs[i * images : (i + 1) * images] for i in range(repeats)]
     conditioning = fast.condition(range(10))
     strategy = parse_strategy(fast.defaults.strategy)
-    yield from compare(f"fashion, 10 classes, {repeats} x {images} images", fast, parts, conditioning, strategy, [5.0])
+    name = f"fashion, 10 classes, {repeats} x {images} images"
+    yield from compare(name, fast, parts, conditioning, strategy, [5.0], batch_size)
 
 
 def random_images(denoiser: Denoiser, repeats: int) -> list[list[Job]]:
@@ -175,17 +185,19 @@ def random_images(denoiser: Denoiser, repeats: int) -> list[list[Job]]:
     return [[Job("0", torch.rand(3, size, size, generator=generator) * 2 - 1, key)] for key in range(repeats)]
 
 
-def full_size(repeats: int) -> Iterator[Row]:
+def full_size(
+    name: str, build: Callable[[int], tuple[Denoiser, Conditioning]], num_classes: int, draws: int, target: float
+) -> Callable[[int], Iterator[Row]]:
     """Architectures of real size with random weights: what they cost does not depend on the weights."""
-    dtype = resolve_dtype("auto", DEVICE)
-    for name, build, num_classes, draws, target in (
-        ("Stable Diffusion 2, 256 pixels, 10 classes x 4 draws", stable_diffusion_2, 10, 4, 4.0),
-        ("DiT-XL/2, 256 pixels, 16 classes x 2 draws", dit, 16, 2, 3.5),
-    ):
+
+    def rows(repeats: int) -> Iterator[Row]:
         denoiser, conditioning = build(num_classes)
-        denoiser.to(DEVICE, dtype)
+        denoiser.to(DEVICE, resolve_dtype("auto", DEVICE))
         jobs = random_images(denoiser, repeats)
-        yield from compare(name, denoiser, jobs, conditioning, Fixed(draws), [target, 1.2, 0.65])
+        what = f"{name}, 256 pixels, {num_classes} classes x {draws} draws"
+        yield from compare(what, denoiser, jobs, conditioning, Fixed(draws), [target, 1.2, 0.65])
+
+    return rows
 
 
 def small(repeats: int) -> Iterator[Row]:
@@ -201,6 +213,7 @@ def small(repeats: int) -> Iterator[Row]:
             conditioning,
             Fixed(2),
             [1.0, 1.0],
+            QUICK_BATCH_SIZE,
         )
 
 
@@ -295,28 +308,35 @@ def main() -> None:
     """Run, print, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=["fashion", "sd2", "dit", "compile", "throughput", "memory"], action="append")
     parser.add_argument("--model", default="fashion", help="of ten classes: bundled, or a folder")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
     options = parser.parse_args()
     fresh = TemporaryDirectory()  # what was measured at another time, with other work beside it, must not count
     os.environ["XDG_CACHE_HOME"] = fresh.name
-    rows = []
-    parts = (
-        [fashion(options.model, options.repeats, 1), small(options.repeats)]
-        if options.quick
-        else [
-            fashion(options.model, options.repeats, 40),
-            full_size(options.repeats),
-            compiled(options.model),
-            throughput(options.model),
-            memory(),
-        ]
-    )
-    for part in parts:
+    parts = {
+        "fashion": fashion(options.model, options.repeats, 40),
+        "sd2": full_size("Stable Diffusion 2", stable_diffusion_2, 10, 4, 4.0)(options.repeats),
+        "dit": full_size("DiT-XL/2", dit, 16, 2, 3.5)(options.repeats),
+        "compile": compiled(options.model),
+        "throughput": throughput(options.model),
+        "memory": memory(),
+    }
+    if options.quick:
+        parts = {
+            "fashion": fashion(options.model, options.repeats, 1, QUICK_BATCH_SIZE),
+            "small": small(options.repeats),
+        }
+    found = {}
+    if options.only:
+        parts = {name: parts[name] for name in options.only}
+        if options.out.exists():
+            found = {line["name"]: line for line in json.loads(options.out.read_text())["rows"]}
+    for part in parts.values():
         for line in part:
             print(json.dumps(line), flush=True)
-            rows.append(line)
+            found[line["name"]] = line
     if not options.quick:
         machine = {
             "processor": _processor(),
@@ -327,7 +347,7 @@ def main() -> None:
             "python": platform.python_version(),
             "torch": torch.__version__,
         }
-        options.out.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
+        options.out.write_text(json.dumps({"machine": machine, "rows": list(found.values())}, indent=1) + "\n")
 
 
 def _processor() -> str:

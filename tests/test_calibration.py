@@ -103,7 +103,7 @@ def test_saved_and_read(tmp_path):
     fitted = calibrate(made(50), error_rate=0.1).defaults
     save_calibration(fitted, tmp_path / "c.json")
     found = ModelDefaults.load(tmp_path / "c.json")
-    assert replace(found, lags=tuple(found.lags)) == fitted
+    assert replace(found, lags=tuple(found.lags), classes=tuple(found.classes)) == fitted
     assert parse_strategy(found.strategy) == Sequential(N, 0.1)
 
 

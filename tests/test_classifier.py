@@ -481,20 +481,23 @@ class TestErrors:
 class TestSequential:
     def test_the_models_own_calibration_serves_what_it_was_made_for(self):
         lags = [0.0] * 120
-        defaults = ModelDefaults(strategy="sequential:9/0.01", loss="l1", timesteps="middle:0.5", lags=lags)
+        defaults = ModelDefaults(
+            strategy="sequential:9/0.01", loss="l1", timesteps="middle:0.5", lags=lags, classes=LABELS
+        )
         clf = classifier()
         clf.denoiser.defaults = defaults
-        own = clf.reading(3)
+        own = clf.reading(LABELS[::-1])
         assert own.strategy == Sequential(9, 0.01, tuple(lags))
-        assert clf.reading(3, strategy="sequential:9/0.1").strategy == Sequential(9, 0.1, tuple(lags))
+        assert clf.reading(LABELS, strategy="sequential:9/0.1").strategy == Sequential(9, 0.1, tuple(lags))
         for other in (
             {"strategy": "sequential:8"},
             {"strategy": "sequential:9", "loss": "l2"},
             {"strategy": "sequential:9", "timesteps": "even"},
         ):
-            assert clf.reading(3, **other).strategy.lags is None
+            assert clf.reading(LABELS, **other).strategy.lags is None
+        assert clf.reading(LABELS[:2]).strategy == Sequential(9, 0.01)
         with pytest.raises(InputError, match="at least 999 images; this one has 120"):
-            clf.reading(3, strategy="sequential:9/0.001")
+            clf.reading(LABELS, strategy="sequential:9/0.001")
         assert own.as_dict() == {
             "strategy": "sequential:9/0.01", "timesteps": "even:0.25-0.75", "loss": "l1", "seed": 0,
             "reduction": "sum", "temperature": 1.0, "prior": None,

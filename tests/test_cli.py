@@ -523,9 +523,10 @@ class TestTables:
         report = json.loads(printed)
         assert (report["strategy"], report["num_images"], report["full_evaluations"]) == ("sequential:4/0.2", 30, 12)
 
-    def test_another_number_of_draws_is_not_calibrated(self, call, classify, photos, tables, tmp_path):
+    @pytest.mark.parametrize("other", [("--strategy", "sequential:2/0.2"), ("--labels", "dark,light")])
+    def test_other_draws_or_classes_are_not_calibrated(self, call, classify, photos, tables, tmp_path, other):
         call("calibrate", tables, "--out", tmp_path / "c.json", "--error-rate", 0.2)
-        options = photos / "dark" / "0.png", "--strategy", "sequential:2/0.2"
+        options = photos / "dark" / "0.png", "--strategy", "sequential:8/0.2", *other
         _, (row,), _ = classify(*options, "--calibration", tmp_path / "c.json", draws=())
         _, (same,), _ = classify(*options, draws=())
         assert row["num_evaluations"] == same["num_evaluations"]

@@ -89,8 +89,8 @@ class TestEValue:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("error_rate", [0.01, 0.1])
 def test_without_calibration_the_promise_holds_for_every_kind_of_table(kind, error_rate):
-    strategy = Sequential(64, error_rate)
-    dropped = sum(drops_the_winner(strategy, table) for table in tables(kind, 1000))
+    strategy = Sequential(32, error_rate)
+    dropped = sum(drops_the_winner(strategy, table) for table in tables(kind, 1000, num_draws=32))
     assert binomtest(dropped, 1000, error_rate, alternative="greater").pvalue > 0.01
 
 

@@ -92,6 +92,7 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
             timesteps=tables.settings["timesteps"],
             temperature=temperature(whole, torch.ones(len(errors), dtype=torch.bool)),
             lags=whole.lags,
+            classes=tables.class_names,
         ),
         num_images=len(errors),
         num_evaluations=float(spent.mean()),

@@ -161,7 +161,7 @@ class DiffusionClassifier:
     ) -> Iterator[tuple[int, Classification]]:
         """Positions and results. Complains at once, before any image is read, of settings that cannot be used."""
         names, conditioning = self.condition(classnames, template)
-        reading = self.reading(len(names), **options)
+        reading = self.reading(names, **options)
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
         taken: dict[str, tuple[str, tuple[str, ...]]] = {}
         unusable: list[Scored] = []
@@ -202,9 +202,9 @@ class DiffusionClassifier:
         """Of a latent."""
         return prod(self.denoiser.latent_shape)
 
-    def reading(self, num_classes: int, **options: Any) -> Reading:
-        """The settings that `stream` will use for so many classes, if given these options."""
-        return resolve_reading(self.denoiser.defaults, num_classes, **options)
+    def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
+        """The settings that `stream` will use for these candidates, if given these options."""
+        return resolve_reading(self.denoiser.defaults, class_names, **options)
 
     def _score(
         self,

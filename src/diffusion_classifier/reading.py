@@ -39,7 +39,7 @@ class Reading:
 
 def resolve_reading(
     defaults: ModelDefaults,
-    num_classes: int,
+    class_names: Sequence[str],
     *,
     strategy: Strategy | str | None = None,
     timesteps: Timesteps | str | None = None,
@@ -51,36 +51,43 @@ def resolve_reading(
 ) -> Reading:
     """Settings with the model's own where none are given; arguments as in `DiffusionClassifier.stream`.
 
+    Args:
+        defaults: the model's own.
+        class_names: the candidates.
+
     Raises:
         InputError: a setting cannot be used.
     """
     if strategy is None:
         strategy = parse_strategy(defaults.strategy)
         if isinstance(strategy, Staged):  # made for all classes of the model
-            strategy = strategy.among(num_classes)
+            strategy = strategy.among(len(class_names))
     strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
     timesteps = timesteps if timesteps is not None else defaults.timesteps
     timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
     loss = loss if loss is not None else defaults.loss
-    strategy = _calibrated(strategy, timesteps, loss, defaults)
+    strategy = _calibrated(strategy, timesteps, loss, class_names, defaults)
     if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
         temperature = defaults.temperature
     temperature = 1.0 if temperature is None else temperature
     reading = Reading(
         strategy, timesteps, loss, seed, reduction, temperature, None if prior is None else tuple(map(float, prior))
     )
-    strategy.init(num_classes)  # these three for their complaints
+    strategy.init(len(class_names))  # these three for their complaints
     find_loss(loss)
-    log_posterior(torch.zeros(num_classes), num_dimensions=1, **reading.posterior_settings())
+    log_posterior(torch.zeros(len(class_names)), num_dimensions=1, **reading.posterior_settings())
     return reading
 
 
-def _calibrated(strategy: Strategy, timesteps: Timesteps, loss: str, defaults: ModelDefaults) -> Strategy:
-    """A sequential strategy with the model's calibration, where that was made for as many draws of the same kind."""
+def _calibrated(
+    strategy: Strategy, timesteps: Timesteps, loss: str, class_names: Sequence[str], defaults: ModelDefaults
+) -> Strategy:
+    """A sequential strategy with the model's calibration, where that was made for the same draws and classes."""
     if not isinstance(strategy, Sequential) or strategy.lags is not None or defaults.lags is None:
         return strategy
     own = parse_strategy(defaults.strategy)
     fits = isinstance(own, Sequential) and own.max_draws == strategy.max_draws
+    fits = fits and sorted(defaults.classes or ()) == sorted(class_names)
     if fits and (timesteps, loss) == (Timesteps.parse(defaults.timesteps), defaults.loss):
         return replace(strategy, lags=tuple(defaults.lags))
     return strategy

@@ -98,7 +98,7 @@ def classify(
         if save_errors is not None:
             class_names, _ = classifier.condition(names, template)
             about = {"model": model, "template": template, "num_dimensions": classifier.num_dimensions}
-            about |= classifier.reading(len(class_names), **options).as_dict()
+            about |= classifier.reading(class_names, **options).as_dict()
             keep = stack.enter_context(table_writer(save_errors, class_names, about))
             results = _kept(results, keep, class_names)
         write = stack.enter_context(writer(output, top))

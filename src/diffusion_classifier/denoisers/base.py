@@ -50,6 +50,7 @@ class ModelDefaults:
             was fitted.
         lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
             timesteps; None where it was not calibrated.
+        classes: those that the lags were found among: among others the promise would not hold.
     """
 
     strategy: str = "fixed:64"
@@ -57,6 +58,7 @@ class ModelDefaults:
     timesteps: str = "even"
     temperature: float | None = None
     lags: Sequence[float] | None = None
+    classes: Sequence[str] | None = None
 
     @classmethod
     def load(cls, file: Path) -> ModelDefaults:

@@ -207,11 +207,11 @@ def small(repeats: int) -> Iterator[Row]:
         denoiser, conditioning = build(10)
         denoiser.to(DEVICE, dtype)
         yield from compare(
-            f"{name}, 10 classes x 2 draws",
+            f"{name}, 10 classes x 1 draw",
             denoiser,
             random_images(denoiser, repeats),
             conditioning,
-            Fixed(2),
+            Fixed(1),
             [1.0, 1.0],
             QUICK_BATCH_SIZE,
         )

@@ -297,7 +297,7 @@ def memory() -> Iterator[Row]:
     for family, name, few_images, num_classes, images in (
         ("dit", "10 to 1,000 classes", 10, 1000, 10),
         ("dit", "10 to 10,000 images", 10, 10, 10_000),
-        ("sd", "10 to 1,000 prompts", 2, 1000, 2),
+        ("sd", "10 to 1,000 prompts", 20, 1000, 2),  # as many of 10 classes as fill a batch
     ):
         few, many = beyond(family, 10, few_images), beyond(family, num_classes, images)
         details = {"megabytes": {"from": round(few, 1), "to": round(many, 1)}}

@@ -186,18 +186,19 @@ def random_images(denoiser: Denoiser, repeats: int) -> list[list[Job]]:
 
 
 def full_size(
-    name: str, build: Callable[[int], tuple[Denoiser, Conditioning]], num_classes: int, draws: int, target: float
-) -> Callable[[int], Iterator[Row]]:
-    """Architectures of real size with random weights: what they cost does not depend on the weights."""
-
-    def rows(repeats: int) -> Iterator[Row]:
-        denoiser, conditioning = build(num_classes)
-        denoiser.to(DEVICE, resolve_dtype("auto", DEVICE))
-        jobs = random_images(denoiser, repeats)
-        what = f"{name}, 256 pixels, {num_classes} classes x {draws} draws"
-        yield from compare(what, denoiser, jobs, conditioning, Fixed(draws), [target, 1.2, 0.65])
-
-    return rows
+    name: str,
+    build: Callable[[int], tuple[Denoiser, Conditioning]],
+    repeats: int,
+    num_classes: int,
+    draws: int,
+    target: float,
+) -> Iterator[Row]:
+    """An architecture of real size with random weights: what it costs does not depend on the weights."""
+    denoiser, conditioning = build(num_classes)
+    denoiser.to(DEVICE, resolve_dtype("auto", DEVICE))
+    jobs = random_images(denoiser, repeats)
+    what = f"{name}, 256 pixels, {num_classes} classes x {draws} draws"
+    yield from compare(what, denoiser, jobs, conditioning, Fixed(draws), [target, 1.2, 0.65])
 
 
 def small(repeats: int) -> Iterator[Row]:
@@ -317,8 +318,8 @@ def main() -> None:
     os.environ["XDG_CACHE_HOME"] = fresh.name
     parts = {
         "fashion": fashion(options.model, options.repeats, 40),
-        "sd2": full_size("Stable Diffusion 2", stable_diffusion_2, 10, 4, 4.0)(options.repeats),
-        "dit": full_size("DiT-XL/2", dit, 16, 2, 3.5)(options.repeats),
+        "sd2": full_size("Stable Diffusion 2", stable_diffusion_2, options.repeats, 10, 4, 4.0),
+        "dit": full_size("DiT-XL/2", dit, options.repeats, 16, 2, 3.5),
         "compile": compiled(options.model),
         "throughput": throughput(options.model),
         "memory": memory(),

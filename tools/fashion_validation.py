@@ -15,18 +15,18 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_file, save_file
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from diffusion_classifier import Fixed, Staged, Strategy, load_denoiser
+from diffusion_classifier.calibration import fit_temperature, forecast_error, search_all
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.images import load_image, preprocess
-from diffusion_classifier.posterior import log_posterior, mean_errors
 from diffusion_classifier.schedules import add_noise
 from diffusion_classifier.scoring import LOSSES
 from diffusion_classifier.training.data import load_labelled_images
 
 HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
+NUM_DIMENSIONS = 28 * 28
 
 
 def make_tables(options: argparse.Namespace) -> None:
@@ -48,38 +48,6 @@ def make_tables(options: argparse.Namespace) -> None:
         for loss, distance in LOSSES.items():
             tables[loss][i] = distance(noise[latent_index], predicted).view(len(t), num_classes).T
     save_file(tables | {"t": t, "labels": held_out.labels[: options.images]}, options.out)
-
-
-def replay(strategy: Strategy, table: Tensor) -> tuple[Tensor, int]:
-    """Mean errors (K,) of one error table (K, N) at the end, infinite for classes that are out; evaluations spent."""
-    state, spent = strategy.init(len(table)), 0
-    while (request := strategy.propose(state)) is not None:
-        errors = table[request.classes, request.draws.start : request.draws.stop]
-        state, spent = strategy.update(state, errors), spent + errors.numel()
-    return mean_errors(state.errors).where(state.active, torch.inf), spent
-
-
-def fit_temperature(means: Tensor, labels: Tensor) -> tuple[float, float]:
-    """The temperature at which the score of the answer is the best forecast of whether it is right.
-
-    That is a proper score where the true class was eliminated, too, unlike the likelihood of the label.
-
-    Args:
-        means: mean errors (B, K), infinite for classes that are out.
-        labels: (B,).
-
-    Returns:
-        The temperature, and the cross-entropy of the forecasts in nats.
-    """
-    right = means.argmin(1) == labels
-
-    def cross_entropy(log_temperature: float) -> float:
-        logs = torch.stack([log_posterior(m, num_dimensions=784, temperature=10.0**log_temperature) for m in means])
-        score = logs.max(1).values.exp().clamp(max=1 - 1e-12)
-        return -float(torch.where(right, score, 1 - score).log().mean())
-
-    best = minimize_scalar(cross_entropy, bounds=(-3, 2), method="bounded")
-    return 10.0**best.x, best.fun
 
 
 def schedules() -> Iterator[Strategy]:
@@ -117,10 +85,11 @@ def choose(options: argparse.Namespace) -> None:
             continue  # more draws than the tables hold
         cells = []
         for loss in LOSSES:
-            means, spent = zip(*(replay(strategy, table) for table in tables[loss]), strict=True)
-            temperature, nats = fit_temperature(torch.stack(means), labels)
-            cells += [percent(torch.stack(means).argmin(1) == labels), f"{temperature:.3g}", f"{nats:.3f}"]
-        grid.add_row(str(strategy), f"{sum(spent) / n:.0f}", *cells)
+            means, spent = search_all(strategy, tables[loss])
+            temperature = fit_temperature(means, labels, NUM_DIMENSIONS)
+            nats = forecast_error(means, labels, NUM_DIMENSIONS, temperature)
+            cells += [percent(means.argmin(1) == labels), f"{temperature:.3g}", f"{nats:.3f}"]
+        grid.add_row(str(strategy), f"{spent.mean():.0f}", *cells)
     console.print(grid)
 
 

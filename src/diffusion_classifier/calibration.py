@@ -83,7 +83,7 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
         means, spent[held_out] = search_all(strategy, errors[held_out])
         label[held_out] = means.argmin(1)
         score[held_out] = _scores(means, num_dimensions, temperature(strategy, ~held_out) or 1.0)
-    whole = _calibrated(errors, error_rate)
+    whole = _calibrated(max_draws, error_rate, _largest_lags(errors))
     best = errors.double().mean(2).argmin(1)
     return Calibration(
         defaults=ModelDefaults(
@@ -111,13 +111,18 @@ def folds(errors: Tensor, error_rate: float) -> Iterator[tuple[Tensor, Sequentia
         errors: full tables (M, K, N).
         error_rate: of the strategy.
     """
+    lags = _largest_lags(errors)
     for fold in range(FOLDS):
         held_out = torch.arange(len(errors)) % FOLDS == fold
-        yield held_out, _calibrated(errors[~held_out], error_rate)
+        yield held_out, _calibrated(errors.shape[2], error_rate, lags[~held_out])
 
 
-def _calibrated(errors: Tensor, error_rate: float) -> Sequential:
-    return Sequential(errors.shape[2], error_rate, tuple(sorted(map(largest_lag, errors))))
+def _largest_lags(errors: Tensor) -> Tensor:
+    return torch.tensor([largest_lag(table) for table in errors], dtype=torch.float64)
+
+
+def _calibrated(max_draws: int, error_rate: float, lags: Tensor) -> Sequential:
+    return Sequential(max_draws, error_rate, tuple(lags.sort().values.tolist()))
 
 
 def save_calibration(defaults: ModelDefaults, file: Path) -> None:
@@ -142,13 +147,17 @@ def fit_temperature(means: Tensor, truth: Tensor, num_dimensions: int) -> float:
         truth: (M,).
         num_dimensions: of a latent.
     """
+
+    def error(log_temperature: float) -> float:
+        return forecast_error(means, truth, num_dimensions, 10.0**log_temperature)
+
+    return float(10.0 ** minimize_scalar(error, bounds=(-3, 3), method="bounded").x)
+
+
+def forecast_error(means: Tensor, truth: Tensor, num_dimensions: int, temperature: float) -> float:
+    """Cross-entropy, in nats, of the scores as forecasts of whether the answers are right; see `fit_temperature`."""
     right = (means.argmin(1) == truth).to(means.dtype)
-
-    def cross_entropy(log_temperature: float) -> float:
-        forecast = _scores(means, num_dimensions, 10.0**log_temperature)
-        return float(torch.nn.functional.binary_cross_entropy(forecast, right))
-
-    return float(10.0 ** minimize_scalar(cross_entropy, bounds=(-3, 3), method="bounded").x)
+    return float(torch.nn.functional.binary_cross_entropy(_scores(means, num_dimensions, temperature), right))
 
 
 def _scores(means: Tensor, num_dimensions: int, temperature: float) -> Tensor:

@@ -25,6 +25,7 @@ Shape legend: K classes, N draws, k classes still compared.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -110,11 +111,14 @@ class Sequential:
     def _doubt(self, table: Tensor, left: Tensor, sums: Tensor) -> Tensor:
         """(k,): see `State.doubt`."""
         if self.lags is not None:
-            lags = torch.tensor(self.lags, dtype=torch.float64)
-            as_far = len(lags) - torch.searchsorted(lags, sums - sums.min())
-            return (1 + as_far).double() / (1 + len(lags))
+            as_far = len(self.lags) - torch.searchsorted(self._sorted_lags, sums - sums.min())
+            return (1 + as_far).double() / (1 + len(self.lags))
         evidence = mean_e_values(table.double().numpy(), left.numpy(), self.max_draws)
         return torch.from_numpy(1 / np.maximum(evidence, 1))
+
+    @cached_property
+    def _sorted_lags(self) -> Tensor:
+        return torch.tensor(self.lags, dtype=torch.float64)
 
     def __str__(self) -> str:
         """sequential:250/0.01."""

@@ -12,10 +12,17 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.strategies import Sequential, parse_strategy
 from diffusion_classifier.strategies.sequential import largest_lag
 from diffusion_classifier.tables import ErrorTables
+from diffusion_classifier.weights import weights_at
 
 D, K, N = 50, 5, 16
 NAMES = tuple("abcde")
-SETTINGS = {"loss": "l1", "timesteps": "even:0.1-0.9", "num_dimensions": D, "strategy": f"fixed:{N}"}
+SETTINGS = {
+    "loss": "l1",
+    "timesteps": "even:0.1-0.9",
+    "num_dimensions": D,
+    "num_timesteps": N,
+    "strategy": f"fixed:{N}",
+}
 
 
 def made(count=400, temperature=3.0, seed=0):
@@ -105,6 +112,41 @@ def test_saved_and_read(tmp_path):
     found = ModelDefaults.load(tmp_path / "c.json")
     assert replace(found, lags=tuple(found.lags), classes=tuple(found.classes)) == fitted
     assert parse_strategy(found.strategy) == Sequential(N, 0.1)
+
+
+def misled(count=400, seed=0):
+    """As `made`, but the second half of the times leans to classes by chance."""
+    tables = made(count, seed=seed)
+    rng = torch.Generator().manual_seed(seed)
+    for table in tables.errors:
+        table[:, N // 2 :] += 0.6 * torch.randn(K, 1, generator=rng)
+    return tables
+
+
+def test_weights_that_gain_are_taken_over():
+    report = calibrate(misled(), error_rate=0.05)
+    assert report.gain[1] > 0.05
+    assert report.defaults.weights == report.fitted_weights
+    assert max(report.fitted_weights[6:]) < 0.3 * max(report.fitted_weights[:4])
+    assert len(report.fold_weights) == FOLDS
+    # What is promised and reported holds for the weighted mean.
+    other = calibrate(misled(seed=1), error_rate=0.05)
+    assert binomtest(round(other.changed[0] * 400), 400, 0.05, alternative="greater").pvalue > 0.01
+    assert report.full_accuracy[0] == pytest.approx(calibrate(made(), error_rate=0.05).full_accuracy[0], abs=0.1)
+
+
+def test_no_gain_is_claimed_where_there_is_none():
+    report = calibrate(made(), error_rate=0.05)
+    assert report.gain[1] <= 0
+    assert report.defaults.weights is None
+    assert report.fitted_weights is not None
+
+
+def test_lags_are_of_weighted_sums():
+    tables = misled()
+    defaults = calibrate(tables, error_rate=0.05).defaults
+    w = weights_at(defaults.weights, torch.arange(N) / N)
+    assert defaults.lags == pytest.approx(sorted(largest_lag(table * w) for table in tables.errors))
 
 
 class TestRefusals:

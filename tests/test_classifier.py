@@ -499,7 +499,7 @@ class TestSequential:
         with pytest.raises(InputError, match="at least 999 images; this one has 120"):
             clf.reading(LABELS, strategy="sequential:9/0.001")
         assert own.as_dict() == {
-            "strategy": "sequential:9/0.01", "timesteps": "even:0.25-0.75", "loss": "l1", "seed": 0,
+            "strategy": "sequential:9/0.01", "timesteps": "even:0.25-0.75", "loss": "l1", "weights": None, "seed": 0,
             "reduction": "sum", "temperature": 1.0, "prior": None,
         }  # fmt: skip
 
@@ -527,3 +527,44 @@ class TestSequential:
         assert set(LABELS[:2]) <= set(result.undecided)
         assert result.confidence == 0
         assert result.ties
+
+
+class TestWeights:
+    def test_times_without_weight_do_not_count(self):
+        """Against the mean of the raw errors within the window, and with the draws of the window alone."""
+        clf, image = classifier(), pixels()
+        result = clf.classify(image, strategy="fixed:7", weights=lambda u: ((u > 0.2) & (u < 0.8)).double())[0]
+        inside = [250.0, 375.0, 500.0, 625.0, 750.0]
+        assert sorted(float(t) for t, w in zip(result.t, result.weights, strict=True) if w) == inside
+        raw = result.errors[:, result.weights > 0]
+        torch.testing.assert_close(result.posterior, log_posterior(mean_errors(raw), num_dimensions=D).exp())
+        margin = (raw - raw[LABELS.index(result.label)]).double()
+        torch.testing.assert_close(result.standard_error, margin.std(1) / 5**0.5)
+        torch.testing.assert_close(result.errors, clf.errors(image, LABELS, timesteps=result.t.tolist()))
+
+    def test_strategies_see_weighted_errors(self):
+        clf = classifier()
+        images = [pixels(i) for i in range(8)]
+        whole = clf.classify(images, strategy=Fixed(32), weights=[1, 0])
+        for strategy in (Staged((24, 32), (2, 1)), Sequential(32, 0.01)):
+            pruned = clf.classify(images, strategy=strategy, weights=[1, 0])
+            assert [r.label for r in pruned] == [r.label for r in whole]
+            assert sum(r.num_evaluations for r in pruned) < 8 * 32 * 3
+
+    def test_a_models_own(self):
+        clf = classifier()
+        clf.denoiser.defaults = ModelDefaults(temperature=3.0, weights=[3.0, 1.0])
+        for weights, found, temperature in (
+            (None, (1.5, 0.5), 3.0), ("fitted", (1.5, 0.5), 3.0), ("uniform", None, 1.0), ((1, 1), (1.0, 1.0), 1.0),
+        ):  # fmt: skip
+            reading = clf.reading(LABELS, weights=weights)
+            assert (reading.weights, reading.temperature) == (found, temperature)
+        assert clf.reading(LABELS, loss="l1").weights is None
+        with pytest.raises(InputError, match="fitted for the loss l2, not l1"):
+            clf.reading(LABELS, loss="l1", weights="fitted")
+        with pytest.raises(InputError, match="no weights over time were fitted"):
+            classifier().reading(LABELS, weights="fitted")
+
+    def test_draws_that_all_weigh_nothing(self):
+        with pytest.raises(InputError, match="times whose weight is 0"):
+            classifier().stream([pixels()], strategy="fixed:3", timesteps="900,950", weights=lambda u: u < 0.5)

@@ -522,6 +522,32 @@ class TestTables:
         code, printed, _ = call("calibrate", tables, "--out", out, "--error-rate", 0.2, "--draws", 4, "--json")
         report = json.loads(printed)
         assert (report["strategy"], report["num_images"], report["full_evaluations"]) == ("sequential:4/0.2", 30, 12)
+        assert report["weights"] is None or report["gain"][1] > 0
+
+    def test_figure_of_a_calibration(self, call, classify, photos, tables, tmp_path):
+        arguments = "--out", tmp_path / "c.json", "--error-rate", 0.2, "--figure", tmp_path / "c.png"
+        code, _, err = call("calibrate", tables, *arguments)
+        assert (code, err.splitlines()[-1]) == (0, f"drawn to {tmp_path / 'c.png'}")
+        assert matplotlib.image.imread(tmp_path / "c.png").std() > 0.05
+        unlabelled = tmp_path / "u.parquet"
+        (tmp_path / "some").mkdir()
+        for path in photos.rglob("*.png"):
+            shutil.copy(path, tmp_path / "some" / f"{path.parent.name}{path.name}")
+        classify(tmp_path / "some", "--save-errors", unlabelled)
+        code, _, err = call("calibrate", unlabelled, *arguments)
+        assert code == 2
+        assert "without true labels" in err
+
+    def test_weights_over_time(self, classify, photos, tmp_path):
+        (tmp_path / "w.json").write_text("[1, 0, 0]")
+        image = photos / "dark" / "3.png"
+        kept = tmp_path / "t.parquet"
+        _, (row,), _ = classify(image, "--weights", tmp_path / "w.json", "--save-errors", kept, draws=("--draws", 3))
+        read = read_tables(kept)
+        assert read.settings["weights"] == [4, 0, 0]
+        early = read.errors[0][:, 1].double()  # t = 500, 250, 750, of which one counts
+        scores = (-64 * early).softmax(0)
+        assert [row["scores"][name] for name in read.class_names] == pytest.approx(scores.tolist(), abs=1e-6)
 
     @pytest.mark.parametrize("other", [("--strategy", "sequential:2/0.2"), ("--labels", "dark,light")])
     def test_other_draws_or_classes_are_not_calibrated(self, call, classify, photos, tables, tmp_path, other):
@@ -565,6 +591,8 @@ class TestTables:
         [
             (["--calibration", "none.json"], "none.json cannot be used as a calibration"),
             (["--save-errors", "no/t.parquet"], "no/t.parquet cannot be written"),
+            (["--weights", "none.json"], "none.json cannot be read as weights"),
+            (["--weights", "fitted"], "no weights over time were fitted for this model"),
         ],
     )
     def test_files_that_cannot_be_used(self, call, model, photos, options, message):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from diffusion_classifier.metrics import expected_calibration_error, share_interval
+from diffusion_classifier.metrics import difference_interval, expected_calibration_error, share_interval
 
 
 def test_interval_of_a_share_is_wilsons():
@@ -30,3 +30,22 @@ def test_calibration_error_is_that_of_a_plain_loop():
 def test_perfect_forecasts_have_no_calibration_error():
     right = torch.tensor([True, False, True])
     assert expected_calibration_error(right.double(), right) == 0
+
+
+def test_interval_of_a_difference_covers_it():
+    """On simulated pairs of classifiers: right both, one, the other, none."""
+    rng = np.random.default_rng(0)
+    cells = rng.choice(4, size=(2000, 150), p=[0.7, 0.12, 0.06, 0.12])
+    covered = 0
+    for row in cells:
+        a, b = torch.from_numpy((row == 0) | (row == 1)), torch.from_numpy((row == 0) | (row == 2))
+        difference, low, high = difference_interval(a, b)
+        assert difference == pytest.approx(a.double().mean() - b.double().mean())
+        covered += low <= 0.06 <= high
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_few_that_differ_show_no_gain():
+    same = torch.zeros(100, dtype=torch.bool)
+    assert difference_interval(same, same)[1] < 0
+    assert difference_interval(torch.arange(100) < 3, same)[1] < 0 < difference_interval(torch.arange(100) < 9, same)[1]

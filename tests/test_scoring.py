@@ -10,7 +10,7 @@ from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.draws import Draws, Timesteps
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.scoring import Job, score
-from diffusion_classifier.strategies import Fixed, Staged
+from diffusion_classifier.strategies import Fixed, Sequential, Staged
 
 STAGED = Staged((2, 5), (2, 1))
 
@@ -339,3 +339,28 @@ def test_bad_settings_are_refused_at_once(options, message):
     stub = Stub()
     with pytest.raises(InputError, match=message):
         score(stub, images(1), stub.condition(range(3)), Fixed(1), **options)
+
+
+def test_candidates_alone_are_evaluated():
+    """Of each image its own; what is found is the same as among all."""
+    denoiser = Stub()
+    conditioning = denoiser.condition([0, 1, 2, 3])
+    images = torch.rand(3, 3, 2, 2)
+    chosen = [None, torch.tensor([1, 3]), torch.tensor([0, 2])]
+    jobs = [Job(str(i), image, i, c) for i, (image, c) in enumerate(zip(images, chosen, strict=True))]
+    whole = {r.name: r for r in score(denoiser, [Job(j.name, j.image, j.key) for j in jobs], conditioning, Fixed(5))}
+    for strategy in (Fixed(5), Staged((2, 5), (2, 1)), Sequential(5)):
+        for found in score(denoiser, jobs, conditioning, strategy, batch_size=7):
+            among = chosen[int(found.name)]
+            if among is None:
+                continue
+            left_out = sorted(set(range(4)) - set(among.tolist()))
+            known = ~found.errors.isnan()
+            assert not known[left_out].any()
+            assert not found.active[left_out].any()
+            torch.testing.assert_close(found.errors[known], whole[found.name].errors[known])
+            assert found.num_evaluations == known.sum()
+            assert known[among].any(1).all()
+            if found.doubt is not None:
+                assert (found.doubt[left_out] == 0).all()
+                assert not found.undecided[left_out].any()

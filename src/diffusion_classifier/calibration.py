@@ -6,9 +6,10 @@ Shape legend: M images, K classes, N draws.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -16,13 +17,15 @@ from torch import Tensor
 
 from .denoisers.base import ModelDefaults
 from .exceptions import InputError
-from .metrics import expected_calibration_error, share_interval
+from .metrics import difference_interval, expected_calibration_error, share_interval
 from .posterior import mean_errors
 from .strategies import Sequential, Strategy, replay
 from .strategies.sequential import largest_lag
 from .tables import ErrorTables
+from .weights import FOLDS, Weights, by_knots, fit_weights, weights_at
 
-FOLDS = 5
+NUM_KNOTS = 9
+"""Of fitted weights over time: eight equal parts of the schedule."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,18 @@ class Calibration:
     """What was fitted, and what it does to images that it was not fitted on.
 
     Args:
-        defaults: strategy with its lags, loss, timesteps, temperature.
+        defaults: strategy with its lags, loss, timesteps, temperature, and weights over time where they gain.
         num_images: M.
         num_evaluations: mean of an image.
         full_evaluations: where every class is evaluated at every draw.
         changed: share of images whose label is not that of the full table, and the ends of its 95 % interval.
-        accuracy: of the answers, with interval; None where truths are not known.
+        accuracy: of the answers, with interval; None where truths are not known, and so those below.
         full_accuracy: of the full tables, likewise.
-        calibration_error: ECE of the answers' scores; None where truths are not known.
+        calibration_error: ECE of the answers' scores.
+        gain: in accuracy of the full tables by fitted weights over uniform ones, with the ends of its 95 % interval.
+        fitted_weights: on all images, whether they gain or not.
+        fold_weights: on the images of each fold's complement.
+        answers: score of the answer and whether it is right, of each image.
     """
 
     defaults: ModelDefaults
@@ -45,15 +52,20 @@ class Calibration:
     num_evaluations: float
     full_evaluations: int
     changed: tuple[float, float, float]
-    accuracy: tuple[float, float, float] | None
-    full_accuracy: tuple[float, float, float] | None
-    calibration_error: float | None
+    accuracy: tuple[float, float, float] | None = None
+    full_accuracy: tuple[float, float, float] | None = None
+    calibration_error: float | None = None
+    gain: tuple[float, float, float] | None = None
+    fitted_weights: Weights | None = None
+    fold_weights: tuple[Weights, ...] = ()
+    answers: tuple[tuple[float, bool], ...] = ()
 
 
 def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: float = 0.01) -> Calibration:
-    """Fit the lags of `Sequential` and, where truths are known, the temperature of the posterior.
+    """Fit the lags of `Sequential` and, where truths are known, weights over time and the temperature of the posterior.
 
-    What is reported is cross-validated: of every fifth of the images with what the other four gave.
+    What is reported is cross-validated: of every fifth of the images with what the other four gave. Weights are taken
+    over only if the interval of what they gain lies above 0.
 
     Args:
         tables: full ones, of images like those to be classified, which the model was not trained on.
@@ -68,57 +80,106 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
     max_draws = available if max_draws is None else max_draws
     if max_draws > available:
         raise InputError(f"the tables hold {available} draws; {max_draws} were asked for")
-    errors = errors[..., :max_draws]
-    num_dimensions = tables.settings["num_dimensions"]
+    errors, u = errors[..., :max_draws], tables.fractions()[:, :max_draws]
+    num_images, num_dimensions = len(errors), tables.settings["num_dimensions"]
     truth = true_classes(tables)
+    everyone = torch.ones(num_images, dtype=torch.bool)
+    _calibrated(max_draws, error_rate, torch.zeros(num_images * (FOLDS - 1) // FOLDS))  # complains of too few
+    about: dict[str, Any] = {}
+    weights: list[Tensor | None] = [None] * (FOLDS + 1)  # what each fold's complement gave, and in the end all images
+    if truth is not None:
+        parts = [*(~held_out for held_out in folds(num_images)), everyone]
+        *fold_weights, fitted = [fit_weights_to(errors, u, truth, part, num_dimensions) for part in parts]
+        at_draws = [weights_at(w, u) for w in (*fold_weights, fitted)]
+        right = torch.empty(num_images, dtype=torch.bool)
+        for held_out, w in zip(folds(num_images), at_draws, strict=False):
+            right[held_out] = _best(errors, w)[held_out] == truth[held_out]
+        gain = difference_interval(right, _best(errors, None) == truth)
+        about = {"gain": gain, "fitted_weights": fitted, "fold_weights": tuple(fold_weights)}
+        if gain[1] > 0:
+            weights = [*at_draws]
+    label, score = torch.empty(num_images, dtype=torch.int64), torch.empty(num_images, dtype=torch.float64)
+    spent, best = torch.empty(num_images), torch.empty_like(label)
 
-    def temperature(strategy: Sequential, images: Tensor) -> float | None:
-        if truth is None:
-            return None
-        return fit_temperature(search_all(strategy, errors[images])[0], truth[images], num_dimensions)
+    def temperature(means: Tensor, of: Tensor) -> float | None:
+        return None if truth is None else fit_temperature(means, truth[of], num_dimensions)
 
-    label, score = torch.empty(len(errors), dtype=torch.int64), torch.empty(len(errors), dtype=torch.float64)
-    spent = torch.empty(len(errors))
-    for held_out, strategy in folds(errors, error_rate):
-        means, spent[held_out] = search_all(strategy, errors[held_out])
-        label[held_out] = means.argmin(1)
-        score[held_out] = _scores(means, num_dimensions, temperature(strategy, ~held_out) or 1.0)
-    whole = _calibrated(max_draws, error_rate, _largest_lags(errors))
-    best = errors.double().mean(2).argmin(1)
+    for held_out, own in zip(folds(num_images), weights, strict=False):
+        strategy = _calibrated(max_draws, error_rate, _largest_lags(errors, own)[~held_out])
+        means, evaluations = search_all(strategy, errors, own)
+        tau = temperature(means[~held_out], ~held_out) or 1.0
+        label[held_out], spent[held_out] = means.argmin(1)[held_out], evaluations[held_out]
+        score[held_out] = _scores(means[held_out], num_dimensions, tau)
+        best[held_out] = _best(errors, own)[held_out]
+    whole = _calibrated(max_draws, error_rate, _largest_lags(errors, weights[-1]))
+    if truth is not None:
+        right = label == truth
+        about |= {
+            "accuracy": share_interval(right),
+            "full_accuracy": share_interval(best == truth),
+            "calibration_error": expected_calibration_error(score, right),
+            "answers": tuple(zip(score.tolist(), right.tolist(), strict=True)),
+        }
     return Calibration(
         defaults=ModelDefaults(
             strategy=str(whole),
             loss=tables.settings["loss"],
             timesteps=tables.settings["timesteps"],
-            temperature=temperature(whole, torch.ones(len(errors), dtype=torch.bool)),
+            temperature=temperature(search_all(whole, errors, weights[-1])[0], everyone),
             lags=whole.lags,
             classes=tables.class_names,
+            weights=about["fitted_weights"] if about and about["gain"][1] > 0 else None,
         ),
-        num_images=len(errors),
+        num_images=num_images,
         num_evaluations=float(spent.mean()),
         full_evaluations=errors[0].numel(),
         changed=share_interval(label != best),
-        accuracy=None if truth is None else share_interval(label == truth),
-        full_accuracy=None if truth is None else share_interval(best == truth),
-        calibration_error=None if truth is None else expected_calibration_error(score, label == truth),
+        **about,
     )
 
 
-def folds(errors: Tensor, error_rate: float) -> Iterator[tuple[Tensor, Sequential]]:
-    """Every fifth of the images, as a mask (M,), with the strategy that the other four calibrate.
+def fit_weights_to(errors: Tensor, u: Tensor, truth: Tensor, part: Tensor, num_dimensions: int) -> Weights:
+    """Weights over time that suit these images; see `weights.fit_weights`.
+
+    Args:
+        errors: full tables (M, K, N).
+        u: times of the draws as fractions of the schedule (M, N).
+        truth: (M,).
+        part: the images to take, (M,), bool.
+        num_dimensions: of a latent.
+    """
+    temperature = fit_temperature(errors[part].double().mean(2), truth[part], num_dimensions)
+    knots = by_knots(errors[part], u[part], min(NUM_KNOTS, errors.shape[2] + 1))
+    return fit_weights(knots, truth[part], num_dimensions / temperature)
+
+
+def folds(num_images: int) -> Iterator[Tensor]:
+    """Every fifth of the images, as a mask (M,)."""
+    for fold in range(FOLDS):
+        yield torch.arange(num_images) % FOLDS == fold
+
+
+def calibrated_folds(errors: Tensor, error_rate: float) -> Iterator[tuple[Tensor, Sequential]]:
+    """`folds`, each with the strategy that the other four fifths calibrate.
 
     Args:
         errors: full tables (M, K, N).
         error_rate: of the strategy.
     """
     lags = _largest_lags(errors)
-    for fold in range(FOLDS):
-        held_out = torch.arange(len(errors)) % FOLDS == fold
+    for held_out in folds(len(errors)):
         yield held_out, _calibrated(errors.shape[2], error_rate, lags[~held_out])
 
 
-def _largest_lags(errors: Tensor) -> Tensor:
-    return torch.tensor([largest_lag(table) for table in errors], dtype=torch.float64)
+def _best(errors: Tensor, weights: Tensor | None) -> Tensor:
+    """The class of the least mean (M,)."""
+    means = errors.double().mean(2) if weights is None else (errors * weights[:, None]).mean(2)
+    return means.argmin(1)
+
+
+def _largest_lags(errors: Tensor, weights: Tensor | None = None) -> Tensor:
+    tables = errors if weights is None else errors * weights[:, None]
+    return torch.tensor([largest_lag(table) for table in tables], dtype=torch.float64)
 
 
 def _calibrated(max_draws: int, error_rate: float, lags: Tensor) -> Sequential:
@@ -166,10 +227,17 @@ def _scores(means: Tensor, num_dimensions: int, temperature: float) -> Tensor:
     return (-gaps * num_dimensions / temperature).softmax(1).amax(1)
 
 
-def search_all(strategy: Strategy, errors: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean errors (M, K), infinite for classes that are out, and evaluations (M,), from full tables (M, K, N)."""
-    states = [replay(strategy, table) for table in errors]
-    means = [mean_errors(state.errors).where(state.active, torch.inf) for state in states]
+def search_all(strategy: Strategy, errors: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean errors (M, K), infinite for classes that are out, and evaluations (M,).
+
+    Args:
+        strategy: replayed on every image.
+        errors: full tables (M, K, N).
+        weights: of each image's draws, (M, N); uniform if None.
+    """
+    each: Iterable[Tensor | None] = [None] * len(errors) if weights is None else weights
+    states = [replay(strategy, table, w) for table, w in zip(errors, each, strict=True)]
+    means = [mean_errors(state.errors, state.weights).where(state.active, torch.inf) for state in states]
     return torch.stack(means), torch.tensor([float((~state.errors.isnan()).sum()) for state in states])
 
 

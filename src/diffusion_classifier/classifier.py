@@ -28,6 +28,7 @@ from .prompts import fill_template, parse_labels
 from .reading import Reading, resolve_reading
 from .scoring import Job, Scored, find_loss, score
 from .strategies import Fixed, Strategy
+from .weights import Weights, weights_at
 
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
@@ -137,6 +138,9 @@ class DiffusionClassifier:
                 stages that would keep all classes.
             timesteps: where the draws lie, such as "even" or "middle:0.5"; the model's own if None.
             loss: "l2", "l1" or "huber"; the model's own if None.
+            weights: over time: a function of t/T such as `lambda u: torch.exp(-7 * u)`, numbers at evenly spaced times
+                or a JSON file of them, "fitted" for those of a calibration, "uniform"; the model's own if None, which
+                are uniform unless fitted ones were shown to be better. See `weights.read_weights`.
             seed: of the noise.
             reduction: whether errors count as sums or as means over dimensions in the posterior.
             temperature: of the posterior; if None the model's own, which was fitted for its own loss and sums over
@@ -186,7 +190,7 @@ class DiffusionClassifier:
 
         draws = Draws(reading.timesteps, reading.seed)
         ahead = _prefetch(jobs(), _DECODED_AHEAD)
-        scores = self._score(ahead, conditioning, reading.strategy, draws, reading.loss, names)
+        scores = self._score(ahead, conditioning, reading.strategy, draws, reading.loss, names, reading.weights)
 
         def results() -> Iterator[tuple[int, Classification]]:
             for scored in chain(scores, [None]):
@@ -214,10 +218,16 @@ class DiffusionClassifier:
         draws: Draws,
         loss: str,
         class_names: Sequence[str],
+        weights: Weights | None = None,
     ) -> Iterator[Scored]:
         """`score`; complains of loss and times before the network is tuned, which takes a while."""
         find_loss(loss)
         draws.times(self.denoiser.schedule, range(max(1, len(draws.timesteps.values))), 0)
+        if weights is not None:
+            num_draws = strategy.init(len(class_names)).errors.shape[1]
+            u = draws.times(self.denoiser.schedule, range(num_draws), 0) / self.denoiser.schedule.num_timesteps
+            if not weights_at(weights, u).any():
+                raise InputError("all draws lie at times whose weight is 0: choose other timesteps or weights")
         batch_size = self.prepare(conditioning)
         return score(
             self.denoiser,
@@ -226,6 +236,7 @@ class DiffusionClassifier:
             strategy,
             draws=draws,
             loss=loss,
+            weights=weights,
             batch_size=batch_size,
             class_names=class_names,
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
@@ -11,6 +13,19 @@ def share_interval(hits: Tensor) -> tuple[float, float, float]:
     """Share of true values of (M,), bool, with the ends of Wilson's 95 % interval (Wilson 1927)."""
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return float(hits.double().mean()), float(interval.low), float(interval.high)
+
+
+def difference_interval(a: Tensor, b: Tensor) -> tuple[float, float, float]:
+    """Difference of the shares of true values of a and b, (M,), bool, of the same images, with its 95 % interval.
+
+    Wald's interval with half an image added to each cell of the table (Agresti and Min 2005, "Simple improved
+    confidence intervals for comparing matched proportions").
+    """
+    n = len(a) + 2
+    only_a, only_b = float((a & ~b).sum()) + 0.5, float((b & ~a).sum()) + 0.5
+    difference = (only_a - only_b) / n
+    margin = 1.959964 * math.sqrt(only_a + only_b - n * difference**2) / n
+    return float(a.double().mean() - b.double().mean()), difference - margin, difference + margin
 
 
 def expected_calibration_error(scores: Tensor, right: Tensor, num_bins: int = 15) -> float:

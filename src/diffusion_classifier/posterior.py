@@ -110,22 +110,24 @@ def _log_prior(prior: Sequence[float] | Tensor | None, num_classes: int) -> Tens
     return p.log()
 
 
-def paired_differences(errors: Tensor, reference: int) -> tuple[Tensor, Tensor]:
+def paired_differences(errors: Tensor, reference: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Mean and standard error of error(c) - error(reference) over the draws that both have (paper, section 3.3).
 
     Args:
         errors: (K, N), NaN where never evaluated.
         reference: a class that has every draw that any other has.
+        weights: (N,), at least 0; uniform if None.
 
     Returns:
         Means (K,) and standard errors (K,), float64; a standard error from fewer than two draws is NaN.
     """
     difference = errors.double() - errors[reference].double()
     known = ~difference.isnan()
-    n = known.sum(1)
-    mean = difference.nan_to_num().sum(1) / n
-    squares = ((difference - mean[:, None]).nan_to_num() ** 2).sum(1)
-    standard_error = torch.where(n > 1, (squares / ((n - 1) * n).clamp(min=1)).sqrt(), torch.nan)
+    w = known.double() if weights is None else known * weights.double()
+    n, total = (w > 0).sum(1), w.sum(1)
+    mean = (difference.nan_to_num() * w).sum(1) / total
+    squares = ((difference - mean[:, None]).nan_to_num() * w).square().sum(1)
+    standard_error = torch.where(n > 1, (squares * n / (n - 1).clamp(min=1)).sqrt() / total, torch.nan)
     return mean, standard_error
 
 
@@ -150,8 +152,12 @@ class Classification:
             right.
         undecided: where the strategy asks, the labels that it could not rule out, if these are more than one.
         ties: labels that float32 does not tell apart from the winner; of exact ties the first candidate is the `label`.
+        shortlist: the labels that the image had to choose from, where others were ruled out before; None else.
+            Everything above is among these: the posterior of the others is 0 and their bound 1, since nothing is known
+            of them here.
         errors: error table (K, N), float32, NaN where never evaluated.
         t: (N,): timestep of each draw.
+        weights: (N,), float64: what each draw counts; all the same if None.
         num_evaluations: network predictions spent.
         cost: the same in full predictions, which shared work makes fewer.
         seconds: from the first prediction for this image to the last; images in flight together share them.
@@ -169,8 +175,10 @@ class Classification:
     confidence: float
     undecided: tuple[str, ...]
     ties: tuple[str, ...]
+    shortlist: tuple[str, ...] | None
     errors: Tensor
     t: Tensor
+    weights: Tensor | None
     num_evaluations: int
     cost: float
     seconds: float
@@ -205,8 +213,10 @@ def decide(
     facts: dict[str, Any] = {
         "name": scored.name,
         "class_names": names,
+        "shortlist": None if scored.candidates is None else tuple(names[i] for i in scored.candidates.tolist()),
         "errors": scored.errors,
         "t": scored.t,
+        "weights": scored.weights,
         "num_evaluations": scored.num_evaluations,
         "cost": scored.cost,
         "seconds": scored.seconds,
@@ -218,24 +228,25 @@ def decide(
             **facts, label=None, posterior=nothing, bound=nothing, margin=nothing, standard_error=nothing,
             confidence=0.0, undecided=(), ties=(),
         )  # fmt: skip
-    means = mean_errors(scored.errors).where(scored.active, torch.inf)
+    means = mean_errors(scored.errors, scored.weights).where(scored.active, torch.inf)
     logs = log_posterior(
         means, num_dimensions=num_dimensions, reduction=reduction, temperature=temperature, prior=prior
     )
     posterior = logs.exp()
     winner = int(logs.argmax())
-    margin, standard_error = paired_differences(scored.errors, winner)
+    margin, standard_error = paired_differences(scored.errors, winner, scored.weights)
     scale = _scale(num_dimensions, reduction, temperature)
     log_prior = _log_prior(prior, len(names))
     # The prior decides as so much error would.
     lead = margin + (log_prior[winner] - log_prior) / scale
+    met = ~scored.errors.isnan().all(1)
     degrees = (~scored.errors.isnan()).sum(1).numpy() - 1
     least = (lead - torch.as_tensor(stdtrit(degrees, 0.95)) * standard_error).nan_to_num(-torch.inf)
     # Let in again at that lead it would have p / (1 + p), with p = exp(-scale · least) times what the winner has.
     bound = (logs[winner] - scale * least).sigmoid()
     statistic = (lead / standard_error.clamp(min=1e-30)).numpy()
     tail = torch.as_tensor(stdtr(degrees, -statistic)).nan_to_num(0.5)
-    rivals = torch.arange(len(names)) != winner
+    rivals = met & (torch.arange(len(names)) != winner)
     undecided = _chosen(names, scored.undecided) if scored.undecided is not None else ()
     doubt = tail[rivals].sum() if scored.doubt is None else scored.doubt[rivals].max()
     tied = rivals & (logs[winner] - logs <= scale * TIE * means[winner])

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .denoisers.base import ModelDefaults
 from .draws import Timesteps
+from .exceptions import InputError
 from .posterior import Reduction, log_posterior
 from .scoring import find_loss
-from .strategies import Sequential, Staged, Strategy, parse_strategy
+from .strategies import Sequential, Strategy, parse_strategy
+from .weights import Weights, read_weights
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Reading:
     strategy: Strategy
     timesteps: Timesteps
     loss: str
+    weights: Weights | None
     seed: int
     reduction: Reduction
     temperature: float
@@ -34,7 +39,7 @@ class Reading:
     def as_dict(self) -> dict[str, Any]:
         """Plain values, strategy and timesteps as the command line spells them."""
         spelled = {"strategy": str(self.strategy), "timesteps": str(self.timesteps)}
-        return spelled | {"loss": self.loss, "seed": self.seed} | self.posterior_settings()
+        return spelled | {"loss": self.loss, "weights": self.weights, "seed": self.seed} | self.posterior_settings()
 
 
 def resolve_reading(
@@ -44,6 +49,7 @@ def resolve_reading(
     strategy: Strategy | str | None = None,
     timesteps: Timesteps | str | None = None,
     loss: str | None = None,
+    weights: Callable[[Tensor], Tensor] | Sequence[float] | str | Path | None = None,
     seed: int = 0,
     reduction: Reduction = "sum",
     temperature: float | None = None,
@@ -58,29 +64,53 @@ def resolve_reading(
     Raises:
         InputError: a setting cannot be used.
     """
-    if strategy is None:
-        strategy = parse_strategy(defaults.strategy)
-        if isinstance(strategy, Staged):  # made for all classes of the model
-            strategy = strategy.among(len(class_names))
+    if strategy is None:  # made for all classes of the model
+        strategy = parse_strategy(defaults.strategy).among(len(class_names))
     strategy = parse_strategy(strategy) if isinstance(strategy, str) else strategy
     timesteps = timesteps if timesteps is not None else defaults.timesteps
     timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
     loss = loss if loss is not None else defaults.loss
-    strategy = _calibrated(strategy, timesteps, loss, class_names, defaults)
-    if temperature is None and (loss, reduction) == (defaults.loss, "sum"):  # what it was fitted for
+    found = _weights(weights, loss, defaults)
+    as_fitted = (loss, found) == (defaults.loss, _own_weights(defaults))
+    if as_fitted:
+        strategy = _calibrated(strategy, timesteps, class_names, defaults)
+    if temperature is None and as_fitted and reduction == "sum":
         temperature = defaults.temperature
     temperature = 1.0 if temperature is None else temperature
-    reading = Reading(
-        strategy, timesteps, loss, seed, reduction, temperature, None if prior is None else tuple(map(float, prior))
-    )
+    probabilities = None if prior is None else tuple(map(float, prior))
+    reading = Reading(strategy, timesteps, loss, found, seed, reduction, temperature, probabilities)
     strategy.init(len(class_names))  # these three for their complaints
     find_loss(loss)
     log_posterior(torch.zeros(len(class_names)), num_dimensions=1, **reading.posterior_settings())
     return reading
 
 
+def _own_weights(defaults: ModelDefaults) -> Weights | None:
+    return None if defaults.weights is None else read_weights(defaults.weights)
+
+
+def _weights(
+    weights: Callable[[Tensor], Tensor] | Sequence[float] | str | Path | None, loss: str, defaults: ModelDefaults
+) -> Weights | None:
+    own = _own_weights(defaults)
+    if weights is None:
+        return own if loss == defaults.loss else None
+    if not isinstance(weights, str) or weights not in ("fitted", "uniform"):
+        return read_weights(weights)
+    if weights == "uniform":
+        return None
+    if own is None:
+        raise InputError(
+            "no weights over time were fitted for this model, or none that gain anything: `calibrate` fits them; "
+            "without, they are uniform"
+        )
+    if loss != defaults.loss:
+        raise InputError(f"the weights over time of this model were fitted for the loss {defaults.loss}, not {loss}")
+    return own
+
+
 def _calibrated(
-    strategy: Strategy, timesteps: Timesteps, loss: str, class_names: Sequence[str], defaults: ModelDefaults
+    strategy: Strategy, timesteps: Timesteps, class_names: Sequence[str], defaults: ModelDefaults
 ) -> Strategy:
     """A sequential strategy with the model's calibration, where that was made for the same draws and classes."""
     if not isinstance(strategy, Sequential) or strategy.lags is not None or defaults.lags is None:
@@ -88,6 +118,6 @@ def _calibrated(
     own = parse_strategy(defaults.strategy)
     fits = isinstance(own, Sequential) and own.max_draws == strategy.max_draws
     fits = fits and sorted(defaults.classes or ()) == sorted(class_names)
-    if fits and (timesteps, loss) == (Timesteps.parse(defaults.timesteps), defaults.loss):
+    if fits and timesteps == Timesteps.parse(defaults.timesteps):
         return replace(strategy, lags=tuple(defaults.lags))
     return strategy

@@ -153,19 +153,22 @@ def print_calibration(calibration: Calibration, as_json: bool) -> None:
     """What was fitted and what it does, as a JSON object or as a table."""
     defaults = calibration.defaults
     if as_json:
-        fitted = {"strategy": defaults.strategy, "temperature": defaults.temperature}
-        print(json.dumps({k: v for k, v in asdict(calibration).items() if k != "defaults"} | fitted))
+        fitted = {"strategy": defaults.strategy, "temperature": defaults.temperature, "weights": defaults.weights}
+        print(json.dumps({k: v for k, v in asdict(calibration).items() if k not in ("defaults", "answers")} | fitted))
         return
-
     table = Table(show_header=False, title=f"{calibration.num_images} images, cross-validated")
     temperature = "no true labels" if defaults.temperature is None else f"{defaults.temperature:.3g}"
     ece = calibration.calibration_error
+    gain = _percent(calibration.gain)
+    if calibration.gain is not None:
+        gain += ": used" if defaults.weights else ": not shown, so that they stay uniform"
     for name, value in {
         "strategy": defaults.strategy,
         "evaluations an image": f"{calibration.num_evaluations:.1f}; all: {calibration.full_evaluations}",
         "label other than that of all draws": _percent(calibration.changed),
         "accuracy": _percent(calibration.accuracy),
         "accuracy of all draws": _percent(calibration.full_accuracy),
+        "gain in accuracy by weights over time": gain,
         "temperature": temperature,
         "calibration error of the score": "no true labels" if ece is None else f"{ece:.3f}",
     }.items():

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import isfinite
 
@@ -22,6 +22,7 @@ from .exceptions import InputError
 from .flops import shared_share
 from .schedules import add_noise
 from .strategies import Request, State, Strategy
+from .weights import Weights, weights_at
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -58,11 +59,13 @@ class Job:
         name: of the image, for messages.
         image: (3, H, W), float32, in [-1, 1].
         key: 64-bit hash of the image's content, which its noise depends on.
+        candidates: (k,), int64: the classes to choose from; all of them if None.
     """
 
     name: str
     image: Tensor
     key: int
+    candidates: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Scored:
         failure: why there is no answer; None if there is one.
         doubt: (K,), float64, or None: see `State`.
         undecided: (K,), bool, or None: see `State`.
+        weights: (N,), float64, or None: see `State`.
+        candidates: of the job. Any other class has no errors, is not active, and no doubt is left about it.
     """
 
     name: str
@@ -92,6 +97,8 @@ class Scored:
     failure: str | None = None
     doubt: Tensor | None = None
     undecided: Tensor | None = None
+    weights: Tensor | None = None
+    candidates: Tensor | None = None
 
 
 @dataclass(eq=False)
@@ -100,6 +107,7 @@ class _InFlight:
 
     job: Job
     latent: Tensor
+    strategy: Strategy
     state: State
     started: float = field(default_factory=time.perf_counter)
     num_evaluations: int = 0
@@ -110,6 +118,8 @@ class _InFlight:
     def begin(self, request: Request, t: Tensor) -> None:
         """A request (k, n), whose draws stand at t (n,)."""
         self.request, self.t = request, t
+        given = self.job.candidates
+        self.classes = request.classes if given is None else given[request.classes]
         self.errors = torch.empty(len(request.classes), len(request.draws))
         self.next = self.done = 0
 
@@ -160,6 +170,7 @@ def score(
     *,
     draws: Draws | None = None,
     loss: str = "l2",
+    weights: Weights | None = None,
     batch_size: int = 64,
     class_names: Sequence[str] | None = None,
     ahead: int | None = None,
@@ -177,6 +188,7 @@ def score(
         strategy: what to evaluate.
         draws: (t, ε) pairs; evenly spaced, seed 0 if None.
         loss: "l2", "l1" or "huber".
+        weights: over time; uniform if None.
         batch_size: B, rows of one network call.
         class_names: K names, for messages; indices if None.
         ahead: batches that are given to the device before the errors of the one before them are read, so that the
@@ -189,7 +201,7 @@ def score(
         raise InputError(f"the batch size must be at least 1; got {batch_size}")
     if ahead is None:
         ahead = 1 if denoiser.device.type == "cuda" else 0
-    engine = _Engine(denoiser, conditioning, draws or Draws(), find_loss(loss), batch_size, class_names, ahead)
+    engine = _Engine(denoiser, conditioning, draws or Draws(), find_loss(loss), weights, batch_size, class_names, ahead)
     return engine.run(iter(jobs), strategy)
 
 
@@ -201,6 +213,7 @@ class _Engine:
     conditioning: Conditioning
     draws: Draws
     loss: Loss
+    weights: Weights | None
     batch_size: int
     class_names: Sequence[str] | None
     ahead: int
@@ -215,9 +228,8 @@ class _Engine:
                 if job is None:
                     more = False
                     break
-                latent = self.denoiser.encode(to_device(job.image[None], self.denoiser.device))[0]
-                flying.append(_InFlight(job, latent, strategy.init(len(self.conditioning))))
-                self.proceed(flying[-1], strategy)
+                flying.append(self.start(job, strategy))
+                self.proceed(flying[-1])
             rows: list[_Row] = []
             for f in flying:
                 rows += [(f, i, j) for i, j in f.take(self.batch_size - len(rows))]
@@ -230,16 +242,31 @@ class _Engine:
             for _ in range(max(len(pending) - self.ahead, 0 if rows else 1)):
                 for f in self.collect(pending.popleft()):
                     if f.failure is None:
-                        f.state = strategy.update(f.state, f.errors)
-                        if self.proceed(f, strategy):
+                        f.state = f.strategy.update(f.state, f.errors)
+                        if self.proceed(f):
                             continue
                     flying.remove(f)
                     f.landed = True
                     yield self.result(f)
 
-    def proceed(self, f: _InFlight, strategy: Strategy) -> bool:
+    def start(self, job: Job, strategy: Strategy) -> _InFlight:
+        num_classes = len(self.conditioning)
+        if job.candidates is not None:
+            num_classes = len(job.candidates)
+            strategy = strategy.among(num_classes)
+        state = strategy.init(num_classes)
+        if self.weights is not None:
+            u = self.times(job, state) / self.denoiser.schedule.num_timesteps
+            state = replace(state, weights=weights_at(self.weights, u))
+        latent = self.denoiser.encode(to_device(job.image[None], self.denoiser.device))[0]
+        return _InFlight(job, latent, strategy, state)
+
+    def times(self, job: Job, state: State) -> Tensor:
+        return self.draws.times(self.denoiser.schedule, range(state.errors.shape[1]), job.key)
+
+    def proceed(self, f: _InFlight) -> bool:
         """Begin with what the strategy wants next; False where it wants nothing more."""
-        request = strategy.propose(f.state)
+        request = f.strategy.propose(f.state)
         if request is not None:
             f.begin(request, self.draws.times(self.denoiser.schedule, request.draws, f.job.key))
         return request is not None
@@ -276,7 +303,7 @@ class _Engine:
             f.done += 1
             f.num_evaluations += 1
             if not isfinite(value) and f.failure is None:
-                c = int(f.request.classes[i])
+                c = int(f.classes[i])
                 dtypes = dict.fromkeys(str(d).removeprefix("torch.") for d in (self.denoiser.dtype, torch.float32))
                 f.failure = (
                     f"the prediction for class {self.class_names[c] if self.class_names else c} at t = {f.t[j]:g} is "
@@ -300,23 +327,36 @@ class _Engine:
         eps = to_device(torch.stack(noise), device)
         alpha, sigma = (to_device(a, device) for a in denoiser.schedule(t))
         noisy = add_noise(torch.stack([f.latent for f, _ in position]), eps, alpha, sigma)
-        classes = torch.stack([f.request.classes[i] for f, i, _ in rows])
+        classes = torch.stack([f.classes[i] for f, i, _ in rows])
         latent_index = torch.tensor([position[f, j] for f, _, j in rows])
         predicted = denoiser.predict_noise(noisy, t, self.conditioning[classes], latent_index)
         return self.loss(eps[to_device(latent_index, device)], predicted)[:num_rows]
 
     def result(self, f: _InFlight) -> Scored:
-        times = self.draws.times(self.denoiser.schedule, range(f.state.errors.shape[1]), f.job.key)
+        state, num_classes = f.state, len(self.conditioning)
+
+        def among_all(values: Tensor | None, other: float) -> Tensor | None:
+            if values is None or f.job.candidates is None:
+                return values
+            everyone = values.new_full((num_classes, *values.shape[1:]), other)
+            everyone[f.job.candidates] = values
+            return everyone
+
+        errors, active = among_all(state.errors, torch.nan), among_all(state.active, False)
+        assert errors is not None
+        assert active is not None
         saved = shared_share(self.denoiser, self.conditioning) * (f.num_evaluations - f.num_latents)
         return Scored(
             name=f.job.name,
-            errors=f.state.errors,
-            active=f.state.active,
-            t=times,
+            errors=errors,
+            active=active,
+            t=self.times(f.job, state),
             num_evaluations=f.num_evaluations,
             cost=f.num_evaluations - saved,
             seconds=time.perf_counter() - f.started,
             failure=f.failure,
-            doubt=f.state.doubt,
-            undecided=f.state.undecided,
+            doubt=among_all(state.doubt, 0.0),
+            undecided=among_all(state.undecided, False),
+            weights=state.weights,
+            candidates=f.job.candidates,
         )

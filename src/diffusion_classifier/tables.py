@@ -25,7 +25,7 @@ from torch import Tensor
 from .exceptions import InputError
 from .posterior import Classification
 
-VERSION = 1
+VERSION = 2
 ROWS_PER_GROUP = 100
 
 _KEY = b"diffusion_classifier"
@@ -46,7 +46,7 @@ class ErrorTables:
 
     Args:
         class_names: K.
-        settings: what made them: model, loss, timesteps, strategy …; `num_dimensions` of a latent.
+        settings: what made them: model, loss, timesteps, strategy …; `num_dimensions` of a latent; `num_timesteps`.
         images: names.
         truth: the right label of each, None where it is not known.
         errors: of each image (K, N), float32, NaN where never evaluated.
@@ -72,6 +72,11 @@ class ErrorTables:
                 f"{self.settings.get('strategy')}: make them with fixed:DRAWS"
             )
         return torch.stack(self.errors)
+
+    def fractions(self) -> Tensor:
+        """Times of the draws as fractions of the schedule, (images, N), float64."""
+        fractions: Tensor = torch.stack(self.t).double() / self.settings["num_timesteps"]
+        return fractions
 
 
 class Writer(Protocol):

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..calibration import folds, search_all, true_classes
+from ..calibration import calibrated_folds, search_all, true_classes
 from ..exceptions import InputError
 from ..metrics import share_interval
 from ..strategies import Fixed, Sequential, Staged, Strategy
@@ -83,7 +83,7 @@ def frontier(tables: ErrorTables) -> Iterator[Point]:
             if error_rate * (len(errors) * 4 // 5 + 1) >= 1:
                 family = f"sequential, calibrated, at most {budget} draws"
                 right, spent = torch.empty(len(errors), dtype=torch.bool), torch.empty(len(errors))
-                for held_out, strategy in folds(errors[..., :budget], error_rate):
+                for held_out, strategy in calibrated_folds(errors[..., :budget], error_rate):
                     means, spent[held_out] = search_all(strategy, errors[held_out, :, :budget])
                     right[held_out] = means.argmin(1) == truth[held_out]
                 yield Point(family, str(strategy), float(spent.mean()), share_interval(right))

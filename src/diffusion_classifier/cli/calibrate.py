@@ -22,9 +22,14 @@ def calibrate(
     error_rate: Annotated[
         float, typer.Option(help="Accepted share of images on which the class that all draws would choose is dropped.")
     ] = 0.01,
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture of weights and calibration to draw; needs the extra 'figures'.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Fit the sequential strategy and, where true labels are known, the temperature, on stored error tables.
+    """Fit the sequential strategy and, where true labels are known, weights over time and the temperature of scores.
+
+    On stored error tables, without the network. Weights are taken over only where they show a gain in accuracy.
 
     Examples:
     `diffusion-classifier classify held-out/ --draws 64 --save-errors tables.parquet`
@@ -33,6 +38,7 @@ def calibrate(
 
     `diffusion-classifier classify photos/ --calibration calibration.json`
     """
+    from ..analysis.calibration import draw_calibration
     from ..calibration import calibrate as fit
     from ..calibration import save_calibration
     from ..tables import read_tables
@@ -41,6 +47,9 @@ def calibrate(
     save_calibration(calibration.defaults, out)
     print_calibration(calibration, as_json)
     say(f"saved to {out}")
+    if figure is not None:
+        draw_calibration(calibration, figure)
+        say(f"drawn to {figure}")
 
 
 @app.command()

@@ -39,6 +39,9 @@ def classify(
         str | None, typer.Option(help="even, random, middle:0.5, even:0.1-0.9, or a list as 250,500.")
     ] = None,
     loss: Annotated[str | None, typer.Option(help="l2, l1 or huber; the model's own if not given.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Over time: JSON file of numbers, fitted, or uniform; the model's own else.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")] = None,
     seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
     batch_size: BatchSize = "auto",
@@ -87,6 +90,7 @@ def classify(
         "strategy": f"fixed:{draws}" if draws is not None else strategy,
         "timesteps": timesteps,
         "loss": loss,
+        "weights": weights,
         "temperature": temperature,
         "seed": seed,
     }
@@ -98,6 +102,7 @@ def classify(
         if save_errors is not None:
             class_names, _ = classifier.condition(names, template)
             about = {"model": model, "template": template, "num_dimensions": classifier.num_dimensions}
+            about["num_timesteps"] = classifier.denoiser.schedule.num_timesteps
             about |= classifier.reading(class_names, **options).as_dict()
             keep = stack.enter_context(table_writer(save_errors, class_names, about))
             results = _kept(results, keep, class_names)

@@ -51,6 +51,7 @@ class ModelDefaults:
         lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
             timesteps; None where it was not calibrated.
         classes: those that the lags were found among: among others the promise would not hold.
+        weights: over time, for this loss: see `weights.Weights`; uniform if None. Temperature and lags are for them.
     """
 
     strategy: str = "fixed:64"
@@ -59,6 +60,7 @@ class ModelDefaults:
     temperature: float | None = None
     lags: Sequence[float] | None = None
     classes: Sequence[str] | None = None
+    weights: Sequence[float] | None = None
 
     @classmethod
     def load(cls, file: Path) -> ModelDefaults:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from torch import Tensor
@@ -35,6 +35,7 @@ class State:
         doubt: (K,), float64: for each class a bound of the chance that the class which all draws together would choose
             does as badly as this one did; None where the strategy makes no such promise.
         undecided: (K,), bool: the classes that are not ruled out; None where the strategy does not ask.
+        weights: (N,), float64, at least 0: what an error at each draw counts; all the same if None.
     """
 
     errors: Tensor
@@ -42,6 +43,12 @@ class State:
     stage: int = 0
     doubt: Tensor | None = None
     undecided: Tensor | None = None
+    weights: Tensor | None = None
+
+    def counted(self, errors: Tensor) -> Tensor:
+        """Errors (…, n), of the first n draws, as they count: float64, times the draws' weights."""
+        errors = errors.double()
+        return errors if self.weights is None else errors * self.weights[: errors.shape[-1]]
 
 
 class Strategy(Protocol):
@@ -56,13 +63,16 @@ class Strategy(Protocol):
     def update(self, state: State, errors: Tensor) -> State:
         """The state after the request that `propose` makes of `state`; errors (k, n), float32."""
 
+    def among(self, num_classes: int) -> Strategy:
+        """The same search where some classes are out beforehand and so many are left."""
+
     def __str__(self) -> str:
         """As the command line spells it; `parse` reads it back."""
 
 
-def replay(strategy: Strategy, table: Tensor) -> State:
-    """The last state of a search through a full error table (K, N), without the network."""
-    state = strategy.init(len(table))
+def replay(strategy: Strategy, table: Tensor, weights: Tensor | None = None) -> State:
+    """The last state of a search through a full error table (K, N), without the network; weights as in `State`."""
+    state = replace(strategy.init(len(table)), weights=weights)
     while (request := strategy.propose(state)) is not None:
         state = strategy.update(state, table[request.classes, request.draws.start : request.draws.stop])
     return state

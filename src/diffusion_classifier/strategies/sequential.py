@@ -95,9 +95,10 @@ class Sequential:
         left, n = request.classes, request.draws.stop
         table = state.errors.clone()
         table[left, request.draws.start : n] = errors
-        sums = table[left, :n].double().sum(1)
+        counted = state.counted(table[:, :n])
+        sums = counted[left].sum(1)
         doubt = state.doubt.clone()
-        doubt[left] = doubt[left].minimum(self._doubt(table[:, :n], left, sums))
+        doubt[left] = doubt[left].minimum(self._doubt(counted, left, sums))
         out = doubt[left] <= self.error_rate
         out[sums.argmin()] = False
         undecided = torch.zeros_like(state.active)
@@ -113,8 +114,12 @@ class Sequential:
         if self.lags is not None:
             as_far = len(self.lags) - torch.searchsorted(self._sorted_lags, sums - sums.min())
             return (1 + as_far).double() / (1 + len(self.lags))
-        evidence = mean_e_values(table.double().numpy(), left.numpy(), self.max_draws)
+        evidence = mean_e_values(table.numpy(), left.numpy(), self.max_draws)
         return torch.from_numpy(1 / np.maximum(evidence, 1))
+
+    def among(self, num_classes: int) -> Sequential:  # noqa: ARG002 - of the protocol
+        """See `Strategy.among`. Lags remain: among fewer classes the one that would win is behind no further."""
+        return self
 
     @cached_property
     def _sorted_lags(self) -> Tensor:

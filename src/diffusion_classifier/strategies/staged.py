@@ -44,7 +44,7 @@ class Staged:
             raise InputError(f"the last stage must keep 1 class, the answer; got {_join(self.kept)}")
 
     def among(self, num_classes: int) -> Staged:
-        """Without the stages that would keep all of so few classes."""
+        """See `Strategy.among`: without the stages that would keep all of so few classes."""
         stages = [(n, k) for n, k in zip(self.evaluated, self.kept, strict=True) if k == 1 or k < num_classes]
         evaluated, kept = zip(*stages, strict=True)
         return Staged(evaluated, kept)
@@ -80,9 +80,9 @@ class Staged:
         active = state.active
         # The last stage names the answer; the classes in it stay comparable and are not eliminated.
         if state.stage < len(self.evaluated) - 1:
-            means = table[:, : request.draws.stop].double().mean(1).where(active, torch.inf)
-            last_kept = means.sort().values[self.kept[state.stage] - 1]
-            active = means <= last_kept * (1 + TIE)
+            sums = state.counted(table[:, : request.draws.stop]).sum(1).where(active, torch.inf)
+            last_kept = sums.sort().values[self.kept[state.stage] - 1]
+            active = sums <= last_kept * (1 + TIE)
         return replace(state, errors=table, active=active, stage=state.stage + 1)
 
     def __str__(self) -> str:
@@ -115,6 +115,10 @@ class Fixed:
     def update(self, state: State, errors: Tensor) -> State:
         """See `Strategy.update`."""
         return replace(state, errors=errors, stage=1)
+
+    def among(self, num_classes: int) -> Fixed:  # noqa: ARG002 - of the protocol
+        """See `Strategy.among`."""
+        return self
 
     def __str__(self) -> str:
         """fixed:64."""

@@ -1,0 +1,129 @@
+"""Weights over time: how much an error at time t counts. The paper's are uniform (section 3.1).
+
+Weights are numbers at evenly spaced times from the start of the schedule to its end, linear in between. Their scale
+does not matter: they are brought to an average of 1.
+
+Shape legend: M images, K classes, N draws, J knots.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from torch import Tensor
+
+from .exceptions import InputError
+
+Weights = tuple[float, ...]
+Array = NDArray[Any]
+SAMPLES = 1001
+"""Times at which a function is read."""
+FOLDS = 5
+PENALTIES = (0.001, 0.01, 0.1, 1.0, 1e6)
+"""Nats for a step of the average weight from one knot to the next."""
+
+
+def read_weights(source: Callable[[Tensor], Tensor] | Sequence[float] | str | Path) -> Weights:
+    """Weights from what a user may give.
+
+    Args:
+        source: a function of the fraction u = t/T of the schedule, 0 without noise, (N,) → (N,), such as
+            `lambda u: torch.exp(-7 * u)`; the numbers themselves; or a JSON file that holds them, alone or as
+            "weights" of a calibration.
+
+    Raises:
+        InputError: a file that cannot be read; numbers that are negative, not finite, all zero, or fewer than two.
+    """
+    values: Any
+    if callable(source):
+        values = source(torch.linspace(0, 1, SAMPLES, dtype=torch.float64))
+    elif isinstance(source, str | Path):
+        try:
+            values = json.loads(Path(source).read_text("utf-8"))
+        except (OSError, ValueError) as e:
+            raise InputError(f"{source} cannot be read as weights, a JSON list of numbers: {e}") from e
+        values = values.get("weights") if isinstance(values, dict) else values
+    else:
+        values = source
+    try:
+        numbers = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        numbers = np.empty(0)
+    if numbers.ndim != 1 or len(numbers) < 2:
+        raise InputError(f"weights over time must be at least two numbers, from no noise to pure noise; got {values!r}")
+    if not (np.isfinite(numbers).all() and (numbers >= 0).all() and numbers.any()):
+        raise InputError(f"weights over time must be finite, none below 0 and some above; got {numbers.tolist()}")
+    return tuple((numbers / (numbers[1:] + numbers[:-1]).mean() * 2).tolist())
+
+
+def weights_at(weights: Weights, u: Tensor) -> Tensor:
+    """w at the fractions u in [0, 1] of the schedule, of any shape; float64."""
+    return torch.from_numpy(np.interp(u.double().numpy(), np.linspace(0, 1, len(weights)), weights))
+
+
+def by_knots(errors: Tensor, u: Tensor, num_knots: int) -> Tensor:
+    """What each knot's error is, (M, K, J), so that Σ_j w_j of it is the weighted mean over draws, Σ_n w(u_n)·e_n / N.
+
+    Args:
+        errors: full tables, (M, K, N).
+        u: times of the draws as fractions of the schedule, (M, N).
+        num_knots: J.
+    """
+    hats = (1 - (u.double()[..., None] * (num_knots - 1) - torch.arange(num_knots)).abs()).clamp(min=0)  # (M, N, J)
+    return errors.double() @ hats / errors.shape[2]
+
+
+def fit_weights(knots: Tensor, truth: Tensor, scale: float) -> Weights:
+    """Weights under which the posterior of equation 6 gives the true classes the best likelihood.
+
+    Logistic regression with the weights as coefficients: a convex problem. Steps from knot to knot are penalised, by
+    what is best for images left out (one of `PENALTIES`, the largest one being uniform weights).
+
+    Args:
+        knots: see `by_knots`, (M, K, J).
+        truth: (M,).
+        scale: what a mean error is worth in logits under uniform weights, dimensions / temperature.
+    """
+    logits = -scale * (knots - knots.mean(1, keepdim=True)).numpy()
+    labels = truth.numpy()
+    fold = np.arange(len(labels)) % FOLDS
+
+    def left_out(penalty: float) -> float:
+        nats = 0.0
+        for out in (fold == f for f in range(FOLDS)):
+            fitted = _coefficients(logits[~out], labels[~out], penalty)
+            nats += _nats(fitted, logits[out], labels[out])[0] * float(out.sum())
+        return nats
+
+    best = min(PENALTIES, key=left_out)
+    return read_weights(_coefficients(logits, labels, best).tolist())
+
+
+def _coefficients(logits: Array, labels: Array, penalty: float) -> Array:
+    """w (J,), at least 0, of the least penalised loss."""
+
+    def loss(w: Array) -> tuple[float, Array]:
+        value, gradient = _nats(w, logits, labels)
+        steps = np.diff(w)
+        inner = np.concatenate([[0], steps, [0]])
+        return value + penalty * float(steps @ steps), gradient - 2 * penalty * np.diff(inner)
+
+    start = np.ones(logits.shape[2])
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(0, None)] * len(start)).x
+    return np.asarray(found) if found.any() else start
+
+
+def _nats(w: Array, logits: Array, labels: Array) -> tuple[float, Array]:
+    """Mean cross-entropy of the true classes, and its gradient (J,)."""
+    log_p = log_softmax(logits @ w, axis=1)
+    rows = np.arange(len(labels))
+    expected = np.einsum("mk,mkj->mj", np.exp(log_p), logits)
+    return float(-log_p[rows, labels].mean()), (expected - logits[rows, labels]).mean(0)

@@ -67,7 +67,7 @@ def engine(
 ) -> tuple[int, float]:
     """Evaluations spent, and their cost in full predictions."""
     results = list(score(denoiser, jobs, conditioning, strategy, batch_size=batch_size))
-    return sum(r.num_evaluations for r in results), sum(r.cost for r in results)
+    return sum(r.spent.num_evaluations for r in results), sum(r.spent.cost for r in results)
 
 
 def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:

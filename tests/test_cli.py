@@ -499,6 +499,44 @@ class TestFailures:
         assert done.stderr == "error: [red]nowhere: there is no such file or folder\n"
 
 
+class TestShortlists:
+    def test_labels_cost_and_how_often_it_held_the_truth(self, classify, photos):
+        code, rows, err = classify(photos, "--shortlist", "gradient:3", "--keep", 2)
+        assert code == 0
+        held = 0
+        for row in rows:
+            found = row["shortlist"]
+            assert len(found["labels"]) == 2
+            assert (found["num_evaluations"], found["cost"]) == (6, 6.0)
+            assert row["num_evaluations"] == 6 + 4
+            assert row["label"] in found["labels"]
+            held += Path(row["image"]).parent.name in found["labels"]
+        assert f"the shortlist held the true label of {held / 30:.1%} of 30 images" in err
+
+    def test_the_truth_is_not_always_known(self, classify, photos, tmp_path):
+        shutil.copy(photos / "dark" / "1.png", tmp_path / "x.png")
+        code, (row,), err = classify(tmp_path / "x.png", "--shortlist", "coarse:4", "--keep", 2)
+        assert (code, "true label" in err) == (0, False)
+        assert row["shortlist"]["cost"] < row["shortlist"]["num_evaluations"] == 24
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (["--keep", 2], "--keep says how long a --shortlist is: give one"),
+            (["--shortlist", "gradient"], "a shortlist of 20 of 3 classes"),
+            (["--shortlist", "clip"], "shortlist 'clip' is not known"),
+            (["--shortlist", "tree:none.json"], "none.json cannot be read as a tree of labels"),
+            (["--shortlist", "model:nowhere", "--keep", 2], "nowhere cannot be loaded to make a shortlist"),
+            (["--shortlist", "coarse:nowhere", "--keep", 2], "no model 'nowhere'"),
+            (["--shortlist", "coarse:5", "--keep", 2], "does not take images of 5 pixels"),
+        ],
+    )
+    def test_mistakes(self, call, model, photos, options, message):
+        code, out, err = call("classify", photos, "--model", model, *options)
+        assert (code, out) == (2, "")
+        assert message in error(err)
+
+
 class TestTables:
     def test_what_is_kept(self, tables, classify, photos):
         read = read_tables(tables)

@@ -8,7 +8,7 @@ from scipy.special import logsumexp, softmax
 
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.posterior import decide, log_posterior, mean_errors, paired_differences
-from diffusion_classifier.scoring import Scored
+from diffusion_classifier.scoring import Scored, Spent
 
 D = 48
 SEEDS = st.integers(0, 2**32 - 1)
@@ -17,7 +17,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 def scored(errors, active=None):
     errors = torch.as_tensor(errors, dtype=torch.float32)
     active = torch.ones(len(errors), dtype=torch.bool) if active is None else torch.as_tensor(active)
-    return Scored("x.png", errors, active, torch.arange(errors.shape[1]), int((~errors.isnan()).sum()), 2.5, 0.5)
+    return Scored("x.png", errors, active, torch.arange(errors.shape[1]), Spent(int((~errors.isnan()).sum()), 2.5, 0.5))
 
 
 def names(errors):
@@ -287,7 +287,7 @@ class TestDecide:
 
     def test_a_failure_has_no_answer(self):
         unknown = torch.full((2, 3), torch.nan)
-        failed = Scored("x.png", unknown, torch.ones(2).bool(), torch.arange(3), 4, 4.0, 0.5, "broken")
+        failed = Scored("x.png", unknown, torch.ones(2).bool(), torch.arange(3), Spent(4, 4.0, 0.5), "broken")
         result = decide(failed, ["a", "b"], num_dimensions=D, notes=["first of 2 frames"])
         assert (result.label, result.score, result.confidence, result.ties) == (None, 0, 0, ())
         assert (result.failure, result.notes, result.num_evaluations) == ("broken", ("first of 2 frames",), 4)

@@ -8,19 +8,19 @@ import torch
 
 from diffusion_classifier.posterior import decide
 from diffusion_classifier.results import Format, as_row, writer
-from diffusion_classifier.scoring import Scored
+from diffusion_classifier.scoring import Scored, Spent
 
 KEYS = ["image", "label", "score", "scores", "num_evaluations", "cost", "seconds"]
 
 
 def result(name="x.png", errors=((0.4, 0.2), (0.1, 0.1), (0.9, 0.9)), classes=("ant", "bee", "cat"), **options):
-    scored = Scored(name, torch.tensor(errors), torch.ones(len(errors)).bool(), torch.arange(2), 6, 5.5, 1.23456, None)
+    scored = Scored(name, torch.tensor(errors), torch.ones(len(errors)).bool(), torch.arange(2), Spent(6, 5.5, 1.23456))
     return decide(scored, classes, num_dimensions=10, **options)
 
 
 def failed(name="y.png"):
     none = torch.empty(2, 0)
-    scored = Scored(name, none, torch.zeros(2).bool(), none[0], 0, 0.0, 0.0, "is broken")
+    scored = Scored(name, none, torch.zeros(2).bool(), none[0], Spent(), "is broken")
     return decide(scored, ["a", "b"], num_dimensions=1)
 
 

@@ -103,7 +103,7 @@ def same(results, others):
         torch.testing.assert_close(result.errors, others[name].errors, equal_nan=True)
         assert torch.equal(result.active, others[name].active)
         assert torch.equal(result.t, others[name].t)
-        assert result.num_evaluations == others[name].num_evaluations
+        assert result.spent.num_evaluations == others[name].spent.num_evaluations
         assert result.failure == others[name].failure
 
 
@@ -122,7 +122,7 @@ def test_equals_a_plain_loop(strategy, timesteps, loss):
         expected = plain_loop(denoiser, job, pairs, draws, functional)
         actual = {(c, n): float(result.errors[c, n]) for c, n in pairs}
         assert actual == pytest.approx(expected, rel=1e-5)
-        assert result.num_evaluations == len(pairs) == (16 if strategy == Fixed(4) else 4 * 2 + 2 * 3)
+        assert result.spent.num_evaluations == len(pairs) == (16 if strategy == Fixed(4) else 4 * 2 + 2 * 3)
         assert torch.equal(result.t, draws.times(denoiser.schedule, range(result.errors.shape[1]), job.key))
         assert torch.equal(result.active, ~result.errors[:, -1].isnan())
 
@@ -169,8 +169,8 @@ def test_cost_counts_shared_work_once_for_each_latent_of_a_batch(batch_size):
     stub.prefix.share = 0.25
     results = tables(stub, images(3), Fixed(4), num_classes=5, batch_size=batch_size)
     latents = sum(len(noisy) for _, noisy, *_ in stub.batches)
-    assert sum(r.num_evaluations for r in results.values()) == 60
-    assert sum(r.cost for r in results.values()) == pytest.approx(60 - 0.25 * (60 - latents))
+    assert sum(r.spent.num_evaluations for r in results.values()) == 60
+    assert sum(r.spent.cost for r in results.values()) == pytest.approx(60 - 0.25 * (60 - latents))
 
 
 def test_all_classes_of_an_image_share_their_draws():
@@ -203,7 +203,7 @@ def test_batches_are_full_as_long_as_there_are_images(strategy):
         sizes_at_the_end.append(len(stub.sizes))
 
     results = tables(stub, jobs(), strategy, batch_size=8)
-    spent = sum(r.num_evaluations for r in results.values())
+    spent = sum(r.spent.num_evaluations for r in results.values())
     assert spent == sum(stub.sizes) == 30 * (15 if strategy == Fixed(5) else 3 * 2 + 2 * 3)
     (full,) = sizes_at_the_end
     assert full >= spent / 8 - 4
@@ -295,7 +295,7 @@ def test_a_failure_harms_no_other_image(batch_size):
     )
     failed = results.pop("bad")
     assert "class 1 at t = 100" in failed.failure
-    assert failed.num_evaluations <= 3
+    assert failed.spent.num_evaluations <= 3
     same(results, tables(Stub(), good, Staged((1, 2), (2, 1)), draws=draws, batch_size=64))
 
 
@@ -359,7 +359,7 @@ def test_candidates_alone_are_evaluated():
             assert not known[left_out].any()
             assert not found.active[left_out].any()
             torch.testing.assert_close(found.errors[known], whole[found.name].errors[known])
-            assert found.num_evaluations == known.sum()
+            assert found.spent.num_evaluations == known.sum()
             assert known[among].any(1).all()
             if found.doubt is not None:
                 assert (found.doubt[left_out] == 0).all()

@@ -5,7 +5,7 @@ import torch
 
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.posterior import decide
-from diffusion_classifier.scoring import Scored
+from diffusion_classifier.scoring import Scored, Spent
 from diffusion_classifier.tables import ROWS_PER_GROUP, read_tables, table_writer
 
 NAMES = ("cat", "dog", "owl")
@@ -14,7 +14,9 @@ SETTINGS = {"loss": "l2", "num_dimensions": 48, "strategy": "fixed:4", "prior": 
 
 def result(name="a.png", errors=None, failure=None):
     errors = torch.rand(3, 4, generator=torch.Generator().manual_seed(len(name))) if errors is None else errors
-    scored = Scored(name, errors, torch.ones(3).bool(), torch.tensor([500, 250, 750, 125]), 12, 12.0, 0.1, failure)
+    scored = Scored(
+        name, errors, torch.ones(3).bool(), torch.tensor([500, 250, 750, 125]), Spent(12, 12.0, 0.1), failure
+    )
     return decide(scored, NAMES, num_dimensions=48)
 
 

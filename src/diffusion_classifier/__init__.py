@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from .draws import Timesteps as Timesteps
     from .exceptions import InputError as InputError
     from .posterior import Classification as Classification
+    from .shortlists import Coarse as Coarse
+    from .shortlists import Gradient as Gradient
+    from .shortlists import Screened as Screened
+    from .shortlists import Tree as Tree
     from .strategies import Fixed as Fixed
     from .strategies import Sequential as Sequential
     from .strategies import Staged as Staged
@@ -19,14 +23,18 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Classification": "posterior",
+    "Coarse": "shortlists",
     "Denoiser": "denoisers",
     "DiffusionClassifier": "classifier",
     "Fixed": "strategies",
+    "Gradient": "shortlists",
     "InputError": "exceptions",
+    "Screened": "shortlists",
     "Sequential": "strategies",
     "Staged": "strategies",
     "Strategy": "strategies",
     "Timesteps": "draws",
+    "Tree": "shortlists",
     "load_denoiser": "denoisers",
 }
 

@@ -26,7 +26,8 @@ from .images import ImageError, ImageSource, Picture, load_image, preprocess
 from .posterior import Classification, decide
 from .prompts import fill_template, parse_labels
 from .reading import Reading, resolve_reading
-from .scoring import Job, Scored, find_loss, score
+from .scoring import Job, Scored, Spent, find_loss, score
+from .shortlists import Setting, Shortlist, parse_shortlist
 from .strategies import Fixed, Strategy
 from .weights import Weights, weights_at
 
@@ -134,6 +135,8 @@ class DiffusionClassifier:
                 `images.load_image`. Taken one by one, when there is room in a batch.
             classnames: candidates, at least two; all classes of a class-conditional model if None.
             template: "a photo of a {}." for a text-to-image model; None if the class names are prompts themselves.
+            shortlist: narrows down the candidates of each image before the search, such as `Screened(clip, keep=20)`
+                or "gradient:4"; see `shortlists`.
             strategy: such as `Fixed(64)` or "staged:25,250/5,1"; the model's own if None, without those of its
                 stages that would keep all classes.
             timesteps: where the draws lie, such as "even" or "middle:0.5"; the model's own if None.
@@ -161,6 +164,7 @@ class DiffusionClassifier:
         classnames: str | Sequence[str] | None = None,
         *,
         template: str | None = None,
+        shortlist: Shortlist | str | None = None,
         **options: Any,
     ) -> Iterator[tuple[int, Classification]]:
         """Positions and results. Complains at once, before any image is read, of settings that cannot be used."""
@@ -176,10 +180,11 @@ class DiffusionClassifier:
                 try:
                     picture = load_image(source, name)
                     job = self._job(str(i), picture)
+                    job = job if shortlist is None else replace(job, picture=picture.image)
                 except ImageError as e:
                     taken[str(i)] = name, ()
                     none, reason = torch.empty(len(names), 0), str(e).removeprefix(f"{name}: ")
-                    unusable.append(Scored(str(i), none, torch.zeros(len(names)).bool(), none[0], 0, 0.0, 0.0, reason))
+                    unusable.append(Scored(str(i), none, torch.zeros(len(names)).bool(), none[0], Spent(), reason))
                 else:
                     taken[str(i)] = name, picture.notes
                     yield job
@@ -189,8 +194,15 @@ class DiffusionClassifier:
             return int(scored.name), decide(replace(scored, name=name), names, notes=notes, **settings)
 
         draws = Draws(reading.timesteps, reading.seed)
-        ahead = _prefetch(jobs(), _DECODED_AHEAD)
-        scores = self._score(ahead, conditioning, reading.strategy, draws, reading.loss, names, reading.weights)
+        prepared: Iterator[Job] = _prefetch(jobs(), _DECODED_AHEAD)
+        if shortlist is not None:
+            batch_size = self.prepare(conditioning)
+            setting = Setting(
+                self.denoiser, names, template, conditioning, draws, reading.loss, reading.weights, batch_size
+            )
+            shortlist = parse_shortlist(shortlist) if isinstance(shortlist, str) else shortlist
+            prepared = shortlist.narrow(setting, prepared)
+        scores = self._score(prepared, conditioning, reading.strategy, draws, reading.loss, names, reading.weights)
 
         def results() -> Iterator[tuple[int, Classification]]:
             for scored in chain(scores, [None]):

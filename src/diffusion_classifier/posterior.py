@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .exceptions import InputError
 from .schedules import DiscreteVP, Schedule
-from .scoring import Scored
+from .scoring import NOTHING, Scored, Spent
 from .strategies import TIE
 
 Reduction = Literal["sum", "mean"]
@@ -158,9 +158,10 @@ class Classification:
         errors: error table (K, N), float32, NaN where never evaluated.
         t: (N,): timestep of each draw.
         weights: (N,), float64: what each draw counts; all the same if None.
-        num_evaluations: network predictions spent.
+        num_evaluations: network predictions spent, on the shortlist too.
         cost: the same in full predictions, which shared work makes fewer.
         seconds: from the first prediction for this image to the last; images in flight together share them.
+        screening: the part of these three that the shortlist took.
         notes: what was decided about the image on the way.
         failure: why there is no answer; None if there is one.
     """
@@ -182,6 +183,7 @@ class Classification:
     num_evaluations: int
     cost: float
     seconds: float
+    screening: Spent = NOTHING
     notes: tuple[str, ...] = ()
     failure: str | None = None
 
@@ -217,9 +219,10 @@ def decide(
         "errors": scored.errors,
         "t": scored.t,
         "weights": scored.weights,
-        "num_evaluations": scored.num_evaluations,
-        "cost": scored.cost,
-        "seconds": scored.seconds,
+        "num_evaluations": scored.spent.num_evaluations,
+        "cost": scored.spent.cost,
+        "seconds": scored.spent.seconds,
+        "screening": scored.screening,
         "notes": tuple(notes),
         "failure": scored.failure,
     }

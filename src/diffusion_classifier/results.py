@@ -46,6 +46,8 @@ def as_row(result: Classification) -> Row:
         "cost": result.cost,
         "seconds": round(result.seconds, 3),
     }
+    if result.shortlist is not None:
+        row["shortlist"] = {"labels": list(result.shortlist), **asdict(result.screening)}
     if result.undecided:
         row["undecided"] = list(result.undecided)
     if result.ties:
@@ -82,7 +84,7 @@ def _cut(row: Row, top: int | None) -> Row:
 
 def _csv_writer(top: int | None) -> Callable[[Row], None]:
     columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores"]
-    columns += ["undecided", "ties", "notes", "error"]
+    columns += ["shortlist", "undecided", "ties", "notes", "error"]
     out = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     started = False
 

@@ -13,6 +13,7 @@ from itertools import chain
 from math import isfinite
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from .denoisers.base import Conditioning, Denoiser
@@ -52,6 +53,21 @@ def find_loss(name: str) -> Loss:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """What was spent on an image: network predictions, the same in full predictions of the main model, and seconds."""
+
+    num_evaluations: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.num_evaluations + other.num_evaluations, self.cost + other.cost, self.seconds + other.seconds)
+
+
+NOTHING = Spent()
+
+
+@dataclass(frozen=True)
 class Job:
     """One image to score.
 
@@ -60,12 +76,16 @@ class Job:
         image: (3, H, W), float32, in [-1, 1].
         key: 64-bit hash of the image's content, which its noise depends on.
         candidates: (k,), int64: the classes to choose from; all of them if None.
+        spent: on narrowing the candidates down to these.
+        picture: what `image` was made from, where a shortlist looks at it.
     """
 
     name: str
     image: Tensor
     key: int
     candidates: Tensor | None = None
+    spent: Spent = NOTHING
+    picture: Image | None = None
 
 
 @dataclass(frozen=True)
@@ -77,28 +97,27 @@ class Scored:
         errors: error table (K, N), float32, on the CPU, NaN where never evaluated.
         active: (K,), bool: the classes that were not eliminated.
         t: (N,), the timestep of each draw.
-        num_evaluations: network predictions spent.
-        cost: the same in full predictions: what rows of one noisy latent compute but once makes it less.
-        seconds: from the first prediction to the last; images in flight together share this time.
+        spent: in all. Work that rows of one noisy latent share makes the cost less than the number of evaluations; the
+            seconds go from the first prediction to the last, and images in flight together share them.
         failure: why there is no answer; None if there is one.
         doubt: (K,), float64, or None: see `State`.
         undecided: (K,), bool, or None: see `State`.
         weights: (N,), float64, or None: see `State`.
         candidates: of the job. Any other class has no errors, is not active, and no doubt is left about it.
+        screening: the part of `spent` that narrowed the candidates down.
     """
 
     name: str
     errors: Tensor
     active: Tensor
     t: Tensor
-    num_evaluations: int
-    cost: float
-    seconds: float
+    spent: Spent
     failure: str | None = None
     doubt: Tensor | None = None
     undecided: Tensor | None = None
     weights: Tensor | None = None
     candidates: Tensor | None = None
+    screening: Spent = NOTHING
 
 
 @dataclass(eq=False)
@@ -351,12 +370,11 @@ class _Engine:
             errors=errors,
             active=active,
             t=self.times(f.job, state),
-            num_evaluations=f.num_evaluations,
-            cost=f.num_evaluations - saved,
-            seconds=time.perf_counter() - f.started,
+            spent=f.job.spent + Spent(f.num_evaluations, f.num_evaluations - saved, time.perf_counter() - f.started),
             failure=f.failure,
             doubt=among_all(state.doubt, 0.0),
             undecided=among_all(state.undecided, False),
             weights=state.weights,
             candidates=f.job.candidates,
+            screening=f.job.spent,
         )

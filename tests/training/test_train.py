@@ -20,7 +20,7 @@ from diffusion_classifier.denoisers.base import scheduler_config
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.prediction import PREDICTION_TYPES
 from diffusion_classifier.schedules import RectifiedFlow, read_scheduler
-from diffusion_classifier.scoring import Scored
+from diffusion_classifier.scoring import Scored, Spent
 from diffusion_classifier.training import checkpoint as checkpoints
 from diffusion_classifier.training import train as module
 from diffusion_classifier.training.data import LabelledImages
@@ -478,7 +478,7 @@ class TestModel:
         def score(_denoiser, jobs, *_, **__):
             for job in jobs:
                 seen.append(float(job.image.mean() > 0))
-                yield Scored(job.name, torch.zeros(2, 8), torch.ones(2).bool(), torch.zeros(8), 16, 16.0, 0.0)
+                yield Scored(job.name, torch.zeros(2, 8), torch.ones(2).bool(), torch.zeros(8), Spent(16, 16.0, 0.0))
 
         run(tmp_path)
         monkeypatch.setattr(module, "score", score)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
@@ -12,7 +12,7 @@ import typer
 
 from ..exceptions import InputError
 from ..results import Format, as_row, writer
-from .common import BatchSize, Compile, Device, Dtype, Model, app, load_classifier, progress_bar, stdout
+from .common import BatchSize, Compile, Device, Dtype, Model, app, load_classifier, progress_bar, say, stdout
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..posterior import Classification
@@ -33,6 +33,13 @@ def classify(
     strategy: Annotated[
         str | None,
         typer.Option(help="fixed:DRAWS, staged:DRAWS/KEPT as staged:25,250/5,1, or sequential:DRAWS/RATE."),
+    ] = None,
+    shortlist: Annotated[
+        str | None,
+        typer.Option(help="Candidates first narrowed by model:NAME, coarse:SIZE|MODEL, tree:FILE or gradient:DRAWS."),
+    ] = None,
+    keep: Annotated[
+        int | None, typer.Option(help="Classes on the shortlist, or branches of a tree that are followed.")
     ] = None,
     draws: Annotated[int | None, typer.Option(help="Short for --strategy fixed:DRAWS.")] = None,
     timesteps: Annotated[
@@ -68,12 +75,16 @@ def classify(
     --template 'a photo of a {}, a type of pet.' --strategy staged:25,250/5,1`
     """
     from ..images import ImageError, find_images
+    from ..shortlists import parse_shortlist
     from ..tables import table_writer
 
     if strategy is not None and draws is not None:
         raise InputError("give --strategy or --draws, not both")
     if labels is not None and labels_file is not None:
         raise InputError("give --labels or --labels-file, not both")
+    if keep is not None and shortlist is None:
+        raise InputError("--keep says how long a --shortlist is: give one")
+    narrowing = None if shortlist is None else parse_shortlist(shortlist, keep)
     names = _read_lines(labels_file) if labels_file else labels
     found: list[Path] = []
     missing: list[tuple[str, str]] = []
@@ -94,7 +105,8 @@ def classify(
         "temperature": temperature,
         "seed": seed,
     }
-    results = classifier.stream(found, names, template=template, **options)
+    results = classifier.stream(found, names, template=template, shortlist=narrowing, **options)
+    results = results if narrowing is None else _judged(results)
     rows = ({"image": name, "error": reason.removeprefix(f"{name}: ")} for name, reason in missing)
     # Lines that come as the work goes on are its progress where they and the bar would share a terminal.
     silent = output is not Format.table and stdout.is_terminal
@@ -104,8 +116,8 @@ def classify(
             about = {"model": model, "template": template, "num_dimensions": classifier.num_dimensions}
             about["num_timesteps"] = classifier.denoiser.schedule.num_timesteps
             about |= classifier.reading(class_names, **options).as_dict()
-            keep = stack.enter_context(table_writer(save_errors, class_names, about))
-            results = _kept(results, keep, class_names)
+            write_table = stack.enter_context(table_writer(save_errors, class_names, about))
+            results = _kept(results, write_table)
         write = stack.enter_context(writer(output, top))
         bar = stack.enter_context(progress_bar(disable=silent))
         for row in chain(rows, map(as_row, bar.track(results, total=len(found), description="classifying"))):
@@ -115,12 +127,33 @@ def classify(
         raise typer.Exit(1 if failures < len(found) + len(missing) else 2)
 
 
-def _kept(results: Iterator[Classification], keep: Writer, class_names: Sequence[str]) -> Iterator[Classification]:
-    """Keeps the error tables on their way, with the name of the image's folder as the truth where it is a label."""
+def _truth(result: Classification) -> str | None:
+    """The name of the image's folder, where it is a label."""
+    folder = Path(result.name).absolute().parent.name
+    return folder if folder in result.class_names else None
+
+
+def _kept(results: Iterator[Classification], write_table: Writer) -> Iterator[Classification]:
+    """Keeps the error tables on their way."""
     for result in results:
-        folder = Path(result.name).absolute().parent.name
-        keep(result, folder if folder in class_names else None)
+        write_table(result, _truth(result))
         yield result
+
+
+def _judged(results: Iterator[Classification]) -> Iterator[Classification]:
+    """Says in the end how often the shortlist held the true label, where that is known."""
+    import torch
+
+    from ..metrics import share_interval
+
+    held = []
+    for result in results:
+        if result.shortlist is not None and (truth := _truth(result)) is not None:
+            held.append(truth in result.shortlist)
+        yield result
+    if held:
+        share, low, high = share_interval(torch.tensor(held))
+        say(f"the shortlist held the true label of {share:.1%} of {len(held)} images ({low:.1%} to {high:.1%})")
 
 
 def _read_lines(path: Path) -> list[str]:

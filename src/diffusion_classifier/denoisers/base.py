@@ -21,21 +21,9 @@ from ..devices import to_device
 from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
 from ..schedules import Schedule
+from .class_inputs import ClassInputs, of_tensors
+from .conditioning import Conditioning as Conditioning
 from .prefix import Prefix
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """What the network is conditioned on, one row a class: named tensors (K, *)."""
-
-    tensors: Mapping[str, Tensor]
-
-    def __len__(self) -> int:
-        return len(next(iter(self.tensors.values())))
-
-    def __getitem__(self, rows: Tensor) -> Conditioning:
-        """The rows (B,) → B rows."""
-        return Conditioning({name: tensor[to_device(rows, tensor.device)] for name, tensor in self.tensors.items()})
 
 
 @dataclass(frozen=True)
@@ -88,12 +76,14 @@ class Denoiser(ABC):
         prefix: what rows of one noisy latent compute but once.
         compiled: whether each number of rows costs a compilation; see `compile`.
         crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
+        any_size: whether the network takes latents of other sizes too, as convolutions do.
         class_names: the classes that the network was trained with; None where it reads text.
         licence: of the weights, where their folder states it.
     """
 
     family: ClassVar[str]
     crop: Literal["center", "adm"] = "center"
+    any_size: ClassVar[bool] = False
     class_names: Sequence[str] | None = None
     licence: str | None = None
 
@@ -184,6 +174,16 @@ class Denoiser(ABC):
             t: (B,), on the network's device, of the schedule's dtype.
             conditioning: B rows.
         """
+
+    @contextmanager
+    def class_inputs(self, t: Tensor, conditioning: Conditioning) -> Iterator[ClassInputs]:
+        """What the network sees of K classes, for a while within which `forward` can be differentiated.
+
+        Args:
+            t: (B,), of the rows that `forward` will be given, on the network's device.
+            conditioning: K rows.
+        """
+        yield of_tensors(len(t), conditioning)
 
     @torch.inference_mode()
     def predict_noise(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from diffusers import DDPMPipeline, UNet2DModel
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
 from ..devices import to_device
 from ..exceptions import InputError
 from ..schedules import read_scheduler
 from .base import Conditioning, scheduler_config
+from .class_inputs import Entry
 from .classes import ClassConditional
 
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
@@ -33,6 +35,7 @@ class ClassUNet(ClassConditional):
     """
 
     family = "class-unet"
+    any_size = True
 
     def __init__(
         self,
@@ -81,6 +84,17 @@ class ClassUNet(ClassConditional):
         if self.channels == 1:
             images = (images * to_device(_LUMA, images.device)).sum(1, keepdim=True)
         return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size)
+
+    def entries(self) -> Iterator[Entry]:
+        """See `ClassConditional.entries`: all residual blocks see the activated sum of both embeddings."""
+        unet: Any = self.network
+        blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
+
+        def inputs(t: Tensor, labels: Tensor) -> Tensor:
+            time = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
+            return blocks[0].nonlinearity(time[:, None] + unet.class_embedding(labels))  # type: ignore[no-any-return]
+
+        yield Entry([block.time_emb_proj for block in blocks], inputs)
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""

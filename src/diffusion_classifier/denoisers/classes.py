@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral
 
 import torch
+from torch import Tensor
 
 from ..exceptions import InputError
 from .base import Conditioning, Denoiser
+from .class_inputs import ClassInputs, Entry, of_entries
 
 
 class ClassConditional(Denoiser):
@@ -24,6 +28,16 @@ class ClassConditional(Denoiser):
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """Class indices; see `Denoiser.condition`."""
         return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
+
+    @abstractmethod
+    def entries(self) -> Iterable[Entry]:
+        """All ways by which the classes enter the network."""
+
+    @contextmanager
+    def class_inputs(self, t: Tensor, conditioning: Conditioning) -> Iterator[ClassInputs]:
+        """See `Denoiser.class_inputs`."""
+        with of_entries(self.entries(), t, conditioning.tensors["class_labels"]) as inputs:
+            yield inputs
 
 
 def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
@@ -12,6 +12,7 @@ from ..exceptions import InputError
 from ..schedules import read_scheduler
 from . import autoencoder
 from .base import Conditioning, scheduler_config
+from .class_inputs import Entry
 from .classes import ClassConditional
 
 
@@ -62,6 +63,19 @@ class DiT(ClassConditional):
     def encode(self, images: Tensor) -> Tensor:
         """Scaled means of the autoencoder; see `Denoiser.encode`."""
         return autoencoder.encode(self._modules["vae"], images)
+
+    def entries(self) -> Iterator[Entry]:
+        """See `ClassConditional.entries`: each block has its own embeddings, and the last layer those of the first."""
+        network: Any = self.network
+        for block in network.transformer_blocks:
+            norm = block.norm1
+
+            def inputs(t: Tensor, labels: Tensor, norm: Any = norm) -> Tensor:
+                time = norm.emb.timestep_embedder(norm.emb.time_proj(t).to(network.dtype))
+                return norm.silu(time[:, None] + norm.emb.class_embedder(labels))  # type: ignore[no-any-return]
+
+            last = [network.proj_out_1] if block is network.transformer_blocks[0] else []
+            yield Entry([norm.linear, *last], inputs)
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""

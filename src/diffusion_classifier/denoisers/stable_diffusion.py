@@ -38,6 +38,7 @@ class StableDiffusion(Denoiser):
     """
 
     family = "stable-diffusion"
+    any_size = True
 
     def __init__(
         self,

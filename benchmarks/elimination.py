@@ -1,0 +1,284 @@
+"""How few evaluations an answer takes, and which ingredient saves how many.
+
+    python benchmarks/elimination.py ablation tables.parquet    # on stored error tables, no network
+    python benchmarks/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
+
+`ablation` takes full tables, as `classify --draws N --save-errors` keeps them. Every row is cross-validated: of each
+fifth of the images with what the other four gave. `oracle` calibrates on images of its own. One JSON line a row.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.stats import t as student
+from torch import Tensor
+
+from diffusion_classifier import Fixed, Gradient, Sequential, Staged
+from diffusion_classifier.calibration import calibrated_folds, fit_weights_to, folds, search_all, true_classes
+from diffusion_classifier.denoisers.gaussian import Gaussian
+from diffusion_classifier.draws import Draws
+from diffusion_classifier.metrics import difference_interval, share_interval
+from diffusion_classifier.schedules import add_noise, read_scheduler
+from diffusion_classifier.scoring import Job, score
+from diffusion_classifier.shortlists import Setting
+from diffusion_classifier.strategies.sequential import largest_lag
+from diffusion_classifier.tables import read_tables
+from diffusion_classifier.weights import weights_at
+
+ERROR_RATE = 0.01
+
+
+def report(name: str, label: Tensor, spent: Tensor, full: Tensor, truth: Tensor, **details: Any) -> None:
+    """One line: evaluations, share of labels other than those of the full tables, accuracy."""
+    changed, accuracy = share_interval(label != full), share_interval(label == truth)
+    row = {
+        "name": name,
+        "evaluations": round(float(spent.double().mean()), 1),
+        "changed": changed,
+        "accuracy": accuracy,
+    }
+    print(json.dumps(row | details), flush=True)
+
+
+def dropped_by(
+    threshold: Callable[[int], float], table: Tensor, statistic: Callable[[Tensor], Tensor]
+) -> tuple[int, int]:
+    """Label and evaluations of a search that drops every class whose statistic is above the threshold after n draws.
+
+    Args:
+        threshold: of the number of draws.
+        table: full, (K, N), float64.
+        statistic: of a table of n draws (k, n), how far each class is behind, (k,).
+    """
+    left, spent, n = torch.arange(len(table)), 0, 0
+    while n < table.shape[1] and len(left) > 1:
+        n += 1
+        spent += len(left)
+        behind = statistic(table[left, :n])
+        compared, left = left, left[behind <= threshold(n)]
+    return int(compared[table[compared, :n].sum(1).argmin()]), spent
+
+
+def cross_validated(
+    errors: Tensor, statistic: Callable[[Tensor], Tensor], quantile: bool = True, level: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Labels and evaluations with the threshold that the other four fifths give, or a fixed one."""
+    label, spent = torch.empty(len(errors), dtype=torch.int64), torch.empty(len(errors))
+    best = errors.double().mean(2).argmin(1)
+    n = errors.shape[2]
+    lag = torch.tensor(
+        [
+            max(float(statistic(table[:, : i + 1])[b]) for i in range(n))
+            for table, b in zip(errors.double(), best, strict=True)
+        ]
+        if quantile
+        else []
+    )
+    for held_out in folds(len(errors)):
+        limit = level
+        if quantile:
+            others = lag[~held_out].sort().values
+            limit = float(others[min(len(others) - 1, int(np.ceil((1 - ERROR_RATE) * (len(others) + 1))) - 1)])
+        for i in held_out.nonzero().squeeze(1).tolist():
+            label[i], spent[i] = dropped_by(lambda _, limit=limit: limit, errors[i].double(), statistic)
+    return label, spent
+
+
+def sums(table: Tensor) -> Tensor:
+    """How far behind in the sum of errors, (k,)."""
+    total = table.sum(1)
+    return total - total.min()
+
+
+def means(table: Tensor) -> Tensor:
+    """In their mean."""
+    return sums(table) / table.shape[1]
+
+
+def paired_t(table: Tensor) -> Tensor:
+    """-p of the one-sided paired t-test against the leader, from five draws on; the leader itself and before: -1."""
+    k, n = table.shape
+    if n < 5:
+        return torch.full((k,), -1.0, dtype=torch.float64)
+    difference = table - table[table.sum(1).argmin()]
+    statistic = difference.mean(1) / (difference.std(1) / n**0.5).clamp(min=1e-12)
+    return -torch.from_numpy(student.sf(statistic.numpy(), n - 1))
+
+
+def unpaired(seed: int) -> Callable[[Tensor], Tensor]:
+    """Makes every class see the errors of draws of its own, as if noise were not shared."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def shuffled(table: Tensor) -> Tensor:
+        order = torch.rand(table.shape, generator=generator).argsort(1)
+        return table.gather(1, order)
+
+    return shuffled
+
+
+def ablation(options: argparse.Namespace) -> None:
+    """Each ingredient of the calibrated sequential strategy removed, and others in its place."""
+    tables = read_tables(options.tables)
+    errors = tables.complete()[..., : options.draws]
+    u, truth = tables.fractions()[:, : options.draws], true_classes(tables)
+    assert truth is not None
+    num_classes, num_draws = errors.shape[1:]
+    full = errors.double().mean(2).argmin(1)
+    everything = torch.full((len(errors),), float(num_classes * num_draws))
+    report(f"every class at {num_draws} draws", full, everything, full, truth)
+    for n in (4, 8, 16):
+        by_n = errors[..., :n].double().mean(2).argmin(1)
+        report(f"every class at {n} draws", by_n, everything * n / num_draws, full, truth)
+
+    def sequential(name: str, table: Tensor, winner: Tensor = full) -> None:
+        label, spent = torch.empty_like(full), torch.empty(len(errors))
+        for held_out, strategy in calibrated_folds(table, ERROR_RATE):
+            found, spent[held_out] = search_all(strategy, table[held_out])
+            label[held_out] = found.argmin(1)
+        report(name, label, spent, winner, truth)
+
+    sequential("sequential, calibrated", errors)
+    for name, order in {
+        "times at random": torch.stack(
+            [torch.randperm(num_draws, generator=torch.Generator().manual_seed(i)) for i in range(len(errors))]
+        ),
+        "early times first": u.argsort(1),
+        "late times first": u.argsort(1, descending=True),
+        "middle times first": (u - 0.5).abs().argsort(1),
+    }.items():
+        sequential(f"the same, {name}", errors.gather(2, order[:, None].expand(-1, num_classes, -1)))
+    weights = torch.empty_like(u)
+    for held_out in folds(len(errors)):
+        fitted = fit_weights_to(errors, u, truth, ~held_out, tables.settings["num_dimensions"])
+        weights[held_out] = weights_at(fitted, u[held_out])
+    weighted = (errors * weights[:, None]).float()
+    sequential("the same, fitted weights over time", weighted, weighted.double().mean(2).argmin(1))
+    report("the same, mean in place of the sum", *cross_validated(errors, means), full, truth)
+    shuffle = unpaired(0)
+    alone = torch.stack([shuffle(table) for table in errors])
+    report(
+        "the same, noise not shared by the classes",
+        *cross_validated(alone, sums),
+        alone.double().mean(2).argmin(1),
+        truth,
+    )
+    for p in (0.05, 0.01, 0.002):
+        label, spent = cross_validated(errors, paired_t, quantile=False, level=-p)
+        report(f"paired t-test against the leader from the fifth draw, p = {p}", label, spent, full, truth)
+    found, spent = search_all(Sequential(num_draws, ERROR_RATE), errors)
+    report("sequential, e-process, not calibrated", found.argmin(1), spent, full, truth)
+    for strategy in (Staged((num_draws // 8, num_draws), (min(5, num_classes - 1), 1)),):
+        found, spent = search_all(strategy, errors)
+        report(str(strategy), found.argmin(1), spent, full, truth)
+
+
+class Oracle:
+    """1,000 Gaussian classes in 50 groups, not alike in distance; nobody could tell more than four of five apart."""
+
+    size, groups, members = 8, 50, 20
+
+    def __init__(self, gap: float = 0.19, seed: int = 0) -> None:
+        rng = torch.Generator().manual_seed(seed)
+        shape = (3, self.size, self.size)
+        distance = torch.exp(0.5 * torch.randn(self.groups, 1, 1, 1, 1, generator=rng))
+        centres = 0.5 * distance * torch.randn(self.groups, 1, *shape, generator=rng)
+        means = (centres + gap * torch.randn(self.groups, self.members, *shape, generator=rng)).flatten(0, 1)
+        config = {"_class_name": "DDPMScheduler", "beta_schedule": "squaredcos_cap_v2"}
+        self.schedule = read_scheduler(config)[0]
+        self.denoiser = Gaussian(means, torch.ones_like(means), self.schedule)
+
+    def images(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Images (count, 3, S, S), and their classes."""
+        rng = torch.Generator().manual_seed(seed)
+        truth = torch.randint(len(self.denoiser.means), (count,), generator=rng)
+        return self.denoiser.means[truth] + torch.randn(count, 3, self.size, self.size, generator=rng), truth
+
+    def table(self, x: Tensor, key: int, num_draws: int) -> Tensor:
+        """Full error table (K, N), by products of matrices: ‖ε - g·(x_t - α·μ)‖² multiplied out."""
+        draws, d = Draws(), x.numel()
+        alpha, sigma = self.schedule(draws.times(self.schedule, range(num_draws), key))
+        noise = torch.stack([draws.noise(n, key, tuple(x.shape)) for n in range(num_draws)])
+        noisy = add_noise(x.expand_as(noise), noise, alpha, sigma)
+        gain = sigma / (alpha**2 + sigma**2)
+        rest = (noise - gain.view(-1, 1, 1, 1) * noisy).flatten(1).double()
+        mu, slope = self.denoiser.means.flatten(1).double(), (gain * alpha).double()
+        table = rest.square().sum(1) + 2 * slope * (mu @ rest.T) + slope**2 * mu.square().sum(1, keepdim=True)
+        return (table / d).float()
+
+
+def oracle(options: argparse.Namespace) -> None:
+    """The published schedule for ImageNet, the sequential strategy, and gradient shortlists before it."""
+    world = Oracle()
+    denoiser = world.denoiser
+    conditioning = denoiser.condition(range(len(denoiser.means)))
+    x, truth = world.images(options.images, 1)
+    check = world.table(x[0], 0, 3)
+    (engine,) = score(denoiser, [Job("0", x[0], 0)], conditioning, Fixed(3))
+    torch.testing.assert_close(check, engine.errors, rtol=1e-4, atol=1e-5)
+    bayes = denoiser.log_likelihood(x).argmax(1)
+    print(json.dumps({"name": "Bayes", "accuracy": share_interval(bayes == truth)}))
+
+    budgets, lags = (250, 1000), {250: [], 1000: []}
+    for i, image in enumerate(world.images(options.calibration, 2)[0]):
+        table = world.table(image, -1 - i, max(budgets))
+        for n in budgets:
+            lags[n].append(largest_lag(table[:, :n]))
+    published = Staged((50, 100, 500, 1000), (500, 50, 10, 1))
+    strategies = {"published schedule": published} | {
+        f"sequential, calibrated, {n} draws": Sequential(n, ERROR_RATE, tuple(sorted(lags[n]))) for n in budgets
+    }
+    answers: dict[str, list[tuple[int, float]]] = {name: [] for name in strategies}
+    full = []
+    for i, image in enumerate(x):
+        table = world.table(image, i, max(budgets))
+        full.append(int(table.double().mean(1).argmin()))
+        for name, strategy in strategies.items():
+            found, spent = search_all(strategy, table[None, :, : strategy.init(len(table)).errors.shape[1]])
+            answers[name].append((int(found.argmin()), float(spent)))
+    jobs = [Job(str(i), image, i) for i, image in enumerate(x)]
+    last = strategies["sequential, calibrated, 250 draws"]
+    held: dict[str, Tensor] = {}
+    for keep, num_draws in ((50, 4), (200, 4), (50, 16), (200, 16)):
+        name = f"gradient:{num_draws}, {keep} kept, then sequential, 250 draws"
+        setting = Setting(denoiser, tuple(denoiser.class_names or ()), None, conditioning, Draws(), "l2", None, 256)
+        narrowed = list(Gradient(keep, num_draws).narrow(setting, iter(jobs)))
+        held[name] = torch.tensor([bool((job.candidates == c).any()) for job, c in zip(narrowed, truth, strict=True)])
+        found = {int(r.name): r for r in score(denoiser, iter(narrowed), conditioning, last, batch_size=256)}
+        answers[name] = []
+        for i in range(len(x)):
+            r = found[i]
+            means = r.errors.double().nanmean(1).where(r.active, torch.inf)
+            answers[name].append((int(means.argmin()), r.spent.num_evaluations))
+    reference = torch.tensor([label for label, _ in answers["published schedule"]])
+    best = torch.tensor(full)
+    report("every class at 1000 draws", best, torch.full((len(x),), 1e6), best, truth)
+    for name, pairs in answers.items():
+        label, spent = (torch.tensor(values) for values in zip(*pairs, strict=True))
+        details = {"against the published schedule": difference_interval(label == truth, reference == truth)}
+        if name in held:
+            details["recall"] = share_interval(held[name])
+        report(name, label, spent, best, truth, **details)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    command = commands.add_parser("ablation")
+    command.add_argument("tables", type=Path)
+    command.add_argument("--draws", type=int, default=64)
+    command.set_defaults(run=ablation)
+    command = commands.add_parser("oracle")
+    command.add_argument("--images", type=int, default=1000)
+    command.add_argument("--calibration", type=int, default=500)
+    command.set_defaults(run=oracle)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()

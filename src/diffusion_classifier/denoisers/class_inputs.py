@@ -1,0 +1,98 @@
+"""What a network sees of the classes, as a tensor that errors can be differentiated with respect to.
+
+Shape legend: K classes, B rows of one network batch, T distinct times in it, * dimensions of a class's input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .conditioning import Conditioning
+
+
+@dataclass(frozen=True)
+class ClassInputs:
+    """The mean of all classes' inputs, in place of any class.
+
+    Args:
+        mean: B rows, for `Denoiser.forward`.
+        leaves: tensors (B, *) that hold that mean, to be differentiated with respect to.
+        project: from the gradients (B, *) at the leaves to ⟨gradient, input of a class - mean⟩, (B, K), float32.
+    """
+
+    mean: Conditioning
+    leaves: Sequence[Tensor]
+    project: Callable[[Sequence[Tensor]], Tensor]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One way by which classes enter a network.
+
+    Args:
+        modules: linear maps, all of the same input.
+        inputs: that input by times (T,) and class indices (K,): (T, K, d).
+    """
+
+    modules: Sequence[torch.nn.Module]
+    inputs: Callable[[Tensor, Tensor], Tensor]
+
+
+def of_tensors(num_rows: int, conditioning: Conditioning) -> ClassInputs:
+    """Where the rows of the conditioning are numbers, as encodings of prompts are: these themselves."""
+    means = {name: tensor.float().mean(0) for name, tensor in conditioning.tensors.items()}
+    leaves = {name: mean.expand(num_rows, *mean.shape).clone().requires_grad_() for name, mean in means.items()}
+
+    def project(gradients: Sequence[Tensor]) -> Tensor:
+        products = [
+            gradient.float().flatten(1) @ (conditioning.tensors[name].float() - means[name]).flatten(1).T
+            for (name, gradient) in zip(leaves, gradients, strict=True)
+        ]
+        return torch.stack(products).sum(0)
+
+    return ClassInputs(Conditioning(leaves), list(leaves.values()), project)
+
+
+@contextmanager
+def of_entries(entries: Iterable[Entry], t: Tensor, labels: Tensor) -> Iterator[ClassInputs]:
+    """Where the network is given indices of classes: what its first linear maps see of them, time included.
+
+    Args:
+        entries: all ways by which the classes enter.
+        t: (B,), on the network's device.
+        labels: (K,), indices of classes.
+    """
+    times, time_of_row = torch.unique(t, return_inverse=True)
+    entries = list(entries)
+    with torch.no_grad():
+        leaves = [entry.inputs(times, labels).mean(1)[time_of_row].requires_grad_() for entry in entries]
+
+    def project(gradients: Sequence[Tensor]) -> Tensor:
+        result = torch.zeros(len(t), len(labels), device=t.device)
+        for entry, gradient in zip(entries, gradients, strict=True):  # one at a time: many classes take much room
+            inputs = entry.inputs(times, labels).float()
+            centred = inputs - inputs.mean(1, keepdim=True)
+            for i in range(len(times)):
+                rows = time_of_row == i
+                result[rows] += gradient[rows].float() @ centred[i].T
+        return result
+
+    def replaced_by(leaf: Tensor) -> Callable[..., Any]:
+        return lambda module, args: (leaf,)  # noqa: ARG005
+
+    hooks = [
+        module.register_forward_pre_hook(replaced_by(leaf))
+        for entry, leaf in zip(entries, leaves, strict=True)
+        for module in entry.modules
+    ]
+    try:
+        yield ClassInputs(Conditioning({"class_labels": labels[:1].expand(len(t))}), leaves, project)
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,62 @@
+"""What networks see of the classes, on tiny pipelines of every family."""
+
+from functools import cache
+
+import pytest
+import torch
+from builders import BUILDERS
+from gaussians import gaussian
+
+from diffusion_classifier.denoisers import load_denoiser
+
+CLASSES = {
+    "sd-epsilon": ["a cat", "a dog", "x"],
+    "sd-v": ["a cat", "a dog", "x"],
+    "dit": [0, 4, 2],
+    "class-unet": [2, 0, 1],
+}
+
+
+@pytest.fixture(scope="module")
+def load(model_folder):
+    options = {"device": "cpu", "dtype": "float32"}
+    return cache(lambda name: gaussian(3) if name == "gaussian" else load_denoiser(model_folder(name), **options))
+
+
+@pytest.fixture(params=[*BUILDERS, "gaussian"])
+def case(request, load):
+    denoiser = load(request.param)
+    conditioning = denoiser.condition(CLASSES.get(request.param, [0, 1, 2]))
+    noisy = torch.randn(4, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    return denoiser, conditioning, noisy, torch.tensor([10, 500, 500, 900])
+
+
+def test_the_mean_of_one_class_is_that_class(case):
+    denoiser, conditioning, noisy, t = case
+    for c in range(3):
+        rows = torch.tensor([c] * 4)
+        expected = denoiser.forward(noisy, t, conditioning[rows])
+        with denoiser.class_inputs(t, conditioning[torch.tensor([c, c])]) as inputs:
+            torch.testing.assert_close(denoiser.forward(noisy, t, inputs.mean), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(denoiser.forward(noisy, t, conditioning[rows]), expected, rtol=0, atol=0)  # as before
+
+
+def test_gradients_are_those_of_finite_differences(case):
+    """Along the way from the mean to each class: a mean that leans to it is had by naming it more often."""
+    denoiser, conditioning, noisy, t = case
+
+    def total(rows, backward=False):
+        with torch.enable_grad(), denoiser.class_inputs(t, conditioning[torch.tensor(rows)]) as inputs:
+            sums = denoiser.forward(noisy, t, inputs.mean).square().flatten(1).mean(1)
+            if not backward:
+                return sums.detach().double()
+            return inputs.project(torch.autograd.grad(sums.sum(), inputs.leaves)).double()
+
+    times = 40
+    evenly = [0, 1, 2] * times
+    products = total(evenly, backward=True)[:, :3]
+    for c in range(3):
+        share = 1 / (len(evenly) + 1)  # the mean with the class once more lies so far on the way to it
+        ahead = (total([*evenly, c]) - total(evenly)) / share
+        torch.testing.assert_close(products[:, c], ahead, rtol=0.1, atol=3e-4)
+    torch.testing.assert_close(products.sum(1), torch.zeros(4).double(), rtol=0, atol=1e-4)

@@ -11,21 +11,31 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
-from diffusion_classifier import Classification, DiffusionClassifier, InputError
+from diffusion_classifier import Classification, DiffusionClassifier, Fixed, InputError
 from diffusion_classifier.zoo import load_sample
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
+CURVES = Fixed(31)
+"""Of the errors over time that are drawn: evenly spread, where the search itself stops as soon as it can."""
 
-def draw(images: list[Image.Image], truths: list[str], results: list[Classification], out: Path) -> None:
+
+def draw(
+    classifier: DiffusionClassifier,
+    images: list[Image.Image],
+    truths: list[str],
+    results: list[Classification],
+    out: Path,
+) -> None:
     """The surest, the middling and the least sure image: photograph, posterior, errors of the best two classes."""
     order = sorted(range(len(results)), key=lambda i: -results[i].score)
     rows = [order[0], order[len(order) // 2], order[-1]]
+    tables = classifier.classify([images[i] for i in rows], strategy=CURVES)
     fig, axes = plt.subplots(
         len(rows), 3, figsize=(10, 2.9 * len(rows)), width_ratios=[1, 1.5, 1.9], layout="constrained"
     )
-    for (photo, bars, curves), i in zip(axes, rows, strict=True):
+    for (photo, bars, curves), i, whole in zip(axes, rows, tables, strict=True):
         result, names = results[i], list(results[i].scores)
         photo.imshow(images[i], cmap="gray", vmin=0, vmax=255)
         photo.set(title=f"truth: {truths[i]}", xticks=[], yticks=[])
@@ -33,12 +43,10 @@ def draw(images: list[Image.Image], truths: list[str], results: list[Classificat
         colours = ["tab:blue" if name == result.label else "tab:gray" for name in shown]
         bars.barh(shown, [result.scores[name] for name in shown], color=colours)
         bars.set(xlim=(0, 1), title=f"p(class | image), {result.num_evaluations} evaluations")
-        best, second = (result.errors[result.class_names.index(name)] for name in names[:2])
-        seen = ~(best + second).isnan()
-        by_time = result.t[seen].argsort()
-        t, middle = result.t[seen][by_time], ((best + second) / 2)[seen][by_time]
+        by_time = whole.t.argsort()
+        best, second = (whole.errors[result.class_names.index(name)][by_time] for name in names[:2])
         for name, errors, colour in ((names[0], best, "tab:blue"), (names[1], second, "tab:orange")):
-            curves.plot(t, errors[seen][by_time] - middle, "o-", ms=3, lw=1, label=name, color=colour)
+            curves.plot(whole.t[by_time], errors - (best + second) / 2, "o-", ms=3, lw=1, label=name, color=colour)
         curves.axhline(0, color="black", lw=0.5)
         curves.set(title="error less the mean of both (lower is better)", xlabel="timestep")
         curves.ticklabel_format(axis="y", scilimits=(0, 0))
@@ -63,7 +71,7 @@ def main() -> None:
     console = Console()
     console.print(table)
     console.print(f"{sum(right)} of {len(right)} right ({sum(right) / len(right):.0%})", highlight=False)
-    draw([sample.image for sample in samples], [sample.label for sample in samples], results, options.out)
+    draw(classifier, [sample.image for sample in samples], [sample.label for sample in samples], results, options.out)
     console.print(f"picture: {options.out}", highlight=False)
 
 

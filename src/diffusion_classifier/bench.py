@@ -16,7 +16,7 @@ from .classifier import DiffusionClassifier
 from .denoisers import Denoiser
 from .exceptions import InputError
 from .flops import count_flops, shared_share
-from .strategies import Fixed, Staged, Strategy, parse_strategy
+from .strategies import Fixed, Sequential, Staged, Strategy, parse_strategy
 
 PUBLISHED = ("staged:50,500/5,1", "staged:20,50,100,500/20,10,5,1", "staged:50,100,500,1000/500,50,10,1")
 """The authors' schedules for CIFAR-10, Food101 and ImageNet."""
@@ -114,7 +114,8 @@ def bench(
         encode_seconds=encode_seconds,
         seconds_per_image={
             k: {
-                str(s): encode_seconds + evaluations * seconds / batch_size
+                f"{s}{', at most' if isinstance(s, Sequential) else ''}": encode_seconds
+                + evaluations * seconds / batch_size
                 for s in asked
                 if (evaluations := num_evaluations(s, k)) is not None
             }
@@ -132,7 +133,9 @@ def seconds_of_encoding(denoiser: Denoiser) -> float:
 
 
 def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:
-    """Of one image, where no classes tie; None where that depends on the image, or on more classes than there are."""
+    """Of one image, at most, where no classes tie; None for a strategy that wants more classes than there are."""
+    if isinstance(strategy, Sequential):
+        return strategy.max_draws * num_classes
     if isinstance(strategy, Fixed):
         return strategy.num_draws * num_classes
     if not isinstance(strategy, Staged):

@@ -42,7 +42,7 @@ class ModelDefaults:
         weights: over time, for this loss: see `weights.Weights`; uniform if None. Temperature and lags are for them.
     """
 
-    strategy: str = "fixed:64"
+    strategy: str = "sequential:64/0.01"
     loss: str = "l2"
     timesteps: str = "even"
     temperature: float | None = None

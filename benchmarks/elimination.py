@@ -111,7 +111,7 @@ def paired_t(table: Tensor) -> Tensor:
 
 
 def unpaired(seed: int) -> Callable[[Tensor], Tensor]:
-    """Makes every class see the errors of draws of its own, as if noise were not shared."""
+    """Makes every class see the errors of draws of its own, as if neither times nor noise were shared."""
     generator = torch.Generator().manual_seed(seed)
 
     def shuffled(table: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ def ablation(options: argparse.Namespace) -> None:
     shuffle = unpaired(0)
     alone = torch.stack([shuffle(table) for table in errors])
     report(
-        "the same, noise not shared by the classes",
+        "the same, draws not shared by the classes",
         *cross_validated(alone, sums),
         alone.double().mean(2).argmin(1),
         truth,
@@ -172,9 +172,9 @@ def ablation(options: argparse.Namespace) -> None:
         report(f"paired t-test against the leader from the fifth draw, p = {p}", label, spent, full, truth)
     found, spent = search_all(Sequential(num_draws, ERROR_RATE), errors)
     report("sequential, e-process, not calibrated", found.argmin(1), spent, full, truth)
-    for strategy in (Staged((num_draws // 8, num_draws), (min(5, num_classes - 1), 1)),):
-        found, spent = search_all(strategy, errors)
-        report(str(strategy), found.argmin(1), spent, full, truth)
+    staged = Staged((num_draws // 8, num_draws), (5, 1)).among(num_classes)
+    found, spent = search_all(staged, errors)
+    report(str(staged), found.argmin(1), spent, full, truth)
 
 
 class Oracle:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from gaussians import gaussian
 from PIL import Image
+from scipy.stats import ttest_rel
 from torch.nn import functional as F
 from transformers import ZeroShotImageClassificationPipeline
 
@@ -540,6 +541,10 @@ class TestWeights:
         torch.testing.assert_close(result.posterior, log_posterior(mean_errors(raw), num_dimensions=D).exp())
         margin = (raw - raw[LABELS.index(result.label)]).double()
         torch.testing.assert_close(result.standard_error, margin.std(1) / 5**0.5)
+        # As sure as five draws can be, not seven.
+        winner = LABELS.index(result.label)
+        tests = [ttest_rel(row, raw[winner], alternative="greater") for i, row in enumerate(raw) if i != winner]
+        assert result.confidence == pytest.approx(1 - sum(test.pvalue for test in tests), abs=1e-4)
         torch.testing.assert_close(result.errors, clf.errors(image, LABELS, timesteps=result.t.tolist()))
 
     def test_strategies_see_weighted_errors(self):
@@ -550,6 +555,15 @@ class TestWeights:
             pruned = clf.classify(images, strategy=strategy, weights=[1, 0])
             assert [r.label for r in pruned] == [r.label for r in whole]
             assert sum(r.num_evaluations for r in pruned) < 8 * 32 * 3
+
+    def test_a_search_without_calibration_heeds_draws_that_count(self):
+        """The first ones do not."""
+        images = [pixels(i) for i in range(6)]
+        late = {"weights": lambda u: u > 0.6}
+        whole = classifier().classify(images, strategy=Fixed(64), **late)
+        results = classifier().classify(images, strategy=Sequential(64, 0.1), **late)
+        assert [r.label for r in results] == [r.label for r in whole]
+        assert sum(r.num_evaluations for r in results) < 0.9 * 6 * 64 * 3
 
     def test_a_models_own(self):
         clf = classifier()

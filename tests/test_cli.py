@@ -613,6 +613,7 @@ class TestTables:
         [
             (["calibrate", "{tables}", "--out", "c.json"], "0.01 needs a calibration on at least 99 images"),
             (["calibrate", "{tables}", "--out", "c.json", "--draws", 9], "the tables hold 8 draws; 9 were asked for"),
+            (["calibrate", "{tables}", "--out", "no/c.json", "--error-rate", 0.2], "no/c.json cannot be written"),
             (["calibrate", "none.parquet", "--out", "c.json"], "none.parquet cannot be read as error tables"),
             (["frontier", "none.parquet"], "none.parquet cannot be read as error tables"),
         ],

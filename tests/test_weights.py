@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def test_a_function_and_files(tmp_path):
         ([1, float("nan")], "finite"),
         (lambda u: u - 1, "none below 0"),
         ("nowhere.json", "cannot be read as weights"),
+        (lambda u: math.exp(-7 * u), "must be a function of a tensor"),
     ],
 )
 def test_what_is_refused(source, sentence):
@@ -109,6 +111,10 @@ def test_times_that_tell_alike_are_weighted_alike():
     truth = torch.tensor([rng.choice(4, p=row) for row in p])
     weights = fit_weights(torch.from_numpy(knots), truth, 1.0)
     np.testing.assert_allclose(weights, 1, atol=0.2)
+
+
+def test_few_images_fit_nothing():
+    assert fit_weights(torch.rand(9, 3, 4).double(), torch.zeros(9).long(), 1.0) == (1, 1, 1, 1)
 
 
 def test_a_fit_that_finds_nothing_is_uniform():

@@ -65,7 +65,8 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
     """Fit the lags of `Sequential` and, where truths are known, weights over time and the temperature of the posterior.
 
     What is reported is cross-validated: of every fifth of the images with what the other four gave. Weights are taken
-    over only if the interval of what they gain lies above 0.
+    over only if the interval of what they gain lies above 0. With them, lags are of the images that they were fitted
+    on, so that the promise of `Sequential` is no longer exact, if close to it: the weights are but nine numbers.
 
     Args:
         tables: full ones, of images like those to be classified, which the model was not trained on.

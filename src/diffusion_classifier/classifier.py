@@ -26,10 +26,10 @@ from .images import ImageError, ImageSource, Picture, load_image, preprocess
 from .posterior import Classification, decide
 from .prompts import fill_template, parse_labels
 from .reading import Reading, resolve_reading
-from .scoring import Job, Scored, Spent, find_loss, score
+from .scoring import Job, Scored, Spent, check_weights, find_loss, score
 from .shortlists import Setting, Shortlist, parse_shortlist
 from .strategies import Fixed, Strategy
-from .weights import Weights, weights_at
+from .weights import Weights
 
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
@@ -171,6 +171,7 @@ class DiffusionClassifier:
         names, conditioning = self.condition(classnames, template)
         reading = self.reading(names, **options)
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
+        narrowing = parse_shortlist(shortlist) if isinstance(shortlist, str) else shortlist
         taken: dict[str, tuple[str, tuple[str, ...]]] = {}
         unusable: list[Scored] = []
 
@@ -180,7 +181,8 @@ class DiffusionClassifier:
                 try:
                     picture = load_image(source, name)
                     job = self._job(str(i), picture)
-                    job = job if shortlist is None else replace(job, picture=picture.image)
+                    if narrowing is not None and narrowing.wants_pictures:
+                        job = replace(job, picture=picture.image)
                 except ImageError as e:
                     taken[str(i)] = name, ()
                     none, reason = torch.empty(len(names), 0), str(e).removeprefix(f"{name}: ")
@@ -194,15 +196,13 @@ class DiffusionClassifier:
             return int(scored.name), decide(replace(scored, name=name), names, notes=notes, **settings)
 
         draws = Draws(reading.timesteps, reading.seed)
-        prepared: Iterator[Job] = _prefetch(jobs(), _DECODED_AHEAD)
-        if shortlist is not None:
-            batch_size = self.prepare(conditioning)
-            setting = Setting(
-                self.denoiser, names, template, conditioning, draws, reading.loss, reading.weights, batch_size
-            )
-            shortlist = parse_shortlist(shortlist) if isinstance(shortlist, str) else shortlist
-            prepared = shortlist.narrow(setting, prepared)
-        scores = self._score(prepared, conditioning, reading.strategy, draws, reading.loss, names, reading.weights)
+        ahead: Iterator[Job] = _prefetch(jobs(), _DECODED_AHEAD)
+        strategy, loss, weights = reading.strategy, reading.loss, reading.weights
+        if narrowing is not None:
+            batch_size = self._ready(conditioning, strategy, draws, loss, weights)
+            known = self.denoiser, names, template, conditioning, draws, loss, weights, batch_size
+            ahead = narrowing.narrow(Setting(*known), ahead)
+        scores = self._score(ahead, conditioning, strategy, draws, loss, names, weights)
 
         def results() -> Iterator[tuple[int, Classification]]:
             for scored in chain(scores, [None]):
@@ -232,15 +232,7 @@ class DiffusionClassifier:
         class_names: Sequence[str],
         weights: Weights | None = None,
     ) -> Iterator[Scored]:
-        """`score`; complains of loss and times before the network is tuned, which takes a while."""
-        find_loss(loss)
-        draws.times(self.denoiser.schedule, range(max(1, len(draws.timesteps.values))), 0)
-        if weights is not None:
-            num_draws = strategy.init(len(class_names)).errors.shape[1]
-            u = draws.times(self.denoiser.schedule, range(num_draws), 0) / self.denoiser.schedule.num_timesteps
-            if not weights_at(weights, u).any():
-                raise InputError("all draws lie at times whose weight is 0: choose other timesteps or weights")
-        batch_size = self.prepare(conditioning)
+        batch_size = self._ready(conditioning, strategy, draws, loss, weights)
         return score(
             self.denoiser,
             jobs,
@@ -252,6 +244,16 @@ class DiffusionClassifier:
             batch_size=batch_size,
             class_names=class_names,
         )
+
+    def _ready(
+        self, conditioning: Conditioning, strategy: Strategy, draws: Draws, loss: str, weights: Weights | None
+    ) -> int:
+        """`prepare`; complains of loss, times and weights before the network is tuned, which takes a while."""
+        schedule = self.denoiser.schedule
+        find_loss(loss)
+        draws.times(schedule, range(max(1, len(draws.timesteps.values))), 0)
+        check_weights(weights, draws, schedule, strategy.init(len(conditioning)).errors.shape[1])
+        return self.prepare(conditioning)
 
     def prepare(self, conditioning: Conditioning) -> int:
         """Tune and compile the network, where that was asked for; returns the batch size."""

@@ -21,7 +21,8 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
     """
     # The other kernels of attention are not counted on all devices.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
-    with denoiser.prefix.shared(latent_index, denoiser.device), FakeTensorMode(allow_non_fake_inputs=True):
+    eager = torch.compiler.set_stance("force_eager")  # a compiled network would be given up as one that cannot be
+    with eager, denoiser.prefix.shared(latent_index, denoiser.device), FakeTensorMode(allow_non_fake_inputs=True):
         noisy = torch.empty(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
         t = torch.zeros(len(latent_index), device=denoiser.device)
         with kernel, counter, torch.no_grad():

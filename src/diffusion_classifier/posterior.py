@@ -242,8 +242,10 @@ def decide(
     log_prior = _log_prior(prior, len(names))
     # The prior decides as so much error would.
     lead = margin + (log_prior[winner] - log_prior) / scale
-    met = ~scored.errors.isnan().all(1)
-    degrees = (~scored.errors.isnan()).sum(1).numpy() - 1
+    counts = ~scored.errors.isnan()
+    met = counts.any(1)
+    counts = counts if scored.weights is None else counts & (scored.weights > 0)
+    degrees = counts.sum(1).numpy() - 1
     least = (lead - torch.as_tensor(stdtrit(degrees, 0.95)) * standard_error).nan_to_num(-torch.inf)
     # Let in again at that lead it would have p / (1 + p), with p = exp(-scale · least) times what the winner has.
     bound = (logs[winner] - scale * least).sigmoid()

@@ -21,7 +21,7 @@ from .devices import out_of_memory, to_device
 from .draws import Draws
 from .exceptions import InputError
 from .flops import shared_share
-from .schedules import add_noise
+from .schedules import Schedule, add_noise
 from .strategies import Request, State, Strategy
 from .weights import Weights, weights_at
 
@@ -179,6 +179,20 @@ class _Batch:
             self._arrived.synchronize()
         values: list[float] = self._errors.tolist()
         return values
+
+
+def check_weights(weights: Weights | None, draws: Draws, schedule: Schedule, num_draws: int) -> None:
+    """Complain of draws none of which counts.
+
+    Raises:
+        InputError: all of the first so many lie at times whose weight is 0.
+    """
+    if weights is None:
+        return
+    if not weights_at(weights, draws.times(schedule, range(num_draws), 0) / schedule.num_timesteps).any():
+        raise InputError(
+            f"the first {num_draws} draws lie at times whose weight is 0: choose other timesteps or weights"
+        )
 
 
 def score(

@@ -69,7 +69,8 @@ class ErrorTables:
         if any(bool(table.isnan().any()) or table.shape != self.errors[0].shape for table in self.errors):
             raise InputError(
                 f"full tables are needed, with every class at every draw; these were made with the strategy "
-                f"{self.settings.get('strategy')}: make them with fixed:DRAWS"
+                f"{self.settings.get('strategy')} and the shortlist {self.settings.get('shortlist')}: make them with "
+                "fixed:DRAWS and without a shortlist"
             )
         return torch.stack(self.errors)
 

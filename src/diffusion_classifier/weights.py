@@ -44,7 +44,10 @@ def read_weights(source: Callable[[Tensor], Tensor] | Sequence[float] | str | Pa
     """
     values: Any
     if callable(source):
-        values = source(torch.linspace(0, 1, SAMPLES, dtype=torch.float64))
+        try:
+            values = source(torch.linspace(0, 1, SAMPLES, dtype=torch.float64))
+        except (TypeError, ValueError, RuntimeError) as e:
+            raise InputError(f"weights over time must be a function of a tensor of times; it fails with: {e}") from e
     elif isinstance(source, str | Path):
         try:
             values = json.loads(Path(source).read_text("utf-8"))
@@ -91,7 +94,12 @@ def fit_weights(knots: Tensor, truth: Tensor, scale: float) -> Weights:
         knots: see `by_knots`, (M, K, J).
         truth: (M,).
         scale: what a mean error is worth in logits under uniform weights, dimensions / temperature.
+
+    Returns:
+        J numbers; uniform ones for fewer images than twice the number of folds.
     """
+    if len(truth) < 2 * FOLDS:
+        return (1.0,) * knots.shape[2]
     logits = -scale * (knots - knots.mean(1, keepdim=True)).numpy()
     labels = truth.numpy()
     fold = np.arange(len(labels)) % FOLDS

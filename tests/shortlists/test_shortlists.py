@@ -22,7 +22,7 @@ from diffusion_classifier.denoisers.base import Conditioning
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.posterior import mean_errors
 from diffusion_classifier.scoring import Job, Spent
-from diffusion_classifier.shortlists import parse_shortlist, read_tree
+from diffusion_classifier.shortlists import gradient, parse_shortlist, read_tree
 from diffusion_classifier.shortlists.base import narrowed
 from diffusion_classifier.strategies import Fixed, Staged
 
@@ -128,6 +128,22 @@ class TestAnySearchFollows:
             with pytest.raises(InputError, match=f"a shortlist of {keep} of 6 classes"):
                 classifier().stream(IMAGES, LABELS, shortlist=shortlist)
 
+    def test_draws_of_no_weight(self):
+        for shortlist in (Coarse(Zoo(), keep=3), Gradient(3), Tree(BRANCHES)):
+            with pytest.raises(InputError, match="times whose weight is 0"):
+                classifier().stream(IMAGES, LABELS, shortlist=shortlist, weights=lambda u: u > 0.9)
+
+    def test_classes_of_one_name(self, model_folder):
+        """Two of ImageNet's are a crane; the answer tells them apart, and a shortlist must not stumble over it."""
+        clf = DiffusionClassifier.from_pretrained(model_folder("dit"), device="cpu", batch_size=8)
+        image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        (result,) = clf.classify(image, [0, 1, 2, 4], shortlist=Gradient(3, 1), strategy="fixed:2")
+        assert len(result.shortlist) == 3
+
+    def test_what_is_not_a_number_rules_nothing_out(self):
+        found = narrowed(Job("x", torch.zeros(3, 2, 2), 0), torch.tensor([1.0, torch.nan, 2.0]), 2, Spent(1))
+        assert (found.candidates, found.spent) == (None, Spent(1))
+
     def test_the_last_place_is_shared_by_what_ties(self):
         job = Job("x", torch.zeros(3, 2, 2), 0, spent=Spent(1, 1.0, 1.0))
         found = narrowed(job, torch.tensor([3.0, 1.0, 2.0, 2.0, torch.inf]), 2, Spent(2, 1.5, 0.5))
@@ -176,6 +192,13 @@ class TestScreened:
         with pytest.raises(InputError, match="cannot be loaded to make a shortlist"):
             classifier().stream(IMAGES, LABELS, shortlist=Screened(str(tmp_path), 2))
 
+    def test_scores_that_are_not_numbers(self):
+        def by(image, candidate_labels):
+            return [{"label": label, "score": float("nan")} for label in candidate_labels if image]
+
+        with pytest.raises(InputError, match="gave no score for 'pug'"):
+            classifier().classify(IMAGES, LABELS, shortlist=Screened(by, 2))
+
     def test_answers_that_lack_a_label(self):
         shortlist = Screened(lambda image, candidate_labels: by_colour(image, candidate_labels)[:3], 2)
         with pytest.raises(InputError, match="gave no score for"):
@@ -212,7 +235,7 @@ class TestCoarse:
         with pytest.raises(InputError, match="another model or another size"):
             Coarse()
         with pytest.raises(InputError, match="at least 1 draw"):
-            Coarse(size=8, num_draws=0)
+            classifier().stream(IMAGES, LABELS, shortlist=Coarse(size=8, keep=2, num_draws=0))
 
 
 class TestTree:
@@ -272,8 +295,11 @@ class TestTree:
         [
             ({"dog": LABELS[:3], "cat": LABELS[3:5]}, "lacks goldfish"),
             ({"dog": LABELS, "cat": ["tabby"]}, "the class 'tabby' twice"),
-            ({"dog": 3}, "holds names, objects and lists"),
-            ({"dog": [3]}, "holds names, objects and lists"),
+            ({"dog": ["pug", "pug"]}, "the class 'pug' twice"),
+            ({"dog": 3}, "holds objects, and lists of names"),
+            ({"dog": [3]}, "holds objects, and lists of names"),
+            ({"dog": [{"small": ["pug"]}]}, "holds objects, and lists of names"),
+            ({"all": LABELS}, "a single branch"),
         ],
     )
     def test_trees_that_do_not_suit(self, branches, sentence):
@@ -311,26 +337,43 @@ class TestGradient:
         clf = classifier()
         first = clf.classify(IMAGES, LABELS, shortlist=Gradient(2, 1), strategy="fixed:4")
         late = clf.classify(IMAGES, LABELS, shortlist=Gradient(2, 2), strategy="fixed:4", weights=lambda u: u == 0.5)
-        assert [r.shortlist for r in first] == [r.shortlist for r in late]
+        even = clf.classify(IMAGES, LABELS, shortlist=Gradient(2, 2), strategy="fixed:4")
+        assert [r.shortlist for r in first] == [r.shortlist for r in late] != [r.shortlist for r in even]
 
     def test_a_network_that_overflows_leaves_all_candidates(self):
         class Broken(Zoo):
             def forward(self, noisy, t, conditioning):
                 return super().forward(noisy, t, conditioning) * torch.nan
 
-        (result,) = classifier(Broken()).classify(IMAGES[0], LABELS, shortlist=Gradient(2, 2), strategy="fixed:2")
-        assert "not finite" in result.failure
+        for shortlist in (Gradient(2, 2), Tree(BRANCHES), Coarse(Broken(), keep=2)):
+            (result,) = classifier(Broken()).classify(IMAGES[0], LABELS, shortlist=shortlist, strategy="fixed:2")
+            assert "not finite" in result.failure
+
+    def test_a_lack_of_memory_halves_the_batch(self, monkeypatch):
+        whole = classifier().classify(IMAGES, LABELS, shortlist=Gradient(2, 2), strategy="fixed:2")
+        sizes, find = [], gradient.linearised_errors
+
+        def limited(setting, jobs, num_draws):
+            sizes.append(len(jobs))
+            if len(jobs) > 2:
+                raise torch.OutOfMemoryError
+            return find(setting, jobs, num_draws)
+
+        monkeypatch.setattr(gradient, "linearised_errors", limited)
+        results = classifier().classify(IMAGES, LABELS, shortlist=Gradient(2, 2), strategy="fixed:2")
+        assert sizes == [5, 2, 2, 1]
+        assert [r.shortlist for r in results] == [r.shortlist for r in whole]
 
     def test_no_draws_and_compiled_networks(self):
         with pytest.raises(InputError, match="at least 1 draw"):
-            Gradient(2, 0)
+            classifier().stream(IMAGES, LABELS, shortlist=Gradient(2, 0))
         clf = classifier()
         clf.denoiser.compiled = True
         with pytest.raises(InputError, match="without --compile"):
             clf.stream(IMAGES, LABELS, shortlist=Gradient(2))
 
     def test_holds_the_true_label_of_photographs(self):
-        """With the bundled model: two thirds more often than three classes by chance."""
+        """With the bundled model; three classes by chance would hold it three times of ten."""
         from diffusion_classifier.zoo import load_sample
 
         sample = load_sample()[::17][:48]

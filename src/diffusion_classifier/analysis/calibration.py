@@ -10,6 +10,7 @@ import torch
 from ..calibration import Calibration
 from ..exceptions import InputError
 from ..metrics import share_interval
+from .figures import pyplot, save
 
 NUM_BINS = 10
 
@@ -22,11 +23,7 @@ def draw_calibration(calibration: Calibration, file: Path) -> None:
     """
     if calibration.gain is None or calibration.fitted_weights is None:
         raise InputError("without true labels neither weights nor scores are fitted: there is nothing to draw")
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     left.axhline(1, color="gray", lw=1, ls=":", label="uniform")
     for i, weights in enumerate(calibration.fold_weights):
@@ -60,5 +57,4 @@ def draw_calibration(calibration: Calibration, file: Path) -> None:
         title=f"calibration error {calibration.calibration_error:.3f}",
     )
     figure.suptitle(f"{calibration.num_images} images, cross-validated", fontsize=10)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
+    save(figure, file)

@@ -17,6 +17,7 @@ from ..exceptions import InputError
 from ..metrics import share_interval
 from ..strategies import Fixed, Sequential, Staged, Strategy
 from ..tables import ErrorTables
+from .figures import pyplot, save
 
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
@@ -96,11 +97,7 @@ def _doublings(last: int) -> list[int]:
 
 def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> None:
     """The figure: a line for each family, with intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+    plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     for i, family in enumerate(dict.fromkeys(p.family for p in points)):
         line = sorted((p.num_evaluations, *p.accuracy) for p in points if p.family == family)
@@ -114,5 +111,4 @@ def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> N
     axes.set(xscale="log", xlabel="evaluations an image", ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="lower right")
-    figure.savefig(file, dpi=150)
-    plt.close(figure)
+    save(figure, file)

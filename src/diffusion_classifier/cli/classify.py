@@ -114,6 +114,7 @@ def classify(
         if save_errors is not None:
             class_names, _ = classifier.condition(names, template)
             about = {"model": model, "template": template, "num_dimensions": classifier.num_dimensions}
+            about["shortlist"] = None if narrowing is None else str(narrowing)
             about["num_timesteps"] = classifier.denoiser.schedule.num_timesteps
             about |= classifier.reading(class_names, **options).as_dict()
             write_table = stack.enter_context(table_writer(save_errors, class_names, about))

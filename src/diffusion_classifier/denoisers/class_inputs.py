@@ -70,17 +70,20 @@ def of_entries(entries: Iterable[Entry], t: Tensor, labels: Tensor) -> Iterator[
     """
     times, time_of_row = torch.unique(t, return_inverse=True)
     entries = list(entries)
+
+    def at(entry: Entry, i: int) -> Tensor:
+        return entry.inputs(times[i : i + 1], labels)[0]  # one time after the other: many classes take much room
+
     with torch.no_grad():
-        leaves = [entry.inputs(times, labels).mean(1)[time_of_row].requires_grad_() for entry in entries]
+        means = [torch.stack([at(entry, i).mean(0) for i in range(len(times))]) for entry in entries]
+    leaves = [mean[time_of_row].requires_grad_() for mean in means]
 
     def project(gradients: Sequence[Tensor]) -> Tensor:
         result = torch.zeros(len(t), len(labels), device=t.device)
-        for entry, gradient in zip(entries, gradients, strict=True):  # one at a time: many classes take much room
-            inputs = entry.inputs(times, labels).float()
-            centred = inputs - inputs.mean(1, keepdim=True)
+        for entry, gradient in zip(entries, gradients, strict=True):
             for i in range(len(times)):
-                rows = time_of_row == i
-                result[rows] += gradient[rows].float() @ centred[i].T
+                inputs, rows = at(entry, i).float(), time_of_row == i
+                result[rows] += gradient[rows].float() @ (inputs - inputs.mean(0)).T
         return result
 
     def replaced_by(leaf: Tensor) -> Callable[..., Any]:

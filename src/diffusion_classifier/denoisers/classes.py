@@ -31,7 +31,11 @@ class ClassConditional(Denoiser):
 
     @abstractmethod
     def entries(self) -> Iterable[Entry]:
-        """All ways by which the classes enter the network."""
+        """All ways by which the classes enter the network.
+
+        Raises:
+            InputError: they do not enter as a table of embeddings.
+        """
 
     @contextmanager
     def class_inputs(self, t: Tensor, conditioning: Conditioning) -> Iterator[ClassInputs]:

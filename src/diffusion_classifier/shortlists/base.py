@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from ..draws import Draws
 from ..exceptions import InputError
 from ..posterior import mean_errors
 from ..prompts import fill_template
-from ..scoring import Job, Spent, score
+from ..scoring import Job, Spent, check_weights, score
 from ..strategies import TIE, Fixed
 from ..weights import Weights
 
@@ -47,21 +47,37 @@ class Setting:
     weights: Weights | None
     batch_size: int
 
+    def check_draws(self, num_draws: int) -> None:
+        """Complain of fewer draws than one, or of none that counts.
+
+        Raises:
+            InputError: so it is.
+        """
+        if num_draws < 1:
+            raise InputError(f"at least 1 draw is needed; got {num_draws}")
+        check_weights(self.weights, self.draws, self.denoiser.schedule, num_draws)
+
     def condition(self, denoiser: Denoiser, names: Sequence[str]) -> Conditioning:
         """Rows of another denoiser, or for other names than those of the classes."""
         return denoiser.condition(names if self.template is None else fill_template(self.template, names))
 
 
 class Shortlist(Protocol):
-    """Narrows down the candidates of images, whatever strategy chooses among them afterwards."""
+    """Narrows down the candidates of images, whatever strategy chooses among them afterwards.
+
+    Attributes:
+        wants_pictures: whether jobs must hold the picture itself, which takes memory.
+    """
+
+    wants_pictures: ClassVar[bool]
 
     def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs with `candidates`, two at least, and with what that took added to `spent`; in any order.
 
-        An image whose predictions failed on the way keeps all its candidates: the search itself will say why.
+        An image whose predictions failed on the way, as in a dtype that they overflow in, keeps all its candidates.
 
         Raises:
-            InputError: the shortlist does not suit the classes or the model.
+            InputError: the shortlist does not suit the classes, the model or the weights.
         """
 
     def __str__(self) -> str:
@@ -81,7 +97,7 @@ def check_keep(keep: int, num_classes: int) -> None:
 
 
 def narrowed(job: Job, values: Tensor, keep: int, spent: Spent) -> Job:
-    """The job with the candidates of least value. One that ties with the last is kept too.
+    """The job with the candidates of least value. One that ties with the last is kept too; all are, if one is NaN.
 
     Args:
         job: an image.
@@ -89,15 +105,17 @@ def narrowed(job: Job, values: Tensor, keep: int, spent: Spent) -> Job:
         keep: classes.
         spent: on finding the values.
     """
+    job = replace(job, spent=job.spent + spent, picture=None)
+    if bool(values.isnan().any()):
+        return job
     last = values.sort().values[keep - 1]
-    kept = (values <= last + TIE * last.abs()).nonzero().squeeze(1)
-    return replace(job, candidates=kept, spent=job.spent + spent)
+    return replace(job, candidates=(values <= last + TIE * last.abs()).nonzero().squeeze(1))
 
 
 def by_mean_error(
     setting: Setting, denoiser: Denoiser, jobs: Iterable[Job], conditioning: Conditioning, num_draws: int
-) -> Iterator[tuple[str, Tensor | None, Spent]]:
-    """Of each image its name, mean errors (K,), infinite where it has no candidate, and what they took.
+) -> Iterator[tuple[str, Tensor, Spent]]:
+    """Of each image its name, mean errors (K,) and what they took; infinite for no candidates, NaN if it failed.
 
     Args:
         setting: for draws, loss, weights and batch size.
@@ -106,10 +124,23 @@ def by_mean_error(
         conditioning: K rows.
         num_draws: of every candidate.
     """
+    elsewhere = 0.0
+
+    def timed() -> Iterator[Job]:  # what comes before is not this one's time
+        nonlocal elsewhere
+        source = iter(jobs)
+        while True:
+            asked = time.perf_counter()
+            job = next(source, None)
+            elsewhere += time.perf_counter() - asked
+            if job is None:
+                return
+            yield job
+
     start = time.perf_counter()
     for scored in score(
         denoiser,
-        jobs,
+        timed(),
         conditioning,
         Fixed(num_draws),
         draws=setting.draws,
@@ -117,9 +148,9 @@ def by_mean_error(
         weights=setting.weights,
         batch_size=setting.batch_size,
     ):
-        means = None
-        if scored.failure is None:
-            means = mean_errors(scored.errors, scored.weights).where(scored.active, torch.inf)
-        now = time.perf_counter()
-        yield scored.name, means, Spent(scored.spent.num_evaluations, scored.spent.cost, now - start)
-        start = time.perf_counter()
+        means = mean_errors(scored.errors, scored.weights).where(scored.active, torch.inf)
+        if scored.failure is not None:
+            means = torch.full_like(means, torch.nan)
+        seconds = time.perf_counter() - start - elsewhere
+        yield scored.name, means, Spent(scored.spent.num_evaluations, scored.spent.cost, seconds)
+        start, elsewhere = time.perf_counter(), 0.0

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 import torch
 
 from ..denoisers.base import Conditioning, Denoiser
 from ..denoisers.load import load_denoiser
 from ..exceptions import InputError
-from ..flops import count_flops
+from ..flops import count_flops, shared_share
 from ..images import preprocess
 from ..scoring import Job, Spent
 from .base import Setting, by_mean_error, check_keep, narrowed
@@ -29,26 +29,30 @@ class Coarse:
         num_draws: of every class.
 
     Raises:
-        InputError: neither a model nor a size, no draws.
+        InputError: neither a model nor a size.
     """
 
+    wants_pictures: ClassVar[bool] = True
     model: Denoiser | str | None = None
     size: int | None = None
     keep: int = 20
     num_draws: int = 8
+    _loaded: dict[Any, Denoiser] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.model is None and self.size is None:
             raise InputError("a coarse look needs another model or another size of the images")
-        if self.num_draws < 1:
-            raise InputError(f"at least 1 draw is needed; got {self.num_draws}")
 
     def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
         """See `Shortlist.narrow`."""
         check_keep(self.keep, len(setting.class_names))
-        denoiser = setting.denoiser if self.model is None else self._loaded
-        denoiser = denoiser if self.size is None else resized(denoiser, self.size)
-        conditioning = setting.condition(denoiser, setting.class_names)
+        setting.check_draws(self.num_draws)
+        shared_share(setting.denoiser, setting.conditioning)  # now, at the full size, since it is counted but once
+        denoiser, conditioning = setting.denoiser, setting.conditioning
+        if self.model is not None:
+            denoiser = self._denoiser(denoiser.device, denoiser.dtype)
+            conditioning = setting.condition(denoiser, setting.class_names)
+        denoiser = denoiser if self.size is None else resized(denoiser, self.size, conditioning)
         share = _flops(denoiser, conditioning) / _flops(setting.denoiser, setting.conditioning)
         return self._narrow(setting, jobs, denoiser, conditioning, share)
 
@@ -59,33 +63,38 @@ class Coarse:
 
         def small() -> Iterator[Job]:
             for job in jobs:
-                waiting[job.name] = job
+                waiting[job.name] = replace(job, picture=None)
                 assert job.picture is not None
                 image = preprocess(job.picture, denoiser.image_size, crop=denoiser.crop)
-                yield replace(job, image=image, spent=Spent())
+                yield replace(job, image=image, spent=Spent(), picture=None)
 
         for name, means, spent in by_mean_error(setting, denoiser, small(), conditioning, self.num_draws):
-            job = waiting.pop(name)
-            spent = replace(spent, cost=spent.cost * share)
-            yield job if means is None else narrowed(job, means, self.keep, spent)
+            yield narrowed(waiting.pop(name), means, self.keep, replace(spent, cost=spent.cost * share))
 
-    @cached_property
-    def _loaded(self) -> Denoiser:
-        assert self.model is not None
-        return load_denoiser(self.model) if isinstance(self.model, str) else self.model
+    def _denoiser(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
+        if not isinstance(self.model, str):
+            assert self.model is not None
+            return self.model
+        if (device, dtype) not in self._loaded:
+            self._loaded[device, dtype] = load_denoiser(self.model, device=device, dtype=dtype)
+        return self._loaded[device, dtype]
 
     def __str__(self) -> str:
         """coarse:SIZE or coarse:MODEL."""
         return f"coarse:{self.size or self.model}"
 
 
-def resized(denoiser: Denoiser, size: int) -> Denoiser:
+def resized(denoiser: Denoiser, size: int, conditioning: Conditioning) -> Denoiser:
     """The same network on images of another size.
+
+    Args:
+        denoiser: the network.
+        size: height and width, in pixels.
+        conditioning: any, to try it.
 
     Raises:
         InputError: the network takes one size alone, or not this one.
     """
-    size = int(size)
     channels, height, *_ = denoiser.latent_shape
     side, rest = divmod(size * height, denoiser.image_size)
     other = copy.copy(denoiser)
@@ -93,7 +102,7 @@ def resized(denoiser: Denoiser, size: int) -> Denoiser:
     try:
         if rest or side < 1 or not denoiser.any_size:
             raise RuntimeError
-        count_flops(other, other.condition([0] if denoiser.class_names else ["a"]), torch.zeros(1, dtype=torch.int64))
+        _flops(other, conditioning)
     except (RuntimeError, ValueError) as e:
         raise InputError(f"this model does not take images of {size} pixels, which the shortlist was to use") from e
     return other

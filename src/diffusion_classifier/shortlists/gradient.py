@@ -15,11 +15,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from ..devices import to_device
+from ..devices import out_of_memory, to_device
 from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
 from ..schedules import add_noise
@@ -35,34 +36,37 @@ class Gradient:
     Args:
         keep: classes.
         num_draws: the first ones, which the search itself will see too.
-
-    Raises:
-        InputError: no draws.
     """
 
+    wants_pictures: ClassVar[bool] = False
     keep: int = 20
     num_draws: int = 4
-
-    def __post_init__(self) -> None:
-        if self.num_draws < 1:
-            raise InputError(f"at least 1 draw is needed; got {self.num_draws}")
 
     def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
         """See `Shortlist.narrow`."""
         check_keep(self.keep, len(setting.class_names))
+        setting.check_draws(self.num_draws)
         if setting.denoiser.compiled:
             raise InputError("a compiled network cannot be differentiated here: make this shortlist without --compile")
         return self._narrow(setting, jobs)
 
     def _narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
         size = max(1, setting.batch_size // self.num_draws)
-        while batch := list(islice(jobs, size)):
-            start = time.perf_counter()
-            values = linearised_errors(setting, batch, self.num_draws)
+        waiting: list[Job] = []
+        while waiting := waiting or list(islice(jobs, size)):
+            batch, start = waiting[:size], time.perf_counter()
+            try:
+                values = linearised_errors(setting, batch, self.num_draws)
+            except (MemoryError, RuntimeError) as e:  # derivatives need more than predictions, which were tuned for
+                if len(batch) == 1 or not out_of_memory(e):
+                    raise
+                size = len(batch) // 2
+                continue
+            waiting = waiting[len(batch) :]
             seconds = (time.perf_counter() - start) / len(batch)
             spent = Spent(2 * self.num_draws, 2.0 * self.num_draws, seconds)
             for job, row in zip(batch, values, strict=True):
-                yield narrowed(job, row, self.keep, spent) if bool(row.isfinite().all()) else job
+                yield narrowed(job, row, self.keep, spent)
 
     def __str__(self) -> str:
         """gradient:DRAWS."""
@@ -73,7 +77,7 @@ def linearised_errors(setting: Setting, jobs: list[Job], num_draws: int) -> Tens
     """Mean linearised errors of the classes, (images, K), float64, up to a constant of each image."""
     denoiser, schedule = setting.denoiser, setting.denoiser.schedule
     device = denoiser.device
-    latents = denoiser.encode(to_device(torch.stack([job.image for job in jobs]), device))
+    latents = torch.cat([denoiser.encode(to_device(job.image[None], device)) for job in jobs])
     times = torch.stack([setting.draws.times(schedule, range(num_draws), job.key) for job in jobs])
     noise = [setting.draws.noise(n, job.key, denoiser.latent_shape) for job in jobs for n in range(num_draws)]
     eps, t = to_device(torch.stack(noise), device), times.flatten()
@@ -85,7 +89,8 @@ def linearised_errors(setting: Setting, jobs: list[Job], num_draws: int) -> Tens
     with torch.enable_grad(), denoiser.class_inputs(to_device(t, device), setting.conditioning) as inputs:
         output = denoiser.forward(noisy.to(denoiser.dtype), to_device(t, device), inputs.mean)
         predicted = to_noise(drop_variance(output, noisy.shape[1]), noisy, alpha, sigma, denoiser.prediction_type)
-        errors = find_loss(setting.loss)(eps, predicted)
+        # As a sum over dimensions: derivatives of a mean are so small that float16 would lose them.
+        errors = find_loss(setting.loss)(eps, predicted) * eps[0].numel()
         gradients = torch.autograd.grad(errors.sum(), inputs.leaves)
     values = inputs.project(gradients).double().cpu() * weights[:, None]
     return values.view(len(jobs), num_draws, -1).mean(1)

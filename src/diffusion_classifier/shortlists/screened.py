@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -13,8 +14,6 @@ from ..devices import one_line
 from ..exceptions import InputError
 from ..scoring import Job, Spent
 from .base import Setting, check_keep, narrowed
-
-TEMPLATE = "This is a photo of {}."
 
 
 @dataclass(frozen=True)
@@ -29,6 +28,7 @@ class Screened:
         keep: classes.
     """
 
+    wants_pictures: ClassVar[bool] = True
     by: Callable[..., Any] | str
     keep: int = 20
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -48,7 +48,7 @@ class Screened:
         for job in jobs:
             start = time.perf_counter()
             scores = {answer["label"]: answer["score"] for answer in by(job.picture, candidate_labels=names, **options)}
-            if missing := [name for name in names if name not in scores]:
+            if missing := [name for name in names if math.isnan(scores.get(name, math.nan))]:
                 raise InputError(f"the classifier that makes the shortlist gave no score for {missing[0]!r}")
             values = torch.tensor([-float(scores[name]) for name in names], dtype=torch.float64)
             yield narrowed(job, values, self.keep, Spent(seconds=time.perf_counter() - start))

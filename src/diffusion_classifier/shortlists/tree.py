@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
@@ -30,19 +30,21 @@ class Tree:
         branches: see `Branches`, `read_tree`.
         keep: branches of each level that are followed; more where fewer than two classes would be left.
         num_draws: of every branch.
+        source: where the tree is from.
 
     Raises:
-        InputError: a number below 1.
+        InputError: no branch to follow.
     """
 
+    wants_pictures: ClassVar[bool] = False
     branches: Branches
     keep: int = 2
     num_draws: int = 8
     source: str = "…"
 
     def __post_init__(self) -> None:
-        if self.keep < 1 or self.num_draws < 1:
-            raise InputError(f"at least 1 branch and 1 draw are needed; got {self.keep} and {self.num_draws}")
+        if self.keep < 1:
+            raise InputError(f"at least 1 branch must be followed; got {self.keep}")
 
     def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
         """See `Shortlist.narrow`.
@@ -52,26 +54,35 @@ class Tree:
         """
         if setting.denoiser.class_names is not None:
             raise InputError("this model knows classes, not text: it cannot be asked about superclasses")
+        setting.check_draws(self.num_draws)
         levels = _levels(self.branches, setting.class_names)
+        if not levels:
+            raise InputError("the tree of labels has a single branch: there is nothing to choose")
         for level in levels:
             jobs = self._step(setting, jobs, level, setting.condition(setting.denoiser, level.names))
         return jobs
 
     def _step(self, setting: Setting, jobs: Iterator[Job], level: _Level, conditioning: Conditioning) -> Iterator[Job]:
         waiting: dict[str, Job] = {}
+        settled: list[Job] = []  # below a single node
         below = level.below
 
         def nodes() -> Iterator[Job]:
             for job in jobs:
-                waiting[job.name] = job
                 # From the classes that are left to the nodes over them.
                 over = None if job.candidates is None else below[:, job.candidates].any(1).nonzero().squeeze(1)
+                if over is not None and len(over) == 1:
+                    settled.append(job)
+                    continue
+                waiting[job.name] = job
                 yield replace(job, candidates=over, spent=Spent())
 
         for name, means, spent in by_mean_error(setting, setting.denoiser, nodes(), conditioning, self.num_draws):
+            yield from settled
+            settled.clear()
             job = waiting.pop(name)
-            if means is None:
-                yield job
+            if bool(means.isnan().any()):
+                yield narrowed(job, means, 1, spent)
                 continue
             keep = min(self.keep, int(means.isfinite().sum()))
             while True:
@@ -83,6 +94,7 @@ class Tree:
                     yield replace(found, candidates=left.nonzero().squeeze(1))
                     break
                 keep += 1
+        yield from settled
 
     def __str__(self) -> str:
         """tree:FILE."""
@@ -148,10 +160,9 @@ def _levels(branches: Branches, class_names: Sequence[str]) -> list[_Level]:
     paths: list[list[tuple[str, ...]]] = [[] for _ in class_names]  # from the top to each class, nodes by their path
 
     def walk(node: Any, path: tuple[str, ...]) -> None:
-        names = node if isinstance(node, Mapping) else dict.fromkeys(node if isinstance(node, list) else [], ())
-        for name, inner in names.items():
-            if not isinstance(name, str) or not (isinstance(inner, Mapping | list) or inner == ()):
-                raise InputError(f"a tree of labels holds names, objects and lists; got {name!r}: {inner!r}")
+        for name, inner in node.items() if isinstance(node, Mapping) else ((name, ()) for name in node):
+            if not isinstance(name, str) or not isinstance(inner, Mapping | list | tuple):
+                raise InputError(f"a tree of labels holds objects, and lists of names; got {name!r}: {inner!r}")
             i = column.get(name.lower())
             if i is not None and not inner:
                 if i in seen:

@@ -95,10 +95,9 @@ class Sequential:
         left, n = request.classes, request.draws.stop
         table = state.errors.clone()
         table[left, request.draws.start : n] = errors
-        counted = state.counted(table[:, :n])
-        sums = counted[left].sum(1)
+        sums = state.counted(table[left, :n]).sum(1)
         doubt = state.doubt.clone()
-        doubt[left] = doubt[left].minimum(self._doubt(counted, left, sums))
+        doubt[left] = doubt[left].minimum(self._doubt(replace(state, errors=table), left, n, sums))
         out = doubt[left] <= self.error_rate
         out[sums.argmin()] = False
         undecided = torch.zeros_like(state.active)
@@ -109,16 +108,23 @@ class Sequential:
         active[left] = True
         return replace(state, errors=table, active=active, stage=n, doubt=doubt, undecided=undecided)
 
-    def _doubt(self, table: Tensor, left: Tensor, sums: Tensor) -> Tensor:
-        """(k,): see `State.doubt`."""
+    def _doubt(self, state: State, left: Tensor, n: int, sums: Tensor) -> Tensor:
+        """(k,): see `State.doubt`. After n draws, with sums (k,) of errors as they count."""
         if self.lags is not None:
             as_far = len(self.lags) - torch.searchsorted(self._sorted_lags, sums - sums.min())
             return (1 + as_far).double() / (1 + len(self.lags))
-        evidence = mean_e_values(table.numpy(), left.numpy(), self.max_draws)
+        counted, num_draws = state.counted(state.errors[:, :n]), self.max_draws
+        if state.weights is not None:  # draws that do not count are none
+            counted, num_draws = counted[:, state.weights[:n] > 0], int((state.weights > 0).sum())
+        if not counted.shape[1]:
+            return torch.ones(len(left), dtype=torch.float64)
+        evidence = mean_e_values(counted.numpy(), left.numpy(), num_draws)
         return torch.from_numpy(1 / np.maximum(evidence, 1))
 
     def among(self, num_classes: int) -> Sequential:  # noqa: ARG002 - of the protocol
-        """See `Strategy.among`. Lags remain: among fewer classes the one that would win is behind no further."""
+        """See `Strategy.among`. Lags remain: if the class that would win among all is still there, it wins among fewer,
+        and is behind no further. If it is not, nothing is promised about the one that wins instead.
+        """
         return self
 
     @cached_property

@@ -2,6 +2,7 @@
 
     python benchmarks/elimination.py ablation tables.parquet    # on stored error tables, no network
     python benchmarks/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
+    python benchmarks/elimination.py gradient DATA              # recall of gradient shortlists on held-out Fashion-MNIST
 
 `ablation` takes full tables, as `classify --draws N --save-errors` keeps them. Every row is cross-validated: of each
 fifth of the images with what the other four gave. `oracle` calibrates on images of its own. One JSON line a row.
@@ -18,16 +19,19 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from diffusion_classifier import Fixed, Gradient, Sequential, Staged
+from diffusion_classifier import DiffusionClassifier, Fixed, Gradient, Sequential, Staged
 from diffusion_classifier.calibration import calibrated_folds, fit_weights_to, folds, search_all, true_classes
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.draws import Draws
+from diffusion_classifier.images import load_image, preprocess
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.schedules import add_noise, read_scheduler
 from diffusion_classifier.scoring import Job, score
 from diffusion_classifier.shortlists import Setting
+from diffusion_classifier.shortlists.gradient import linearised_errors
 from diffusion_classifier.strategies.sequential import largest_lag
 from diffusion_classifier.tables import read_tables
+from diffusion_classifier.training.data import load_labelled_images
 from diffusion_classifier.weights import weights_at
 
 ERROR_RATE = 0.01
@@ -265,6 +269,33 @@ def oracle(options: argparse.Namespace) -> None:
         report(name, label, spent, best, truth, **details)
 
 
+def gradient(options: argparse.Namespace) -> None:
+    """How often the true class of a validation image is among the best few by the linearised error."""
+    classifier = DiffusionClassifier.from_pretrained("fashion", dtype="float32")
+    denoiser = classifier.denoiser
+    names = tuple(denoiser.class_names or ())
+    _, data = load_labelled_images(options.data, split="train", class_names=list(names)).split(5000, 0)
+    conditioning = denoiser.condition(range(len(names)))
+    setting = Setting(denoiser, names, None, conditioning, Draws(), "l2", None, 64)
+    pictures = [load_image(image) for image in data.images[: options.images]]
+    jobs = [Job(str(i), preprocess(p.image, denoiser.image_size), p.key) for i, p in enumerate(pictures)]
+    truth = data.labels[: options.images]
+
+    def recalls(values: Tensor) -> dict[str, float]:
+        rank = (values < values.gather(1, truth[:, None])).sum(1)
+        return {f"recall at {k}": round(float((rank < k).double().mean()), 4) for k in (1, 2, 3, 5)}
+
+    for num_draws in (1, 2, 4, 8):
+        parts = [jobs[i : i + 16] for i in range(0, len(jobs), 16)]
+        values = torch.cat([linearised_errors(setting, part, num_draws) for part in parts])
+        print(json.dumps({"name": f"gradient:{num_draws}", "cost": 2 * num_draws} | recalls(values)), flush=True)
+    tables = {int(r.name): r.errors for r in score(denoiser, iter(jobs), conditioning, Fixed(4), batch_size=64)}
+    errors = torch.stack([tables[i] for i in range(len(jobs))]).double()
+    for n in (1, 2, 4):
+        row = {"name": f"every class at {n} draws", "cost": n * len(names)}
+        print(json.dumps(row | recalls(errors[..., :n].mean(2))), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
@@ -276,6 +307,10 @@ def main() -> None:
     command.add_argument("--images", type=int, default=1000)
     command.add_argument("--calibration", type=int, default=500)
     command.set_defaults(run=oracle)
+    command = commands.add_parser("gradient")
+    command.add_argument("data", nargs="?", default="/usr/share/datasets/fashion-mnist")
+    command.add_argument("--images", type=int, default=1000)
+    command.set_defaults(run=gradient)
     options = parser.parse_args()
     options.run(options)
 

@@ -70,6 +70,7 @@ def same(result, other, order=slice(None)):
 class TestCall:
     def test_answers_as_the_pipeline_of_transformers_does(self, paths):
         clf = DiffusionClassifier(Reader())
+        clf.denoiser.defaults = ModelDefaults("fixed:64")
         answers = clf(paths[:2], LABELS)
         assert answers == [clf(paths[0], LABELS), clf(str(paths[1]), ",  ".join(LABELS))]
         pipeline = SimpleNamespace(model=SimpleNamespace(config=SimpleNamespace(model_type="clip")))
@@ -134,7 +135,7 @@ class TestClassify:
             torch.from_numpy(array).movedim(2, 0),
             paths[1].read_bytes(),
         ]
-        first, *others = classifier().classify(sources)
+        first, *others = classifier().classify(sources, strategy="fixed:64")
         for other in others:
             assert torch.equal(other.errors, first.errors)
             same(other, first)
@@ -204,7 +205,7 @@ class TestClassify:
     @pytest.mark.parametrize("reduction", ["sum", "mean"])
     def test_settings_reach_the_posterior(self, paths, reduction):
         options = {"temperature": 3.0, "reduction": reduction, "prior": [1, 5, 2]}
-        (result,) = classifier().classify(paths[0], **options)
+        (result,) = classifier().classify(paths[0], strategy="fixed:64", **options)
         expected = log_posterior(mean_errors(result.errors), num_dimensions=D, **options).exp()
         torch.testing.assert_close(result.posterior, expected)
 
@@ -253,7 +254,7 @@ class TestClassify:
         assert len(result.scores) == len(clf(paths[0])) == 3
 
     def test_seed_is_that_of_the_noise(self, paths):
-        a, b, c = (classifier().classify(paths[0], seed=seed)[0].errors for seed in (1, 1, 2))
+        a, b, c = (classifier().classify(paths[0], strategy="fixed:8", seed=seed)[0].errors for seed in (1, 1, 2))
         assert torch.equal(a, b)
         assert (a != c).all()
 

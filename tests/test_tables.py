@@ -91,7 +91,7 @@ class TestBadFiles:
         monkeypatch.setattr("diffusion_classifier.tables.VERSION", 9)
         write(tmp_path / "t.parquet", [(result(), None)])
         monkeypatch.undo()
-        with pytest.raises(InputError, match="of version 9; this is for version 1"):
+        with pytest.raises(InputError, match="of version 9; this is for version 2"):
             read_tables(tmp_path / "t.parquet")
 
     def test_no_images(self, tmp_path):

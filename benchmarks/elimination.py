@@ -2,7 +2,7 @@
 
     python benchmarks/elimination.py ablation tables.parquet    # on stored error tables, no network
     python benchmarks/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
-    python benchmarks/elimination.py gradient DATA              # recall of gradient shortlists on held-out Fashion-MNIST
+    python benchmarks/elimination.py gradient DATA              # recall of gradient shortlists, held-out Fashion-MNIST
 
 `ablation` takes full tables, as `classify --draws N --save-errors` keeps them. Every row is cross-validated: of each
 fifth of the images with what the other four gave. `oracle` calibrates on images of its own. One JSON line a row.

@@ -1,6 +1,9 @@
-"""Put a trained model into the package: weights in float16, and what the validation split chose.
+"""Put a trained model into the package: weights in float16, and how the validation split says it is best read.
 
-python tools/bundle_fashion.py build/fashion --strategy staged:4,16/3,1 --loss l2 --temperature 2.5
+python tools/bundle_fashion.py build/fashion
+python tools/fashion_tables.py --images 1000 --draws 64 --out build/validation.parquet
+diffusion-classifier calibrate build/validation.parquet --draws 16 --out build/calibration.json
+python tools/bundle_fashion.py build/fashion --calibration build/calibration.json
 """
 
 import argparse
@@ -14,21 +17,22 @@ from diffusion_classifier.denoisers.load import SETTINGS_FILE
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", type=Path)
-parser.add_argument("--strategy", required=True)
-parser.add_argument("--loss", required=True)
-parser.add_argument("--timesteps", default="even")
-parser.add_argument("--temperature", type=float, required=True)
+parser.add_argument("--calibration", type=Path)
 options = parser.parse_args()
 
 out = Path(__file__).parents[1] / "src/diffusion_classifier/zoo/fashion"
-# Half the size; what this changes is part of the measured accuracy, which is that of the saved files.
-DDPMPipeline.from_pretrained(options.model, dtype=torch.float16).save_pretrained(out)
-for file in out.rglob("*.json"):  # diffusers notes in them from where they were loaded
-    content = json.loads(file.read_text("utf-8"))
-    content.pop("_name_or_path", None)
-    file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+if options.model.resolve() != out:
+    # Half the size; what this changes is part of the measured accuracy, which is that of the saved files.
+    DDPMPipeline.from_pretrained(options.model, dtype=torch.float16).save_pretrained(out)
+    for file in out.rglob("*.json"):  # diffusers notes in them from where they were loaded
+        content = json.loads(file.read_text("utf-8"))
+        content.pop("_name_or_path", None)
+        file.write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 settings = json.loads((options.model / SETTINGS_FILE).read_text("utf-8"))
 settings["licence"] = "Apache-2.0"
-settings["defaults"] = {key: getattr(options, key) for key in ("strategy", "loss", "timesteps", "temperature")}
-(out / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+settings.pop("defaults", None)
+lines = [f"{json.dumps(key)}: {json.dumps(value)}" for key, value in settings.items()]
+if options.calibration:  # compact: its lags are as many as there were images
+    lines.append(f'"defaults": {options.calibration.read_text("utf-8").strip()}')
+(out / SETTINGS_FILE).write_text("{\n  " + ",\n  ".join(lines) + "\n}\n", "utf-8")
 print(f"{sum(f.stat().st_size for f in out.rglob('*')) / 1e6:.1f} MB: {out}")

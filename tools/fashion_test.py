@@ -12,11 +12,13 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib import pyplot as plt
 from rich.progress import track
 from scipy.stats import binomtest
 
 from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.metrics import expected_calibration_error
 from diffusion_classifier.training.data import load_labelled_images
 
 matplotlib.use("Agg")
@@ -65,6 +67,8 @@ print(
 )
 print(f"evaluations an image: mean {np.mean([row['num_evaluations'] for row in done]):.1f}")
 print(f"seconds an image: mean {np.mean([row['wall'] for row in done]):.3f}")
+scores, hits = zip(*((max(row["scores"].values()), row["label"] == row["truth"]) for row in done), strict=True)
+print(f"calibration error of the score: {expected_calibration_error(torch.tensor(scores), torch.tensor(hits)):.4f}")
 if options.figure:
     fig, ax = plt.subplots(figsize=(6.5, 6), layout="constrained")
     ax.imshow(confusion / confusion.sum(1, keepdims=True), cmap="Blues", vmin=0, vmax=1)

@@ -528,7 +528,7 @@ class TestShortlists:
             (["--shortlist", "tree:none.json"], "none.json cannot be read as a tree of labels"),
             (["--shortlist", "model:nowhere", "--keep", 2], "nowhere cannot be loaded to make a shortlist"),
             (["--shortlist", "coarse:nowhere", "--keep", 2], "no model 'nowhere'"),
-            (["--shortlist", "coarse:5", "--keep", 2], "does not take images of 5 pixels"),
+            (["--shortlist", "coarse:0", "--keep", 2], "does not take images of 0 pixels"),
         ],
     )
     def test_mistakes(self, call, model, photos, options, message):

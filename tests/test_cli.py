@@ -576,6 +576,14 @@ class TestTables:
         assert code == 2
         assert "without true labels" in err
 
+    @pytest.mark.parametrize("name", ["no/f.png", "f.xyz"])
+    def test_figures_that_cannot_be_drawn(self, call, tables, tmp_path, monkeypatch, name):
+        monkeypatch.chdir(tmp_path)
+        for command in (["frontier", tables], ["calibrate", tables, "--out", "c.json", "--error-rate", 0.2]):
+            code, _, err = call(*command, "--figure", name)
+            assert code == 2
+            assert f"{name} cannot be drawn" in err
+
     def test_weights_over_time(self, classify, photos, tmp_path):
         (tmp_path / "w.json").write_text("[1, 0, 0]")
         image = photos / "dark" / "3.png"

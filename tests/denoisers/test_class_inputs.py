@@ -4,10 +4,11 @@ from functools import cache
 
 import pytest
 import torch
-from builders import BUILDERS
+from builders import BUILDERS, class_unet
 from gaussians import gaussian
 
 from diffusion_classifier.denoisers import load_denoiser
+from diffusion_classifier.exceptions import InputError
 
 CLASSES = {
     "sd-epsilon": ["a cat", "a dog", "x"],
@@ -38,6 +39,14 @@ def case(request, load):
     conditioning = denoiser.condition(CLASSES.get(request.param, [0, 1, 2]))
     noisy = torch.randn(4, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0)).double()
     return denoiser, conditioning, noisy, torch.tensor([10, 500, 500, 900])
+
+
+def test_classes_that_are_no_table_of_embeddings(tmp_path):
+    class_unet(tmp_path, class_embed_type="timestep")
+    denoiser = load_denoiser(tmp_path, device="cpu", dtype="float32")
+    inputs = denoiser.class_inputs(torch.tensor([1]), denoiser.condition([0, 1]))
+    with pytest.raises(InputError, match="as 'timestep', not by embeddings"), inputs:
+        pass
 
 
 def test_the_mean_of_one_class_is_that_class(case):

@@ -89,9 +89,8 @@ class ClassUNet(ClassConditional):
         """See `ClassConditional.entries`: all residual blocks see the activated sum of both embeddings."""
         unet: Any = self.network
         if unet.config.class_embed_type is not None:
-            raise InputError(
-                f"classes enter this U-Net as {unet.config.class_embed_type!r}: it has no derivative by them"
-            )
+            kind = unet.config.class_embed_type
+            raise InputError(f"classes enter this U-Net as {kind!r}, not by embeddings: no shortlist by their gradient")
         blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
 
         def inputs(t: Tensor, labels: Tensor) -> Tensor:

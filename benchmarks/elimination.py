@@ -20,7 +20,7 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, Fixed, Gradient, Sequential, Staged
-from diffusion_classifier.calibration import calibrated_folds, fit_weights_to, folds, search_all, true_classes
+from diffusion_classifier.calibration import calibrated_folds, fit_weights_to, search_all, true_classes
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.images import load_image, preprocess
@@ -32,7 +32,7 @@ from diffusion_classifier.shortlists.gradient import linearised_errors
 from diffusion_classifier.strategies.sequential import largest_lag
 from diffusion_classifier.tables import read_tables
 from diffusion_classifier.training.data import load_labelled_images
-from diffusion_classifier.weights import weights_at
+from diffusion_classifier.weights import folds, weights_at
 
 ERROR_RATE = 0.01
 
@@ -49,13 +49,11 @@ def report(name: str, label: Tensor, spent: Tensor, full: Tensor, truth: Tensor,
     print(json.dumps(row | details), flush=True)
 
 
-def dropped_by(
-    threshold: Callable[[int], float], table: Tensor, statistic: Callable[[Tensor], Tensor]
-) -> tuple[int, int]:
-    """Label and evaluations of a search that drops every class whose statistic is above the threshold after n draws.
+def dropped_by(threshold: float, table: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[int, int]:
+    """Label and evaluations of a search that drops every class whose statistic is above the threshold.
 
     Args:
-        threshold: of the number of draws.
+        threshold: after any number of draws.
         table: full, (K, N), float64.
         statistic: of a table of n draws (k, n), how far each class is behind, (k,).
     """
@@ -64,33 +62,32 @@ def dropped_by(
         n += 1
         spent += len(left)
         behind = statistic(table[left, :n])
-        compared, left = left, left[behind <= threshold(n)]
+        compared, left = left, left[behind <= threshold]
     return int(compared[table[compared, :n].sum(1).argmin()]), spent
 
 
-def cross_validated(
-    errors: Tensor, statistic: Callable[[Tensor], Tensor], quantile: bool = True, level: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Labels and evaluations with the threshold that the other four fifths give, or a fixed one."""
-    label, spent = torch.empty(len(errors), dtype=torch.int64), torch.empty(len(errors))
-    best = errors.double().mean(2).argmin(1)
-    n = errors.shape[2]
+def search(thresholds: Tensor, errors: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Labels and evaluations of every image (M,), each with its own threshold; see `dropped_by`."""
+    found = [dropped_by(t, table, statistic) for t, table in zip(thresholds.tolist(), errors.double(), strict=True)]
+    label, spent = zip(*found, strict=True)
+    return torch.tensor(label), torch.tensor(spent)
+
+
+def cross_validated(errors: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """`search` with the threshold that the other four fifths give."""
+    best, n = errors.double().mean(2).argmin(1), errors.shape[2]
     lag = torch.tensor(
         [
             max(float(statistic(table[:, : i + 1])[b]) for i in range(n))
             for table, b in zip(errors.double(), best, strict=True)
-        ]
-        if quantile
-        else []
+        ],
+        dtype=torch.float64,
     )
+    thresholds = torch.empty_like(lag)
     for held_out in folds(len(errors)):
-        limit = level
-        if quantile:
-            others = lag[~held_out].sort().values
-            limit = float(others[min(len(others) - 1, int(np.ceil((1 - ERROR_RATE) * (len(others) + 1))) - 1)])
-        for i in held_out.nonzero().squeeze(1).tolist():
-            label[i], spent[i] = dropped_by(lambda _, limit=limit: limit, errors[i].double(), statistic)
-    return label, spent
+        others = lag[~held_out].sort().values
+        thresholds[held_out] = others[min(len(others), int(np.ceil((1 - ERROR_RATE) * (len(others) + 1)))) - 1]
+    return search(thresholds, errors, statistic)
 
 
 def sums(table: Tensor) -> Tensor:
@@ -112,17 +109,6 @@ def paired_t(table: Tensor) -> Tensor:
     difference = table - table[table.sum(1).argmin()]
     statistic = difference.mean(1) / (difference.std(1) / n**0.5).clamp(min=1e-12)
     return -torch.from_numpy(student.sf(statistic.numpy(), n - 1))
-
-
-def unpaired(seed: int) -> Callable[[Tensor], Tensor]:
-    """Makes every class see the errors of draws of its own, as if neither times nor noise were shared."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def shuffled(table: Tensor) -> Tensor:
-        order = torch.rand(table.shape, generator=generator).argsort(1)
-        return table.gather(1, order)
-
-    return shuffled
 
 
 def ablation(options: argparse.Namespace) -> None:
@@ -163,8 +149,8 @@ def ablation(options: argparse.Namespace) -> None:
     weighted = (errors * weights[:, None]).float()
     sequential("the same, fitted weights over time", weighted, weighted.double().mean(2).argmin(1))
     report("the same, mean in place of the sum", *cross_validated(errors, means), full, truth)
-    shuffle = unpaired(0)
-    alone = torch.stack([shuffle(table) for table in errors])
+    # Every class at draws of its own, as if neither times nor noise were shared.
+    alone = errors.gather(2, torch.rand(errors.shape, generator=torch.Generator().manual_seed(0)).argsort(2))
     report(
         "the same, draws not shared by the classes",
         *cross_validated(alone, sums),
@@ -172,7 +158,7 @@ def ablation(options: argparse.Namespace) -> None:
         truth,
     )
     for p in (0.05, 0.01, 0.002):
-        label, spent = cross_validated(errors, paired_t, quantile=False, level=-p)
+        label, spent = search(torch.full((len(errors),), -p, dtype=torch.float64), errors, paired_t)
         report(f"paired t-test against the leader from the fifth draw, p = {p}", label, spent, full, truth)
     found, spent = search_all(Sequential(num_draws, ERROR_RATE), errors)
     report("sequential, e-process, not calibrated", found.argmin(1), spent, full, truth)

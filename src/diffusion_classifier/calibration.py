@@ -22,7 +22,7 @@ from .posterior import mean_errors
 from .strategies import Sequential, Strategy, replay
 from .strategies.sequential import largest_lag
 from .tables import ErrorTables
-from .weights import FOLDS, Weights, by_knots, fit_weights, weights_at
+from .weights import FOLDS, Weights, by_knots, fit_weights, folds, weights_at
 
 NUM_KNOTS = 9
 """Of fitted weights over time: eight equal parts of the schedule."""
@@ -129,7 +129,7 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
             temperature=temperature(search_all(whole, errors, weights[-1])[0], everyone),
             lags=whole.lags,
             classes=tables.class_names,
-            weights=about["fitted_weights"] if about and about["gain"][1] > 0 else None,
+            weights=None if weights[-1] is None else about["fitted_weights"],
         ),
         num_images=num_images,
         num_evaluations=float(spent.mean()),
@@ -152,12 +152,6 @@ def fit_weights_to(errors: Tensor, u: Tensor, truth: Tensor, part: Tensor, num_d
     temperature = fit_temperature(errors[part].double().mean(2), truth[part], num_dimensions)
     knots = by_knots(errors[part], u[part], min(NUM_KNOTS, errors.shape[2] + 1))
     return fit_weights(knots, truth[part], num_dimensions / temperature)
-
-
-def folds(num_images: int) -> Iterator[Tensor]:
-    """Every fifth of the images, as a mask (M,)."""
-    for fold in range(FOLDS):
-        yield torch.arange(num_images) % FOLDS == fold
 
 
 def calibrated_folds(errors: Tensor, error_rate: float) -> Iterator[tuple[Tensor, Sequential]]:

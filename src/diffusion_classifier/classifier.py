@@ -200,8 +200,8 @@ class DiffusionClassifier:
         strategy, loss, weights = reading.strategy, reading.loss, reading.weights
         if narrowing is not None:
             batch_size = self._ready(conditioning, strategy, draws, loss, weights)
-            known = self.denoiser, names, template, conditioning, draws, loss, weights, batch_size
-            ahead = narrowing.narrow(Setting(*known), ahead)
+            setting = Setting(self.denoiser, names, template, conditioning, draws, loss, weights, batch_size)
+            ahead = narrowing.narrow(setting, ahead)
         scores = self._score(ahead, conditioning, strategy, draws, loss, names, weights)
 
         def results() -> Iterator[tuple[int, Classification]]:

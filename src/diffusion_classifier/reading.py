@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .denoisers.base import ModelDefaults
 from .draws import Timesteps
@@ -16,7 +14,7 @@ from .exceptions import InputError
 from .posterior import Reduction, log_posterior
 from .scoring import find_loss
 from .strategies import Sequential, Strategy, parse_strategy
-from .weights import Weights, read_weights
+from .weights import Weights, WeightsSource, read_weights
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def resolve_reading(
     strategy: Strategy | str | None = None,
     timesteps: Timesteps | str | None = None,
     loss: str | None = None,
-    weights: Callable[[Tensor], Tensor] | Sequence[float] | str | Path | None = None,
+    weights: WeightsSource | None = None,
     seed: int = 0,
     reduction: Reduction = "sum",
     temperature: float | None = None,
@@ -89,9 +87,7 @@ def _own_weights(defaults: ModelDefaults) -> Weights | None:
     return None if defaults.weights is None else read_weights(defaults.weights)
 
 
-def _weights(
-    weights: Callable[[Tensor], Tensor] | Sequence[float] | str | Path | None, loss: str, defaults: ModelDefaults
-) -> Weights | None:
+def _weights(weights: WeightsSource | None, loss: str, defaults: ModelDefaults) -> Weights | None:
     own = _own_weights(defaults)
     if weights is None:
         return own if loss == defaults.loss else None

@@ -9,9 +9,9 @@ Shape legend: M images, K classes, N draws, J knots.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -23,6 +23,8 @@ from torch import Tensor
 from .exceptions import InputError
 
 Weights = tuple[float, ...]
+WeightsSource: TypeAlias = Callable[[Tensor], Tensor] | Sequence[float] | str | Path
+"""What `read_weights` takes."""
 Array = NDArray[Any]
 SAMPLES = 1001
 """Times at which a function is read."""
@@ -31,7 +33,7 @@ PENALTIES = (0.001, 0.01, 0.1, 1.0, 1e6)
 """Nats for a step of the average weight from one knot to the next."""
 
 
-def read_weights(source: Callable[[Tensor], Tensor] | Sequence[float] | str | Path) -> Weights:
+def read_weights(source: WeightsSource) -> Weights:
     """Weights from what a user may give.
 
     Args:
@@ -72,6 +74,12 @@ def weights_at(weights: Weights, u: Tensor) -> Tensor:
     return torch.from_numpy(np.interp(u.double().numpy(), np.linspace(0, 1, len(weights)), weights))
 
 
+def folds(num_images: int) -> Iterator[Tensor]:
+    """Every fifth of the images, as a mask (M,)."""
+    for fold in range(FOLDS):
+        yield torch.arange(num_images) % FOLDS == fold
+
+
 def by_knots(errors: Tensor, u: Tensor, num_knots: int) -> Tensor:
     """What each knot's error is, (M, K, J), so that Σ_j w_j of it is the weighted mean over draws, Σ_n w(u_n)·e_n / N.
 
@@ -102,11 +110,11 @@ def fit_weights(knots: Tensor, truth: Tensor, scale: float) -> Weights:
         return (1.0,) * knots.shape[2]
     logits = -scale * (knots - knots.mean(1, keepdim=True)).numpy()
     labels = truth.numpy()
-    fold = np.arange(len(labels)) % FOLDS
+    parts = [held_out.numpy() for held_out in folds(len(labels))]
 
     def left_out(penalty: float) -> float:
         nats = 0.0
-        for out in (fold == f for f in range(FOLDS)):
+        for out in parts:
             fitted = _coefficients(logits[~out], labels[~out], penalty)
             nats += _nats(fitted, logits[out], labels[out])[0] * float(out.sum())
         return nats

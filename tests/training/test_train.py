@@ -18,7 +18,6 @@ from safetensors.torch import load_file, save_file
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.base import scheduler_config
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.prediction import PREDICTION_TYPES
 from diffusion_classifier.schedules import RectifiedFlow, read_scheduler
 from diffusion_classifier.scoring import Scored, Spent
 from diffusion_classifier.training import checkpoint as checkpoints
@@ -26,6 +25,7 @@ from diffusion_classifier.training import train as module
 from diffusion_classifier.training.data import LabelledImages
 from diffusion_classifier.training.train import (
     CHECKPOINT,
+    OBJECTIVES,
     TrainConfig,
     _batch,
     batch_rows,
@@ -137,7 +137,7 @@ class TestConfig:
             "channels": (64, 128), "layers": 2,
             "attention": False, "dropout": 0.0, "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
             "learning_rate": 1e-3, "warmup": 500,
-            "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "seed": 0,
+            "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "start": "", "seed": 0,
         }  # fmt: skip
 
     @pytest.mark.parametrize(("epochs", "steps"), [(1, 8), (0.5, 4), (2.01, 17), (1e-9, 1)])
@@ -222,6 +222,35 @@ class TestStreams:
 
     def test_no_warm_up(self):
         assert learning_rate(0, 10, TrainConfig(learning_rate=0.5, warmup=0)) == 0.5
+
+
+class TestStart:
+    def test_training_starts_from_the_weights_of_another_model(self, tmp_path, finished):
+        config = replace(CONFIG, start=str(finished[0]), learning_rate=1e-12, weight_decay=0.0, ema=0.0)
+        run(tmp_path / "m", config)
+        there, here = weights(finished[0]), weights(tmp_path / "m")
+        assert there.keys() == here.keys()
+        assert all(torch.allclose(there[name], here[name], atol=1e-6) for name in there)
+
+    def test_a_run_goes_on_where_it_was_and_not_at_its_start(self, tmp_path, finished):
+        config = replace(CONFIG, start=str(finished[0]))
+        with pytest.raises(Killed):
+            train(DATA, config, tmp_path / "killed", checkpoint_every=4, on_step=kill_at(6))
+        losses = run(tmp_path / "whole", config)
+        assert run(tmp_path / "killed", config) == {step: losses[step] for step in range(5, NUM_STEPS + 1)}
+
+    @pytest.mark.parametrize(
+        ("change", "data", "message"),
+        [
+            ({"channels": (16,)}, DATA, "another shape"),
+            ({}, replace(DATA, class_names=("light", "dark")), "classes are dark, light"),
+            ({"start": "nowhere"}, DATA, "no model 'nowhere'"),
+        ],
+    )
+    def test_one_that_does_not_fit_is_refused(self, tmp_path, finished, change, data, message):
+        config = replace(CONFIG, **{"start": str(finished[0]), **change})
+        with pytest.raises(InputError, match=message):
+            run(tmp_path / "m", config, data)
 
 
 class TestResume:
@@ -362,7 +391,7 @@ class TestRandomness:
         assert len(set(seeds)) == 1 + NUM_STEPS  # the first for the initial weights
 
 
-@pytest.mark.parametrize("objective", PREDICTION_TYPES)
+@pytest.mark.parametrize("objective", OBJECTIVES)
 def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective):
     """Which is that of the output times a factor of t alone."""
     config = replace(CONFIG, objective=objective, weighting="noise", dropout=0.0)
@@ -448,7 +477,7 @@ class TestModel:
             expected = pipeline.unet(x, t, class_labels=label).sample
         torch.testing.assert_close(denoiser.forward(x, t, denoiser.condition(["dark", "light"])), expected)
 
-    @pytest.mark.parametrize("objective", PREDICTION_TYPES)
+    @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_every_objective_learns_the_classes(self, tmp_path, objective):
         """Independently of the training code: by the classifier, on images that it has not seen."""
         config = TrainConfig(

@@ -61,12 +61,13 @@ def train(
     ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
     label_dropout: Annotated[float, typer.Option(help="Share of images shown without their class.")] = 0.1,
     flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = False,
+    start: Annotated[str, typer.Option(help="Model whose weights training starts from; fresh ones if not given.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights, data order, noise and held-out images.")] = 0,
     device: Device = "auto",
     compile_network: Compile = False,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
 ) -> None:
-    """Train a small class-conditional diffusion model from scratch, in pixels.
+    """Train a small class-conditional diffusion model in pixels, from scratch or from another one.
 
     Example: `diffusion-classifier train photos/ --out model/ --size 32 --epochs 20`
     """
@@ -82,7 +83,7 @@ def train(
         channels=_ints(channels, "--channels"),
         layers=layers, attention=attention, dropout=dropout, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema,
-        label_dropout=label_dropout, flip=flip, seed=seed,
+        label_dropout=label_dropout, flip=flip, start=start, seed=seed,
     )  # fmt: skip
     images = load_labelled_images(
         data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column

@@ -27,7 +27,7 @@ from ..denoisers.base import scheduler_config
 from ..denoisers.load import SETTINGS_FILE
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
-from ..prediction import PREDICTION_TYPES, target, to_noise
+from ..prediction import target, to_noise
 from ..schedules import Schedule, add_noise, read_scheduler
 from ..scoring import Job, score
 from ..strategies import Fixed
@@ -37,6 +37,7 @@ from .muon import Muon
 
 CHECKPOINT = "checkpoint"
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+OBJECTIVES = ("epsilon", "v_prediction", "sample", "flow")
 WEIGHTINGS = ("output", "noise")
 OPTIMIZERS = ("adamw", "muon")
 
@@ -46,7 +47,7 @@ class TrainConfig:
     """How a model is trained.
 
     Args:
-        objective: what the network predicts: one of `prediction.PREDICTION_TYPES`; "flow" has its own schedule.
+        objective: what the network predicts: one of `OBJECTIVES`; "flow" has its own schedule.
         beta_schedule: of diffusers' DDPMScheduler: one of `BETA_SCHEDULES`.
         weighting: whose squared error is minimised: "output" for what the network returns, "noise" for the ε that
             follows from it, which is what a classifier compares.
@@ -64,6 +65,7 @@ class TrainConfig:
         ema: decay of the exponential moving average that is saved.
         label_dropout: share of images shown with the null class, which trains an unconditional row.
         flip: mirror images at random.
+        start: model whose weights training starts from, as `load_denoiser` takes it; fresh ones if empty.
         seed: of initial weights, data order, noise, times and dropout.
 
     Raises:
@@ -87,11 +89,12 @@ class TrainConfig:
     ema: float = 0.999
     label_dropout: float = 0.1
     flip: bool = False
+    start: str = ""
     seed: int = 0
 
     def __post_init__(self) -> None:
         choices = {
-            "objective": PREDICTION_TYPES,
+            "objective": OBJECTIVES,
             "beta_schedule": BETA_SCHEDULES,
             "weighting": WEIGHTINGS,
             "optimizer": OPTIMIZERS,
@@ -132,10 +135,10 @@ class Progress:
 
 
 def build_network(config: TrainConfig, data: LabelledImages) -> tuple[UNet2DModel, SchedulerMixin]:
-    """Network with fresh weights, and scheduler, for these data.
+    """Network with the weights that training starts from, and scheduler, for these data.
 
     Raises:
-        InputError: the sizes do not fit each other.
+        InputError: the sizes do not fit each other, or the model to start from has another shape or other classes.
     """
     channels, size = data.images.shape[1], data.images.shape[-1]
     factor = config.patch_size * 2 ** (len(config.channels) - 1)
@@ -163,9 +166,28 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[UNet2DMode
             resnet_time_scale_shift="scale_shift",
             num_class_embeds=len(data.class_names) + 1,
         )
+    if config.start:
+        _load_start(unet, config, data)
     if config.objective == "flow":
         return unet, FlowMatchEulerDiscreteScheduler()
     return unet, DDPMScheduler(beta_schedule=config.beta_schedule, prediction_type=config.objective)
+
+
+def _load_start(unet: UNet2DModel, config: TrainConfig, data: LabelledImages) -> None:
+    model = load_denoiser(config.start, device="cpu", dtype="float32")
+    names = tuple(getattr(model, "class_names", ()))
+    if names != tuple(data.class_names):
+        raise InputError(
+            f"training cannot start from {config.start}: its classes are {', '.join(names) or 'texts'}, "
+            f"and those of the data {', '.join(data.class_names)}"
+        )
+    try:
+        unet.load_state_dict(model.network.state_dict())
+    except RuntimeError as e:
+        raise InputError(
+            f"training cannot start from {config.start}: its network has another shape than patch size "
+            f"{config.patch_size}, channels {config.channels} and {config.layers} layers give"
+        ) from e
 
 
 def build_optimizer(unet: UNet2DModel, config: TrainConfig) -> torch.optim.Optimizer:

@@ -1,20 +1,13 @@
 """Denoisers of real size with random weights, for measuring time. Their answers mean nothing."""
 
-from types import SimpleNamespace
-
 import torch
-from diffusers import AutoencoderKL, DiTTransformer2DModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.denoisers.dit import DiT
 from diffusion_classifier.denoisers.stable_diffusion import StableDiffusion
 
-SD_SCHEDULER = {
-    "_class_name": "DDIMScheduler",
-    "beta_schedule": "scaled_linear",
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-}
+SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TOKENS = 77
 
 
@@ -35,8 +28,17 @@ def text_to_image(num_classes: int, vae_widths: tuple[int, ...], **unet: object)
     """A Stable Diffusion without its text encoder: embeddings of prompts are random too."""
     torch.manual_seed(0)
     network = UNet2DConditionModel(sample_size=32, use_linear_projection=True, **unet)
-    encoder, tokenizer = torch.nn.Identity(), SimpleNamespace()
-    denoiser = StableDiffusion(network, vae(vae_widths), encoder, tokenizer, SD_SCHEDULER)
+    pipeline = StableDiffusionPipeline(
+        vae=vae(vae_widths),
+        text_encoder=None,
+        tokenizer=None,
+        unet=network,
+        scheduler=DDIMScheduler(clip_sample=False, steps_offset=1, **SD_BETAS),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    denoiser = StableDiffusion(pipeline)
     width = network.config.cross_attention_dim
     return denoiser, Conditioning({"prompt_embeds": torch.randn(num_classes, TOKENS, width)})
 

@@ -8,6 +8,7 @@ from functools import cache
 import pytest
 import torch
 from builders import BUILDERS
+from text_builders import TEXT_BUILDERS
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # batch sizes that are measured here are not kept
 torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy machine wait for each other
@@ -20,7 +21,7 @@ def model_folder(tmp_path_factory):
     @cache
     def build(name):
         folder = tmp_path_factory.mktemp(name)
-        BUILDERS[name](folder)
+        (BUILDERS | TEXT_BUILDERS)[name](folder)
         return folder
 
     return build

@@ -22,9 +22,9 @@ def alphas(prediction_type, sigma):
 
 def by_hand(prediction_type, x, noise, alpha, sigma):
     alpha, sigma = alpha[:, None, None, None], sigma[:, None, None, None]
-    return {"epsilon": noise, "v_prediction": alpha * noise - sigma * x, "sample": x, "flow": noise - x}[
-        prediction_type
-    ]
+    velocity = alpha * noise - sigma * x
+    outputs = {"epsilon": noise, "v_prediction": velocity, "sample": x, "flow": noise - x, "edm": -velocity}
+    return outputs[prediction_type]
 
 
 def f32(*arrays):

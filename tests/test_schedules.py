@@ -4,12 +4,12 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, EDMEulerScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.schedules import _VP_SCHEDULERS, DiscreteVP, RectifiedFlow, add_noise, read_scheduler
+from diffusion_classifier.schedules import _VP_SCHEDULERS, EDM, DiscreteVP, RectifiedFlow, add_noise, read_scheduler
 
 # numpy 2 and the schedulers' own code.
 pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
@@ -95,13 +95,34 @@ def test_other_flows(config):
     assert read_scheduler(config) == (RectifiedFlow(1000), "flow")
 
 
+@pytest.mark.parametrize("name", ["EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"])
+@pytest.mark.parametrize("sigma_schedule", ["karras", "exponential"])
+def test_levels_and_scales_of_edm_are_the_schedulers_own(name, sigma_schedule):
+    scheduler = getattr(diffusers, name)(sigma_data=0.7, sigma_schedule=sigma_schedule)
+    schedule, prediction_type = read(scheduler)
+    assert prediction_type == "edm"
+    ramp = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    levels = getattr(scheduler, f"_compute_{sigma_schedule}_sigmas")(ramp).double()
+    t = 1000 * (1 - ramp)
+    torch.testing.assert_close(schedule.levels(t), levels, rtol=1e-5, atol=0)
+    torch.testing.assert_close(schedule.network_time(t), scheduler.precondition_noise(levels).float())
+    x, noise = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    s = levels.float().view(-1, 1, 1, 1)
+    expected = scheduler.precondition_inputs(0.7 * x + s * noise, s)
+    torch.testing.assert_close(add_noise(x, noise, *schedule(t)), expected)
+
+
+def test_predictions_of_edm():
+    assert read(EDMEulerScheduler(prediction_type="v_prediction"))[1] == "v_prediction"
+    with pytest.raises(InputError, match="'guess'"):
+        read_scheduler({"_class_name": "EDMEulerScheduler", "prediction_type": "guess"})
+
+
 @pytest.mark.parametrize(
     "name",
     [
         "CMStochasticIterativeScheduler",
         "CosineDPMSolverMultistepScheduler",
-        "EDMDPMSolverMultistepScheduler",
-        "EDMEulerScheduler",
         "IPNDMScheduler",
         "ScoreSdeVeScheduler",
         "UnCLIPScheduler",
@@ -130,14 +151,15 @@ def test_times_outside_of_a_table_are_refused(t):
 
 
 @pytest.mark.parametrize("t", [-0.1, 1000.1])
-def test_times_outside_of_a_flow_are_refused(t):
+@pytest.mark.parametrize("schedule", [RectifiedFlow(), EDM()])
+def test_times_outside_of_a_flow_or_of_edm_are_refused(schedule, t):
     with pytest.raises(InputError, match="between 0 and 1000"):
-        RectifiedFlow()(torch.tensor([1, t]))
+        schedule(torch.tensor([1, t]))
 
 
 def test_times_keep_their_shape():
     t = torch.tensor([[0, 1], [2, 0]])
-    for schedule in (VP, RectifiedFlow()):
+    for schedule in (VP, RectifiedFlow(), EDM()):
         alpha, sigma = schedule(t)
         assert alpha.shape == sigma.shape == t.shape
         assert alpha.dtype == sigma.dtype == torch.float32
@@ -155,6 +177,7 @@ def test_every_fraction_of_a_table_is_one_of_its_times(u, count):
 @given(st.floats(0, 1, exclude_max=True))
 def test_every_fraction_of_a_flow_is_one_of_its_times(u):
     t = RectifiedFlow().timesteps(torch.tensor([u], dtype=torch.float64))
+    assert torch.equal(EDM().timesteps(torch.tensor([u], dtype=torch.float64)), t)
     assert t.dtype == torch.float32
     _, sigma = RectifiedFlow()(t)
     assert sigma.item() == pytest.approx(u, abs=1e-6)

@@ -6,6 +6,9 @@ With x_t = α·x + σ·ε:
     v_prediction   y = α·ε - σ·x      (Salimans & Ho 2022)   for α² + σ² = 1:  ε = σ·x_t + α·y
     sample         y = x                                     ε = (x_t - α·y) / σ
     flow           y = ε - x          (rectified flow)       for α + σ = 1:  ε = x_t + α·y
+    edm            y = σ·x - α·ε      (Karras et al. 2022)   for α² + σ² = 1:  ε = σ·x_t - α·y
+
+The last is what a network preconditioned as EDM returns, with x in units of σ_data: v_prediction with the other sign.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from torch import Tensor
 
 from .exceptions import InputError
 
-PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow")
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow", "edm")
 
 
 def to_noise(output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
@@ -41,6 +44,8 @@ def to_noise(output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, predic
         return (noisy - alpha * output) / sigma
     if prediction_type == "flow":
         return noisy + alpha * output
+    if prediction_type == "edm":
+        return sigma * noisy - alpha * output
     raise InputError(f"prediction type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
 
 
@@ -59,6 +64,8 @@ def target(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction_ty
         return x
     if prediction_type == "flow":
         return noise - x
+    if prediction_type == "edm":
+        return sigma.view(shape) * x - alpha.view(shape) * noise
     raise InputError(f"prediction type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
 
 

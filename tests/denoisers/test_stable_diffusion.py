@@ -7,8 +7,8 @@ from builders import MAX_TOKENS, stable_diffusion
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
-from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.denoisers import stable_diffusion as family
+from diffusion_classifier.denoisers import load_denoiser, text
+from diffusion_classifier.denoisers.stable_diffusion import StableDiffusion
 from diffusion_classifier.exceptions import InputError
 
 LONGEST = "x" * (MAX_TOKENS - 2)
@@ -39,10 +39,10 @@ def test_prompts_are_encoded_as_the_pipeline_does(tmp_path, variant):
 
 def test_many_prompts_are_encoded_in_batches(denoiser, monkeypatch):
     whole = denoiser.condition(PROMPTS).tensors["prompt_embeds"]
-    encoder = denoiser._modules["text_encoder"]
+    (encoder,) = denoiser._encoders
     sizes = []
     encoder.register_forward_pre_hook(lambda _module, inputs: sizes.append(len(inputs[0])))
-    monkeypatch.setattr(family, "_PROMPT_BATCH", 2)
+    monkeypatch.setattr(text, "_PROMPT_BATCH", 2)
     torch.testing.assert_close(denoiser.condition(PROMPTS).tensors["prompt_embeds"], whole)
     assert sizes == [2, 2, 1]
 
@@ -72,7 +72,7 @@ def test_conditioning_stays_exact_beside_a_16_bit_network(model_folder, denoiser
 def test_a_scheduler_that_was_put_in_by_hand_is_read(model_folder):
     pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"))
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
-    assert family.StableDiffusion.from_pipeline(pipeline, {}).prediction_type == "flow"
+    assert StableDiffusion.from_pipeline(pipeline, {}).prediction_type == "flow"
 
 
 def test_the_older_names_of_weights_in_published_models_are_known(model_folder, denoiser, tmp_path):

@@ -40,7 +40,7 @@ def models() -> None:
 
     Example: `diffusion-classifier models`
     """
-    from ..denoisers.load import FAMILIES
+    from ..denoisers.families import FAMILIES
     from ..zoo import KNOWN, describe_bundled
 
     table = Table("model", "family", "classes", "licence of the weights")

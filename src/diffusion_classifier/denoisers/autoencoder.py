@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from ..exceptions import InputError
 
 
-def sizes(vae: AutoencoderKL, sample_size: object) -> tuple[tuple[int, int, int], int]:
-    """Shape of one latent, (C, S, S), and edge in pixels of the images, for a network whose config has sample_size S.
+def scale(vae: Any) -> int:
+    """Pixels of an image along an edge for each of a latent; 1 where vae is None, for a model of pixels."""
+    if vae is None:
+        return 1
+    widths = vae.config.get("block_out_channels") or vae.config.encoder_block_out_channels
+    return 2 ** (len(widths) - 1)
+
+
+def channels(vae: Any, read: int) -> int:
+    """Channels of a latent, which must be what the network reads.
 
     Raises:
-        InputError: S is not one number.
+        InputError: they are not.
     """
-    if not isinstance(sample_size, int):
-        raise InputError(f"the network's sample_size is {sample_size}; one number, the edge of a square, is needed")
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    return (vae.config.latent_channels, sample_size, sample_size), sample_size * scale
+    given = 3 if vae is None else int(vae.config.latent_channels)
+    if read != given:
+        raise InputError(
+            f"the network reads {read} channels where a latent has {given}: inpainting, depth and upscaling models "
+            "need a second image and cannot classify"
+        )
+    return given
 
 
 @torch.no_grad()
-def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+def encode(vae: Any, images: Tensor) -> Tensor:
     """Images (B, 3, H, W) in [-1, 1] to the scaled means of their latents, (B, C, S, S), float32."""
-    mean: Tensor = vae.encode(images.to(vae.device, vae.dtype)).latent_dist.mean.float()
-    shift, scale = float(vae.config.shift_factor or 0), float(vae.config.scaling_factor)
-    return (mean - shift) * scale
+    if vae is None:
+        return images.float()
+    encoded = vae.encode(images.to(vae.device, vae.dtype))
+    latent: Tensor = (encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent).float()
+    config = vae.config
+    scale = float(config.scaling_factor)
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
+        mean, std = (latent.new_tensor(config[name]).view(-1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return (latent - mean) * scale / std
+    return (latent - float(config.get("shift_factor") or 0)) * scale

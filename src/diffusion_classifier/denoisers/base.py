@@ -165,6 +165,14 @@ class Denoiser(ABC):
             InputError: a class cannot be expressed: an unknown label, a prompt longer than the encoder reads.
         """
 
+    def null_condition(self) -> Conditioning:
+        """One row: the condition that stands for none, with which the network predicts for images of any class.
+
+        Raises:
+            InputError: the model was not trained with one.
+        """
+        raise InputError("this model has no null condition: it was not trained to predict without a class")
+
     @abstractmethod
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's own output for B rows.

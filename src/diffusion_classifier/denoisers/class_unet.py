@@ -63,6 +63,7 @@ class ClassUNet(ClassConditional):
         self.class_names = tuple(class_names or map(str, range(config.num_class_embeds)))
         if len(self.class_names) not in (config.num_class_embeds, config.num_class_embeds - 1):
             raise InputError(f"{len(self.class_names)} class names for {config.num_class_embeds} class embeddings")
+        self.null_class = len(self.class_names) if len(self.class_names) < config.num_class_embeds else None
         self.patch_size = patch_size
         self.channels = channels
         schedule, prediction_type = read_scheduler(scheduler_config)
@@ -83,7 +84,7 @@ class ClassUNet(ClassConditional):
         """Pixels themselves, in luma for a network of one channel; see `Denoiser.encode`."""
         if self.channels == 1:
             images = (images * to_device(_LUMA, images.device)).sum(1, keepdim=True)
-        return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size)
+        return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size) / self.schedule.sigma_data
 
     def entries(self) -> Iterator[Entry]:
         """See `ClassConditional.entries`: all residual blocks see the activated sum of both embeddings."""
@@ -94,12 +95,14 @@ class ClassUNet(ClassConditional):
         blocks = [module for module in unet.modules() if isinstance(module, ResnetBlock2D)]
 
         def inputs(t: Tensor, labels: Tensor) -> Tensor:
-            time = unet.time_embedding(unet.time_proj(t).to(unet.dtype))
+            time = unet.time_embedding(unet.time_proj(self.schedule.network_time(t)).to(unet.dtype))
             return blocks[0].nonlinearity(time[:, None] + unet.class_embedding(labels))  # type: ignore[no-any-return]
 
         yield Entry([block.time_emb_proj for block in blocks], inputs)
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
-        output: Tensor = self.network(noisy, t, class_labels=conditioning.tensors["class_labels"]).sample
+        output: Tensor = self.network(
+            noisy, self.schedule.network_time(t), class_labels=conditioning.tensors["class_labels"]
+        ).sample
         return output

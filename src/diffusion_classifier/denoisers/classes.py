@@ -21,13 +21,21 @@ class ClassConditional(Denoiser):
 
     Attributes:
         class_names: one name per class; may list synonyms as in "tench, Tinca tinca".
+        null_class: index of the row that was trained without a class; None if there is none.
     """
 
     class_names: tuple[str, ...]
+    null_class: int | None = None
 
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """Class indices; see `Denoiser.condition`."""
         return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
+
+    def null_condition(self) -> Conditioning:
+        """The null class; see `Denoiser.null_condition`."""
+        if self.null_class is None:
+            return super().null_condition()
+        return Conditioning({"class_labels": torch.tensor([self.null_class], device=self.device)})
 
     @abstractmethod
     def entries(self) -> Iterable[Entry]:

@@ -44,11 +44,15 @@ class DiT(ClassConditional):
         self.class_names = tuple(class_names or map(str, range(config.num_embeds_ada_norm)))
         if len(self.class_names) != config.num_embeds_ada_norm:
             raise InputError(f"{len(self.class_names)} class names for {config.num_embeds_ada_norm} classes")
+        size = config.sample_size
         super().__init__(
             {"transformer": transformer, "vae": vae},
             *read_scheduler(scheduler_config),
-            *autoencoder.sizes(vae, config.sample_size),
+            (autoencoder.channels(vae, config.in_channels), size, size),
+            size * autoencoder.scale(vae),
         )
+
+        self.null_class = config.num_embeds_ada_norm
 
     @classmethod
     def from_pipeline(cls, pipeline: DiTPipeline, settings: Mapping[str, Any]) -> DiT:
@@ -62,7 +66,7 @@ class DiT(ClassConditional):
 
     def encode(self, images: Tensor) -> Tensor:
         """Scaled means of the autoencoder; see `Denoiser.encode`."""
-        return autoencoder.encode(self._modules["vae"], images)
+        return autoencoder.encode(self._modules["vae"], images) / self.schedule.sigma_data
 
     def entries(self) -> Iterator[Entry]:
         """See `ClassConditional.entries`: each block has its own embeddings, and the last layer those of the first."""
@@ -71,7 +75,7 @@ class DiT(ClassConditional):
             norm = block.norm1
 
             def inputs(t: Tensor, labels: Tensor, norm: Any = norm) -> Tensor:
-                time = norm.emb.timestep_embedder(norm.emb.time_proj(t).to(network.dtype))
+                time = norm.emb.timestep_embedder(norm.emb.time_proj(self.schedule.network_time(t)).to(network.dtype))
                 return norm.silu(time[:, None] + norm.emb.class_embedder(labels))  # type: ignore[no-any-return]
 
             last = [network.proj_out_1] if block is network.transformer_blocks[0] else []
@@ -80,5 +84,5 @@ class DiT(ClassConditional):
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
         labels = conditioning.tensors["class_labels"]
-        output: Tensor = self.network(noisy, timestep=t, class_labels=labels).sample
+        output: Tensor = self.network(noisy, timestep=self.schedule.network_time(t), class_labels=labels).sample
         return output

@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -26,26 +26,22 @@ from transformers.utils import logging as transformers_logging
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
 from .base import Denoiser, ModelDefaults, without_advice
-from .class_unet import ClassUNet
-from .dit import DiT
-from .stable_diffusion import StableDiffusion
+from .families import FAMILIES, why_unsupported
 
 SETTINGS_FILE = "diffusion_classifier.json"
 """Beside model_index.json: class names, defaults and what else diffusers has no place for."""
 
-FAMILIES: Mapping[str, Callable[..., Denoiser]] = {
-    "DDPMPipeline": ClassUNet.from_pipeline,
-    "DDIMPipeline": ClassUNet.from_pipeline,
-    "DiTPipeline": DiT.from_pipeline,
-    "StableDiffusionPipeline": StableDiffusion.from_pipeline,
-    "StableDiffusionImg2ImgPipeline": StableDiffusion.from_pipeline,
-}
-"""Pipeline class, as model_index.json names it → how its denoiser is made."""
-
 _OPTIONS = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
 """Of every `from_pretrained`, which else would open pickles, and say that accelerate is missing."""
 
-_UNUSED = {"safety_checker": None, "feature_extractor": None, "image_encoder": None, "requires_safety_checker": False}
+_UNUSED = {
+    "safety_checker": None,
+    "feature_extractor": None,
+    "image_encoder": None,
+    "watermarker": None,
+    "requires_safety_checker": False,
+    "add_watermarker": False,
+}
 """Arguments of `from_pretrained` that keep the components away which only sampling needs."""
 
 
@@ -56,7 +52,12 @@ def bundled_models() -> dict[str, Path]:
 
 
 def load_denoiser(
-    source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    source: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    image_size: int | None = None,
+    without: Collection[str] = (),
 ) -> Denoiser:
     """The denoiser of a bundled model, a folder that a diffusers pipeline was saved to, or a hub id.
 
@@ -65,8 +66,12 @@ def load_denoiser(
     Args:
         source: "fashion", a path, or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
         device: "auto", "cpu", "cuda", "cuda:1" …
-        dtype: of the network: "auto", "float32", "bfloat16" or "float16". The encoders of images and text stay in
-            float32, so that latents do not depend on it.
+        dtype: of the network: "auto", "float32", "bfloat16" or "float16". T5, Gemma and Qwen, which read
+            prompts, have it too; autoencoders and CLIP stay in float32, so that latents do not depend on it.
+
+        image_size: edge in pixels of the images that a text-to-image model is given, where it is not to be what the
+            model was trained for: a Flux of 512 pixels takes a quarter of the time.
+        without: components to leave out, such as "text_encoder_3" and "tokenizer_3", the T5 of Stable Diffusion 3.
 
     Raises:
         InputError: nothing there, a pipeline of an unknown kind, no safetensors, or a file that cannot be used.
@@ -81,6 +86,13 @@ def load_denoiser(
     index = _read_json(folder / "model_index.json")
     pipeline_class = _pipeline_class(index, source)
     components = _components(index)
+    for name in without:
+        if name not in _text_components(pipeline_class):
+            known = ", ".join(_text_components(pipeline_class)) or "none"
+            raise InputError(f"{name!r} cannot be left out of {source}: only what reads prompts can, which is {known}")
+    components = {name: part for name, part in components.items() if name not in without}
+    # A pipeline without one of its text encoders is saved without any word of it.
+    left_out = {name: None for name in _text_components(pipeline_class) if name not in components}
     for name in components:
         _check_files(folder / name)
     settings = _read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
@@ -89,19 +101,25 @@ def load_denoiser(
     except TypeError as e:
         raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
     try:
-        with _quiet():
+        # Modules are made with random weights before they are given their own.
+        with _quiet(), torch.random.fork_rng(range(torch.cuda.device_count())):
             networks = {
-                name: _load_network(
-                    folder / name, library, class_name, dtype if name in ("unet", "transformer") else torch.float32
-                )
+                name: _load_network(folder / name, library, class_name, _dtype(class_name, dtype))
                 for name, (library, class_name) in components.items()
                 if (folder / name / "config.json").is_file()
             }
-            pipeline = pipeline_class.from_pretrained(folder, **networks, **_unused(pipeline_class), **_OPTIONS)
+            pipeline = pipeline_class.from_pretrained(
+                folder, **networks, **left_out, **_unused(pipeline_class), **_OPTIONS
+            )
     except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
     # DiTPipeline keeps only a part of id2label.
-    denoiser = FAMILIES[pipeline_class.__name__](pipeline, {"id2label": index.get("id2label"), **settings})
+    settings = {"id2label": index.get("id2label"), **settings}
+    if image_size is not None:
+        settings["image_size"] = image_size
+    denoiser = FAMILIES[pipeline_class.__name__](pipeline, settings)
+    if image_size not in (None, denoiser.image_size):
+        raise InputError(f"{source} takes images of {denoiser.image_size} pixels only; {image_size} was asked for")
     denoiser.defaults = defaults
     denoiser.licence = settings.get("licence")
     return denoiser.to(device, dtype)
@@ -146,7 +164,10 @@ def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:
     if isinstance(kind, list):
         raise InputError(f"{source} needs a pipeline of its own, {kind}: code that comes with a model is not run")
     if not isinstance(kind, str) or kind not in FAMILIES:
-        raise InputError(f"{source}: pipelines of class {kind} are not supported; known are {', '.join(FAMILIES)}")
+        raise InputError(
+            f"{source}: pipelines of class {kind} are not supported, since {why_unsupported(str(kind))}; known are "
+            f"{', '.join(FAMILIES)}"
+        )
     for name, (library, class_name) in _components(index).items():
         # A library that diffusers does not know is looked for in the model's folder; Auto classes may look there too.
         if library not in ("diffusers", "transformers") or re.match("Auto[A-Z]", class_name):
@@ -160,6 +181,16 @@ def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:
 def _components(index: Mapping[str, Any]) -> dict[str, list[str]]:
     """Name → library and class of the components that are loaded."""
     return {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0] and k not in _UNUSED}
+
+
+def _text_components(pipeline_class: Any) -> list[str]:
+    parameters = inspect.signature(pipeline_class).parameters
+    return [name for name in parameters if name.startswith(("text_encoder", "tokenizer"))]
+
+
+def _dtype(class_name: str, dtype: torch.dtype) -> torch.dtype:
+    """float32 for autoencoders, and for encoders of text that are small beside the network that predicts."""
+    return torch.float32 if class_name.startswith(("Autoencoder", "CLIP")) else dtype
 
 
 def _load_network(folder: Path, library: str, class_name: str, dtype: torch.dtype) -> torch.nn.Module:

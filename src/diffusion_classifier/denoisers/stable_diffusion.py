@@ -1,37 +1,27 @@
-"""Stable Diffusion 1 and 2: text-conditional U-Nets on latents; what diffusers' StableDiffusionPipeline loads."""
+"""Stable Diffusion 1, 2 and XL, and what was made of them: text-conditional U-Nets on latents."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from diffusers import Transformer2DModel
-from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
+from ..devices import to_device
 from ..exceptions import InputError
-from ..schedules import read_scheduler
-from . import autoencoder
-from .base import Conditioning, Denoiser, scheduler_config, without_advice
-from .prefix import Prefix
-
-if TYPE_CHECKING:  # importing the pipeline prints what image processors, not used here, would need
-    from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextModel, CLIPTokenizer
-
-_PROMPT_BATCH = 64
+from .base import Conditioning
+from .text import TextConditional
 
 
-class StableDiffusion(Denoiser):
+class StableDiffusion(TextConditional):
     """A UNet2DConditionModel on the latents of an autoencoder, conditioned on the words of a prompt.
 
+    Latent consistency models are such networks, too, and are told a guidance scale: see `guidance_scale`.
+
     Args:
-        unet: the network.
-        vae: the autoencoder.
-        text_encoder: of the prompts.
-        tokenizer: of the prompts.
-        scheduler_config: config of the scheduler that the network was trained with.
+        pipeline: StableDiffusionPipeline or LatentConsistencyModelPipeline.
 
     Raises:
         InputError: the network needs more than a noisy latent and a prompt.
@@ -39,81 +29,137 @@ class StableDiffusion(Denoiser):
 
     family = "stable-diffusion"
     any_size = True
+    guidance_scale = 8.5
+    """What a distilled network is told: the middle of what latent consistency models are trained with, and the default
+    of their pipeline."""
 
-    def __init__(
-        self,
-        unet: UNet2DConditionModel,
-        vae: AutoencoderKL,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        scheduler_config: Mapping[str, Any],
-    ) -> None:
-        config = unet.config
-        if config.in_channels != vae.config.latent_channels:
-            raise InputError(
-                f"the UNet reads {config.in_channels} channels where a latent has {vae.config.latent_channels}: "
-                "inpainting, depth and upscaling models need a second image and cannot classify"
+    def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
+        unet = pipeline.unet
+        _refuse_others(unet, ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"))
+        super().__init__(pipeline, image_size, before_the_prompt=_before_the_prompt(unet))
+        self._guidance = None
+        if (width := unet.config.time_cond_proj_dim) is not None:
+            self._guidance = pipeline.get_guidance_scale_embedding(
+                torch.tensor([self.guidance_scale - 1]), embedding_dim=width
             )
-        for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
-            if config.get(name) is not None:
-                raise InputError(
-                    f"the UNet has {name} {config[name]!r}: it needs more than a prompt, which is not supported"
-                )
-        super().__init__(
-            {"unet": unet, "vae": vae, "text_encoder": text_encoder},
-            *read_scheduler(scheduler_config),
-            *autoencoder.sizes(vae, config.sample_size),
-        )
-        self.tokenizer = tokenizer
-        self.prefix = Prefix(_before_the_prompt(unet))
 
-    @classmethod
-    def from_pipeline(cls, pipeline: StableDiffusionPipeline, settings: Mapping[str, Any]) -> StableDiffusion:  # noqa: ARG003
-        """From what `StableDiffusionPipeline` loads."""
-        return cls(
-            pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, scheduler_config(pipeline.scheduler)
-        )
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Scaled means of the autoencoder; see `Denoiser.encode`."""
-        return autoencoder.encode(self._modules["vae"], images)
-
-    @torch.no_grad()
-    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """Embeddings of prompts, each class being one, as `StableDiffusionPipeline.encode_prompt` makes them.
-
-        Raises:
-            InputError: a class is no text, or a prompt is too long. None is ever cut short.
-        """
-        prompts = [c for c in classes if isinstance(c, str)]
-        if len(prompts) < len(classes):
-            raise InputError("this model reads text: give it words rather than class indices")
-        # A pipeline may have been saved with tokens learned by textual inversion.
-        with without_advice():  # on prompts that are too long, which are refused below
-            words = TextualInversionLoaderMixin().maybe_convert_prompt(prompts, self.tokenizer)
-        limit = self.tokenizer.model_max_length
-        tokens = self.tokenizer(words, padding="max_length", max_length=limit)
-        for prompt, ids in zip(prompts, tokens.input_ids, strict=True):
-            if len(ids) > limit:
-                raise InputError(
-                    f"the prompt {prompt!r} is {len(ids) - limit} tokens too long: it has {len(ids)}, start and end "
-                    f"included, and this model reads {limit}"
-                )
-        encoder = self._modules["text_encoder"]
-        ids, mask = (torch.tensor(v, device=self.device) for v in (tokens.input_ids, tokens.attention_mask))
-        use_mask = getattr(encoder.config, "use_attention_mask", False)
-        batches = [slice(i, i + _PROMPT_BATCH) for i in range(0, len(prompts), _PROMPT_BATCH)]
-        embeds = [encoder(ids[rows], attention_mask=mask[rows] if use_mask else None)[0] for rows in batches]
-        return Conditioning({"prompt_embeds": torch.cat(embeds)})
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """See `TextConditional.encode_prompts`."""
+        embeds, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
+        return {"prompt_embeds": embeds}
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
         embeds = conditioning.tensors["prompt_embeds"].to(noisy.dtype)
-        output: Tensor = self.network(noisy, t, encoder_hidden_states=embeds).sample
+        guidance = self._guidance
+        if guidance is not None:
+            guidance = to_device(guidance, noisy.device).to(noisy.dtype).expand(len(noisy), -1)
+        output: Tensor = self.network(
+            noisy, self.schedule.network_time(t), encoder_hidden_states=embeds, timestep_cond=guidance
+        ).sample
         return output
 
 
-def _before_the_prompt(unet: UNet2DConditionModel) -> Iterator[torch.nn.Module]:
+class StableDiffusionXL(TextConditional):
+    """A UNet2DConditionModel on latents, conditioned on a prompt in two encodings, and on sizes.
+
+    The sizes say what a training image was cropped from: here always that it was not cropped, and of the image's size.
+
+    Args:
+        pipeline: StableDiffusionXLPipeline.
+
+    Raises:
+        InputError: the network needs more than a noisy latent, a prompt and sizes.
+    """
+
+    family = "stable-diffusion-xl"
+    optional = ("text_encoder", "tokenizer")
+    any_size = True
+
+    def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
+        unet = pipeline.unet
+        _refuse_others(unet, ("class_embed_type", "num_class_embeds", "encoder_hid_dim_type", "time_cond_proj_dim"))
+        if unet.config.addition_embed_type != "text_time":
+            raise InputError(
+                f"the UNet has addition_embed_type {unet.config.addition_embed_type!r} where that of Stable Diffusion "
+                "XL has 'text_time'"
+            )
+        # The pooled prompt is added to the time: all later modules see it.
+        super().__init__(pipeline, image_size, before_the_prompt=[unet.conv_in, unet.time_embedding])
+        width, pooler = unet.config.projection_class_embeddings_input_dim, pipeline.text_encoder_2
+        known = 6 * unet.config.addition_time_embed_dim + (pooler.config.projection_dim if pooler is not None else 0)
+        if pooler is not None and known != width:
+            raise InputError(
+                f"the UNet reads {width} additional numbers where six sizes and a pooled prompt are {known}: the "
+                "refiner of Stable Diffusion XL cannot classify by itself"
+            )
+
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """See `TextConditional.encode_prompts`."""
+        embeds, _, pooled, _ = self.pipeline.encode_prompt(
+            prompts, device=self.device, do_classifier_free_guidance=False
+        )
+        return {"prompt_embeds": embeds, "text_embeds": pooled}
+
+    def null_condition(self) -> Conditioning:
+        """The empty prompt, or zeros where the pipeline says that these stand for it; see `Denoiser.null_condition`."""
+        null = super().null_condition()
+        if self.pipeline.config.force_zeros_for_empty_prompt:
+            return Conditioning({name: torch.zeros_like(tensor) for name, tensor in null.tensors.items()})
+        return null
+
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Denoiser.forward`."""
+        embeds, pooled = (conditioning.tensors[name].to(noisy.dtype) for name in ("prompt_embeds", "text_embeds"))
+        height, width = (edge * self.image_size // self.latent_shape[-1] for edge in noisy.shape[-2:])
+        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
+        added = {"text_embeds": pooled, "time_ids": to_device(sizes, noisy.device).expand(len(noisy), -1)}
+        output: Tensor = self.network(
+            noisy, self.schedule.network_time(t), encoder_hidden_states=embeds, added_cond_kwargs=added
+        ).sample
+        return output
+
+
+class DeepFloydIF(TextConditional):
+    """Stage 1 of DeepFloyd IF: a UNet2DConditionModel on pixels, with learned variance.
+
+    Args:
+        pipeline: IFPipeline.
+
+    Raises:
+        InputError: the network needs more than a noisy image and a prompt, as the later stages do.
+    """
+
+    family = "deepfloyd-if"
+    any_size = True
+    max_tokens = 77
+
+    def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
+        unet = pipeline.unet
+        _refuse_others(unet, ("class_embed_type", "num_class_embeds", "time_cond_proj_dim"))
+        super().__init__(pipeline, image_size, before_the_prompt=[unet.conv_in, unet.time_embedding])
+
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """See `TextConditional.encode_prompts`."""
+        embeds, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device)
+        return {"prompt_embeds": embeds}
+
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """See `Denoiser.forward`."""
+        embeds = conditioning.tensors["prompt_embeds"].to(noisy.dtype)
+        output: Tensor = self.network(noisy, self.schedule.network_time(t), encoder_hidden_states=embeds).sample
+        return output
+
+
+def _refuse_others(unet: Any, names: tuple[str, ...]) -> None:
+    for name in names:
+        if unet.config.get(name) is not None:
+            raise InputError(
+                f"the UNet has {name} {unet.config[name]!r}: it needs more than a prompt, which is not supported"
+            )
+
+
+def _before_the_prompt(unet: Any) -> Iterator[torch.nn.Module]:
     """The modules up to the first cross-attention, which is where a prompt enters."""
     yield unet.conv_in
     yield unet.time_embedding

@@ -1,0 +1,85 @@
+"""Which of diffusers' pipelines are supported, and why the others are not."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+
+from .base import Denoiser
+from .class_unet import ClassUNet
+from .dit import DiT
+from .stable_diffusion import DeepFloydIF, StableDiffusion, StableDiffusionXL
+from .text_transformers import Flux, Lumina2, PixArt, Sana, StableDiffusion3, ZImage
+
+FAMILIES: Mapping[str, Callable[..., Denoiser]] = {
+    "DDPMPipeline": ClassUNet.from_pipeline,
+    "DDIMPipeline": ClassUNet.from_pipeline,
+    "DiTPipeline": DiT.from_pipeline,
+    "StableDiffusionPipeline": StableDiffusion.from_pipeline,
+    "StableDiffusionImg2ImgPipeline": StableDiffusion.from_pipeline,
+    "LatentConsistencyModelPipeline": StableDiffusion.from_pipeline,
+    "StableDiffusionXLPipeline": StableDiffusionXL.from_pipeline,
+    "IFPipeline": DeepFloydIF.from_pipeline,
+    "PixArtAlphaPipeline": PixArt.from_pipeline,
+    "PixArtSigmaPipeline": PixArt.from_pipeline,
+    "StableDiffusion3Pipeline": StableDiffusion3.from_pipeline,
+    "FluxPipeline": Flux.from_pipeline,
+    "SanaPipeline": Sana.from_pipeline,
+    "Lumina2Pipeline": Lumina2.from_pipeline,
+    "ZImagePipeline": ZImage.from_pipeline,
+}
+"""Pipeline class, as model_index.json names it → how its denoiser is made."""
+
+_REASONS = (
+    (
+        "Audio|Music|DanceDiffusion|Spectrogram|AceStep",
+        "it makes sounds, not images",
+    ),
+    (
+        "Video|Wan|LTX|AnimateDiff|AnyFlow|Allegro|Mochi|Latte|SkyReels|Skyreels|Cosmos|ConsisID|I2V|T2V|PIA|Helios|Lucy"
+        "|EasyAnimate|ChronoEdit|SanaWM|TI2VA|Framepack",
+        "it makes videos, not images",
+    ),
+    ("ShapE|LDM3D|Proteina", "it makes shapes, not images"),
+    ("LLaDA|Gemma|PromptEnhancer", "it writes text"),
+    ("Marigold", "it predicts maps of an image, not images of a text"),
+    ("Control|Adapter|GLIGEN|VisualCloze", "its network reads a control image or layout beside the prompt"),
+    (
+        "Upscal|SuperResolution|SR|Upsample|Refiner|HDR",
+        "its network reads a smaller or blurred image beside the prompt",
+    ),
+    (
+        "Inpaint|Fill|Edit|Kontext|Pix2Pix|Depth2Img|PaintByExample|RePaint|Layered",
+        "its network reads an image to be changed beside the prompt",
+    ),
+    (
+        "Kandinsky(?!3|5)|Cascade|Wuerstchen|UnCLIP|Prior|Redux|ImageVariation|BlipDiffusion|ImageProjection",
+        "its networks meet in an embedding of the image, which a prior draws at random from the prompt",
+    ),
+    (
+        "VQDiffusion|Amused",
+        "its network predicts discrete tokens, and there is no noise whose prediction could be compared",
+    ),
+    (
+        "ConsistencyModel|SanaSprint",
+        "its network was distilled into few steps and predicts no noise at most times",
+    ),
+    (
+        "LDMPipeline|PNDM|KarrasVe|ScoreSde",
+        "it is unconditional: it has no classes to compare",
+    ),
+    (
+        "Img2Img|I2I|PAG|SAG|AttendAndExcite|Panorama|Semantic|LEditsPP|DiffEdit|Cycle|Paradigms|ModelEditing|Safe|Zero",
+        "it is another way of sampling from a network that has a text-to-image pipeline: save it as that, such as by "
+        "StableDiffusionPipeline.from_pipe(…)",
+    ),
+)
+"""What the name of a pipeline class contains, and why it is not supported; the first one holds."""
+
+
+def why_unsupported(kind: str) -> str:
+    """Why pipelines of this class cannot be used, as the end of a sentence."""
+    for pattern, reason in _REASONS:
+        if re.search(pattern, kind):
+            return reason
+    return "nobody has written an adapter for it"

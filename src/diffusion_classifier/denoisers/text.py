@@ -1,0 +1,160 @@
+"""Models that read prompts."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers.loaders import TextualInversionLoaderMixin
+from torch import Tensor
+
+from ..exceptions import InputError
+from ..schedules import read_scheduler
+from . import autoencoder
+from .base import Conditioning, Denoiser, scheduler_config, without_advice
+from .prefix import Prefix
+
+_PROMPT_BATCH = 64
+
+
+class TextConditional(Denoiser):
+    """A text-to-image pipeline, which encodes prompts by its own `encode_prompt`.
+
+    Its text encoders are on the network's device only while they encode: with the largest of them, a GPU would have
+    room for little else.
+
+    Args:
+        pipeline: as diffusers loads it.
+        image_size: edge of the images in pixels; what the network was trained for if None.
+        sample_size: the same for latents; that of the network's config if None.
+        before_the_prompt: modules of the network that do not see the prompt; see `Prefix`.
+
+    Raises:
+        InputError: the network reads more than a noisy latent and a prompt, or a component is missing.
+    """
+
+    optional: ClassVar[tuple[str, ...]] = ()
+    """Text encoders and tokenizers that the pipeline can do without."""
+    flow: ClassVar[bool] = False
+    """Whether the network was trained as a flow and cannot be read by any other schedule."""
+    max_tokens: int | None = None
+    """Of a prompt for a tokenizer other than CLIP's; what `encode_prompt` reads by default if None."""
+
+    packing: ClassVar[int] = 1
+    """Edge of the squares of a latent's pixels that the network sees as one token's channels."""
+
+    def __init__(
+        self,
+        pipeline: Any,
+        image_size: int | None = None,
+        *,
+        sample_size: object = None,
+        before_the_prompt: Iterable[torch.nn.Module] = (),
+    ) -> None:
+        parts = pipeline.components
+        network, vae = parts.get("unet", parts.get("transformer")), parts.get("vae")
+        self.network_config: Any = network.config
+        scale = autoencoder.scale(vae)
+        if image_size is not None:
+            sample_size, rest = divmod(image_size, scale)
+            if rest or sample_size < 1:
+                raise InputError(f"the edge of an image must be a multiple of {scale} for this model; got {image_size}")
+        elif sample_size is None:
+            sample_size = network.config.sample_size
+        if not isinstance(sample_size, int):
+            raise InputError(f"the network's sample_size is {sample_size}; one number, the edge of a square, is needed")
+        super().__init__(
+            {"network": network} if vae is None else {"network": network, "vae": vae},
+            *read_scheduler(scheduler_config(pipeline.scheduler)),
+            (autoencoder.channels(vae, network.config.in_channels // self.packing**2), sample_size, sample_size),
+            sample_size * scale,
+        )
+        if self.flow and self.prediction_type != "flow":
+            raise InputError(
+                f"{type(pipeline.scheduler).__name__} is not a scheduler of flows, as which this network was trained: "
+                "save the pipeline with FlowMatchEulerDiscreteScheduler"
+            )
+        self.pipeline = pipeline
+        self._encoders = [m for name, m in parts.items() if name.startswith("text_encoder") and m is not None]
+        for encoder in self._encoders:
+            encoder.eval().requires_grad_(False)
+        self.prefix = Prefix(before_the_prompt)
+
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, settings: Mapping[str, Any]) -> Self:
+        """From what diffusers loads; the settings may state an image_size."""
+        return cls(pipeline, settings.get("image_size"))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Scaled means of the autoencoder; the pixels themselves where there is none. See `Denoiser.encode`."""
+        return autoencoder.encode(self._modules.get("vae"), images) / self.schedule.sigma_data
+
+    @torch.no_grad()
+    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
+        """Embeddings of prompts, each class being one.
+
+        Raises:
+            InputError: a class is no text, or a prompt is too long. None is ever cut short.
+        """
+        prompts = [c for c in classes if isinstance(c, str)]
+        if len(prompts) < len(classes):
+            raise InputError("this model reads text: give it words rather than class indices")
+        for name, part in self.pipeline.components.items():
+            if part is None and name.startswith(("text_encoder", "tokenizer")) and name not in self.optional:
+                raise InputError(f"this pipeline has no {name}, so that it cannot read class names")
+        with without_advice():  # on prompts that are too long, which are refused
+            self._refuse_long(prompts)
+            with self._encoders_at_hand():
+                batches = [prompts[i : i + _PROMPT_BATCH] for i in range(0, len(prompts), _PROMPT_BATCH)]
+                encoded = [self.encode_prompts(batch) for batch in batches]
+        return Conditioning({name: torch.cat([part[name] for part in encoded]) for name in encoded[0]})
+
+    def null_condition(self) -> Conditioning:
+        """The empty prompt; see `Denoiser.null_condition`."""
+        return self.condition([""])
+
+    @abstractmethod
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """What `forward` needs of each prompt, (K, *) each, on the network's device."""
+
+    def as_read(self, prompts: list[str]) -> list[str]:
+        """The prompts as the tokenizers are given them."""
+        preprocess = getattr(self.pipeline, "_text_preprocessing", None)
+        return prompts if preprocess is None else preprocess(prompts)
+
+    def token_limits(self) -> Iterator[tuple[Any, int]]:
+        """The pipeline's tokenizers, and how many tokens each of them is read up to."""
+        parameters = inspect.signature(self.pipeline.encode_prompt).parameters
+        for name, tokenizer in self.pipeline.components.items():
+            if not name.startswith("tokenizer") or tokenizer is None:
+                continue
+            if "CLIP" in type(tokenizer).__name__:
+                yield tokenizer, tokenizer.model_max_length
+            else:
+                yield tokenizer, self.max_tokens or parameters["max_sequence_length"].default
+
+    def _refuse_long(self, prompts: list[str]) -> None:
+        for tokenizer, limit in self.token_limits():
+            words = self.as_read(prompts)
+            if isinstance(self.pipeline, TextualInversionLoaderMixin):
+                words = self.pipeline.maybe_convert_prompt(words, tokenizer)
+            for prompt, ids in zip(prompts, tokenizer(words).input_ids, strict=True):
+                if len(ids) > limit:
+                    raise InputError(
+                        f"the prompt {prompt!r} is {len(ids) - limit} tokens too long: it has {len(ids)}, start and "
+                        f"end included, and this model reads {limit}"
+                    )
+
+    @contextmanager
+    def _encoders_at_hand(self) -> Iterator[None]:
+        try:
+            for encoder in self._encoders:
+                encoder.to(self.device)
+            yield
+        finally:
+            for encoder in self._encoders:
+                encoder.to("cpu")

@@ -646,3 +646,65 @@ class TestTables:
         code, out, err = call("classify", photos, "--model", model, *options)
         assert (code, out) == (2, "")
         assert message in err
+
+
+class TestScore:
+    def test_lines_are_what_the_library_answers(self, call, model, photos):
+        image = photos / "dark" / "0.png"
+        arguments = ["score", image, "--model", model, "--draws", 4, "--unconditional", "--format", "jsonl"]
+        code, out, _ = call(*arguments, "--caption", "dark", "--caption", "light")
+        assert code == 0
+        rows = [json.loads(line) for line in out.splitlines()]
+        clf = DiffusionClassifier.from_pretrained(model)
+        expected = clf.score(image, ["dark", "light"], unconditional=True, draws=4)
+        assert [row["caption"] for row in rows] == ["dark", "light"]
+        for row, score in zip(rows, expected, strict=True):
+            assert row["image"] == str(image)
+            assert row["score"] == pytest.approx(score.score, rel=1e-3)
+            assert row["standard_error"] == pytest.approx(score.standard_error, rel=1e-2)
+            assert row["unconditional_error"] - row["mean_error"] == pytest.approx(score.score / 64, abs=1e-4)
+            assert row["num_evaluations"] == 12
+
+    def test_pairs_as_csv_and_a_caption_that_cannot_be_compared(self, call, model, photos, tmp_path):
+        (tmp_path / "captions.txt").write_text("dark\n\nlight\n")
+        images = [photos / "dark" / "0.png", photos / "light" / "0.png"]
+        captions = ["--captions", tmp_path / "captions.txt", "--pairs"]
+        code, out, _ = call("score", *images, "--model", model, "--draws", 2, *captions, "--format", "csv")
+        assert code == 0
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert [(row["image"], row["caption"]) for row in rows] == [(str(images[0]), "dark"), (str(images[1]), "light")]
+        assert [row["standard_error"] for row in rows] == ["", ""]
+
+    def test_a_table_with_a_broken_file(self, call, model, photos, tmp_path):
+        (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+        image = photos / "dark" / "0.png"
+        code, out, _ = call(
+            "score", tmp_path, image, tmp_path / "no", "--model", model, "--draws", 2, "--caption", "dark"
+        )
+        assert code == 1
+        assert "± standard error" in out
+        assert out.count("failed") == 2
+        assert "–" in out
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ([], "give captions by --caption"),
+            (["--caption", "dark", "--captions", "x"], "give captions by --caption"),
+            (["--captions", "nowhere.txt"], "nowhere.txt cannot be read"),
+            (["--caption", "dark", "--caption", "grey", "--pairs"], "1 images and 2 captions"),
+            (["--caption", "drak"], "did you mean dark"),
+            (["--caption", "dark", "--template", "a {}"], "no use for a template"),
+            (["--caption", "dark", "--image-size", "16"], "images of 8 pixels only; 16 was asked for"),
+        ],
+    )
+    def test_mistakes(self, call, model, photos, arguments, message):
+        code, out, err = call("score", photos / "dark" / "0.png", "--model", model, *arguments)
+        assert (code, out) == (2, "")
+        assert message in error(err)
+
+    def test_pairs_with_a_path_that_is_not_there(self, call, model, photos):
+        code, _, err = call("score", photos, "nowhere", "--model", model, "--caption", "dark", "--pairs")
+        assert code == 2
+        assert "nowhere" in error(err)
+        assert "--pairs" in error(err)

@@ -2,39 +2,29 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import chain
 from math import prod
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from .batching import tune
-from .denoisers import Conditioning, Denoiser, ModelDefaults, load_denoiser
+from .candidates import Candidates, Classes, Template, as_templates
+from .captions import CaptionScore, caption_scores
+from .denoisers import Average, Conditioning, Denoiser, ModelDefaults, load_denoiser
 from .draws import Draws, Timesteps
 from .exceptions import InputError
-from .images import ImageError, ImageSource, Picture, load_image, preprocess
-from .posterior import Classification, decide
-from .prompts import fill_template, parse_labels
+from .images import ImageSource, Picture, load_image, preprocess
+from .intake import Intake, as_many, is_one, name_of
+from .posterior import Classification, decide, scale_of
 from .reading import Reading, resolve_reading
-from .scoring import Job, Scored, Spent, check_weights, find_loss, score
+from .scoring import Job, Scored, check_weights, find_loss, score
 from .shortlists import Setting, Shortlist, parse_shortlist
 from .strategies import Fixed, Strategy
 from .weights import Weights
-
-_DECODED_AHEAD = 8
-"""Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
-
-_ONE = (str, bytes, os.PathLike, Image.Image, np.ndarray, Tensor)
 
 
 class DiffusionClassifier:
@@ -61,7 +51,7 @@ class DiffusionClassifier:
         self.denoiser = denoiser
         self.batch_size = batch_size
         self._compile = compile_network
-        self._encoded: tuple[Any, Conditioning] | None = None
+        self._candidates = Candidates(denoiser)
 
     @classmethod
     def from_pretrained(
@@ -73,12 +63,14 @@ class DiffusionClassifier:
         batch_size: int | str = "auto",
         compile_network: bool = False,
         calibration: str | Path | None = None,
+        **options: Any,
     ) -> DiffusionClassifier:
-        """Load a bundled model, a folder that a diffusers pipeline was saved to, or a hub id; see `load_denoiser`.
+        """Load a bundled model, a folder that a diffusers pipeline was saved to, or a hub id.
 
-        With a file that the command `calibrate` wrote, the model is read as that says.
+        With a file that the command `calibrate` wrote, the model is read as that says. Other arguments and options as
+        in `load_denoiser`.
         """
-        denoiser = load_denoiser(model, device=device, dtype=dtype)
+        denoiser = load_denoiser(model, device=device, dtype=dtype, **options)
         if calibration is not None:
             denoiser.defaults = ModelDefaults.load(Path(calibration))
         return cls(denoiser, batch_size=batch_size, compile_network=compile_network)
@@ -110,12 +102,12 @@ class DiffusionClassifier:
             if result.failure is not None:
                 raise InputError(f"{result.name}: {result.failure}")
         answers = [[{"score": p, "label": name} for name, p in result.scores.items()] for result in results]
-        return answers[0] if isinstance(images, _ONE) else answers
+        return answers[0] if is_one(images) else answers
 
     def classify(
         self,
         images: ImageSource | Iterable[ImageSource],
-        classnames: str | Sequence[str] | None = None,
+        classnames: Classes | None = None,
         **options: Any,
     ) -> list[Classification]:
         """Classify images; arguments as in `stream`, results in the order of the images."""
@@ -125,7 +117,7 @@ class DiffusionClassifier:
     def stream(
         self,
         images: ImageSource | Iterable[ImageSource],
-        classnames: str | Sequence[str] | None = None,
+        classnames: Classes | None = None,
         **options: Any,
     ) -> Iterator[Classification]:
         """Classify images and yield each result as it is done, which need not be in the order of the images.
@@ -134,7 +126,11 @@ class DiffusionClassifier:
             images: paths, contents of files, PIL images, arrays (H, W[, C]) or tensors (C, H, W); see
                 `images.load_image`. Taken one by one, when there is room in a batch.
             classnames: candidates, at least two; all classes of a class-conditional model if None.
-            template: "a photo of a {}." for a text-to-image model; None if the class names are prompts themselves.
+            template: "a photo of a {}." for a text-to-image model, or several; None if the class names are prompts
+                themselves.
+            average: over what several prompts of a class are averaged: "error", for as many predictions, or
+                "embedding", for one.
+            conditioning: ready encodings of the classes, as `Denoiser.condition` returns them, in place of prompts.
             shortlist: narrows down the candidates of each image before the search, such as `Screened(clip, keep=20)`
                 or "gradient:4"; see `shortlists`.
             strategy: such as `Fixed(64)` or "staged:25,250/5,1"; the model's own if None, without those of its
@@ -161,57 +157,139 @@ class DiffusionClassifier:
     def _stream(
         self,
         images: ImageSource | Iterable[ImageSource],
-        classnames: str | Sequence[str] | None = None,
+        classnames: Classes | None = None,
         *,
-        template: str | None = None,
+        template: Template = None,
+        average: Average = "error",
+        conditioning: Conditioning | None = None,
         shortlist: Shortlist | str | None = None,
         **options: Any,
     ) -> Iterator[tuple[int, Classification]]:
         """Positions and results. Complains at once, before any image is read, of settings that cannot be used."""
-        names, conditioning = self.condition(classnames, template)
+        names, conditioning = self._candidates.named(classnames, template, average, conditioning)
         reading = self.reading(names, **options)
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
         narrowing = parse_shortlist(shortlist) if isinstance(shortlist, str) else shortlist
-        taken: dict[str, tuple[str, tuple[str, ...]]] = {}
-        unusable: list[Scored] = []
 
-        def jobs() -> Iterator[Job]:
-            for i, source in enumerate([images] if isinstance(images, _ONE) else images):
-                name = _name(i, source)
-                try:
-                    picture = load_image(source, name)
-                    job = self._job(str(i), picture)
-                    if narrowing is not None and narrowing.wants_pictures:
-                        job = replace(job, picture=picture.image)
-                except ImageError as e:
-                    taken[str(i)] = name, ()
-                    none, reason = torch.empty(len(names), 0), str(e).removeprefix(f"{name}: ")
-                    unusable.append(Scored(str(i), none, torch.zeros(len(names)).bool(), none[0], Spent(), reason))
-                else:
-                    taken[str(i)] = name, picture.notes
-                    yield job
+        def as_job(name: str, picture: Picture) -> Job:
+            job = self._job(name, picture)
+            wanted = narrowing is not None and narrowing.wants_pictures
+            return replace(job, picture=picture.image) if wanted else job
 
-        def answer(scored: Scored) -> tuple[int, Classification]:
-            name, notes = taken.pop(scored.name)
-            return int(scored.name), decide(replace(scored, name=name), names, notes=notes, **settings)
-
+        intake = Intake(images, as_job, len(names))
         draws = Draws(reading.timesteps, reading.seed)
-        ahead: Iterator[Job] = _prefetch(jobs(), _DECODED_AHEAD)
+        jobs = intake.jobs()
         strategy, loss, weights = reading.strategy, reading.loss, reading.weights
         if narrowing is not None:
             batch_size = self._ready(conditioning, strategy, draws, loss, weights)
-            setting = Setting(self.denoiser, names, template, conditioning, draws, loss, weights, batch_size)
-            ahead = narrowing.narrow(setting, ahead)
-        scores = self._score(ahead, conditioning, strategy, draws, loss, names, weights)
+            templates = as_templates(template)
+            setting = Setting(self.denoiser, names, templates, average, conditioning, draws, loss, weights, batch_size)
+            jobs = narrowing.narrow(setting, jobs)
+        scores = self._score(jobs, conditioning, strategy, draws, loss, names, weights)
+        return ((i, decide(scored, names, notes=notes, **settings)) for i, scored, notes in intake.results(scores))
 
-        def results() -> Iterator[tuple[int, Classification]]:
-            for scored in chain(scores, [None]):
-                while unusable:
-                    yield answer(unusable.pop(0))
-                if scored is not None:
-                    yield answer(scored)
+    def score(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        captions: str | Sequence[str],
+        *,
+        pairs: bool = False,
+        unconditional: bool = False,
+        draws: int = 64,
+        **options: Any,
+    ) -> list[CaptionScore] | list[list[CaptionScore]]:
+        """How well captions fit images; arguments as in `stream_scores`.
 
-        return results()
+        Returns:
+            For one image, and for pairs, a list of scores, one a caption; for several images one such list each.
+
+        Raises:
+            InputError: as `stream_scores`.
+        """
+        results = dict(
+            self._stream_scores(images, captions, pairs=pairs, unconditional=unconditional, draws=draws, **options)
+        )
+        in_order = [results[i] for i in range(len(results))]
+        if pairs:
+            return [score for scores in in_order for score in scores]
+        return in_order[0] if is_one(images) else in_order
+
+    def stream_scores(
+        self, images: ImageSource | Iterable[ImageSource], captions: str | Sequence[str], **options: Any
+    ) -> Iterator[list[CaptionScore]]:
+        """Score captions and yield those of each image as it is done, which need not be in the order of the images.
+
+        Args:
+            images: as in `stream`.
+            captions: one or several, for every image; or with `pairs` as many as there are images, one for each. Names
+                of classes for a class-conditional model.
+            pairs: whether each image has its own caption.
+            unconditional: compare with the model's null condition, for scores that are comparable between images, at
+                the cost of one more caption an image.
+            draws: of every caption.
+            template: as in `stream`.
+            average: as in `stream`.
+            **options: timesteps, loss, weights, seed, reduction and temperature, as in `stream`.
+
+        Yields:
+            Scores of one image; for one that cannot be used, with the reason in `failure`.
+
+        Raises:
+            InputError: captions or settings cannot be used; with `pairs` not as many captions as images.
+        """
+        return (scores for _, scores in self._stream_scores(images, captions, **options))
+
+    def _stream_scores(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        captions: str | Sequence[str],
+        *,
+        pairs: bool = False,
+        unconditional: bool = False,
+        draws: int = 64,
+        template: Template = None,
+        average: Average = "error",
+        **options: Any,
+    ) -> Iterator[tuple[int, list[CaptionScore]]]:
+        given = [captions] if isinstance(captions, str) else list(captions)
+        sources = as_many(images)
+        if pairs:
+            sources = list(sources)
+            if len(sources) != len(given):
+                raise InputError(f"{len(sources)} images and {len(given)} captions are no pairs: give one for each")
+        if not given:
+            raise InputError("no caption was given")
+        names = list(dict.fromkeys(given))
+        conditioning = self._candidates.encode(names, template, average)
+        null = len(names) if unconditional else None
+        if unconditional:
+            conditioning = self._candidates.with_null(conditioning)
+        reading = self.reading(names, strategy=Fixed(draws), **options)
+
+        def chosen(i: int) -> Tensor:
+            return torch.tensor([names.index(given[i])] if pairs else range(len(names)))
+
+        def as_job(name: str, picture: Picture) -> Job:
+            job = self._job(name, picture)
+            if not pairs:
+                return job
+            alone = chosen(int(name))
+            return replace(job, candidates=alone if null is None else torch.cat([alone, torch.tensor([null])]))
+
+        intake = Intake(sources, as_job, len(conditioning))
+        scores = self._score(
+            intake.jobs(),
+            conditioning,
+            reading.strategy,
+            Draws(reading.timesteps, reading.seed),
+            reading.loss,
+            [*names, "(none)"],
+            reading.weights,
+        )
+        scale = scale_of(self.num_dimensions, reading.reduction, reading.temperature)
+        return (
+            (i, list(caption_scores(scored, names, chosen(i), null, scale))) for i, scored, _ in intake.results(scores)
+        )
 
     @property
     def num_dimensions(self) -> int:
@@ -258,7 +336,7 @@ class DiffusionClassifier:
     def prepare(self, conditioning: Conditioning) -> int:
         """Tune and compile the network, where that was asked for; returns the batch size."""
         if isinstance(self.batch_size, str):
-            self.batch_size = tune(self.denoiser, conditioning)
+            self.batch_size = tune(self.denoiser, conditioning.first_prompts())
         if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled
             self.denoiser.compile()
         return self.batch_size
@@ -274,7 +352,9 @@ class DiffusionClassifier:
         timesteps: Sequence[float],
         noise: Tensor | None = None,
         loss: str = "l2",
-        template: str | None = None,
+        template: Template = None,
+        average: Average = "error",
+        unconditional: bool = False,
         seed: int = 0,
     ) -> Tensor:
         """Raw errors at given timesteps and, if passed, given noise: the hook for checking us.
@@ -286,6 +366,8 @@ class DiffusionClassifier:
             noise: (N, *), one for each timestep; from the seed and the image's content if None.
             loss: "l2" (mean square), "l1" or "huber".
             template: as in `stream`.
+            average: as in `stream`.
+            unconditional: one more row, the last: the errors of the model's null condition.
             seed: of the noise, where none is passed.
 
         Returns:
@@ -301,74 +383,24 @@ class DiffusionClassifier:
         if len(classes) == 0 or len(timesteps) == 0:
             raise InputError("at least one class and one timestep are needed")
         draws = Draws(Timesteps("fixed", values=tuple(timesteps)), seed, None if noise is None else noise.float().cpu())
-        sources = [image] if isinstance(image, _ONE) else list(image)
+        sources = list(as_many(image))
         if not sources:
             raise InputError("no image was given")
         tables: dict[int, Tensor] = {}
-        conditioning = self._encode(self._prompts(classes, template))
-        jobs = (self._job(str(i), load_image(source, _name(i, source))) for i, source in enumerate(sources))
-        names = list(map(str, classes))
+        conditioning, names = self._candidates.encode(classes, template, average), list(map(str, classes))
+        if unconditional:
+            conditioning, names = self._candidates.with_null(conditioning), [*names, "(none)"]
+        jobs = (self._job(str(i), load_image(source, name_of(i, source))) for i, source in enumerate(sources))
         for scored in self._score(jobs, conditioning, Fixed(len(timesteps)), draws, loss, names):
             i = int(scored.name)
             if scored.failure is not None:
-                raise InputError(f"{_name(i, sources[i])}: {scored.failure}")
+                raise InputError(f"{name_of(i, sources[i])}: {scored.failure}")
             tables[i] = scored.errors
         stacked = torch.stack([tables[i] for i in range(len(sources))])
-        return stacked[0] if isinstance(image, _ONE) else stacked
+        return stacked[0] if is_one(image) else stacked
 
     def condition(
-        self, classes: str | Sequence[str] | Sequence[int] | None, template: str | None
+        self, classes: Classes | None, template: Template, average: Average = "error"
     ) -> tuple[tuple[str, ...], Conditioning]:
-        """The candidates' names (K) and their conditioning, K rows.
-
-        Raises:
-            InputError: fewer than two classes or one twice, a class that the model does not know, no classes for a
-                model that needs some, or a template for one that reads no text.
-        """
-        known = self.denoiser.class_names
-        if classes is None:
-            if known is None:
-                raise InputError("this model reads text: give it the labels to choose from")
-            classes = range(len(known))
-        if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
-            ids = [int(c) for c in classes]
-            conditioning = self._encode(self._prompts(ids, template))
-            names = [known[i] for i in ids]
-            shared = Counter(map(str.lower, names))  # two classes of ImageNet are a crane
-            names = [f"{name} ({i})" if shared[name.lower()] > 1 else name for name, i in zip(names, ids, strict=True)]
-            return tuple(parse_labels(names)), conditioning
-        names = parse_labels(classes)  # type: ignore[arg-type]
-        return tuple(names), self._encode(self._prompts(names, template))
-
-    def _encode(self, prompts: Sequence[str] | Sequence[int]) -> Conditioning:
-        """As the denoiser does; that of the last call is kept, since most programs ask about the same classes again."""
-        key = tuple(prompts), self.denoiser.device
-        if self._encoded is None or self._encoded[0] != key:
-            self._encoded = key, self.denoiser.condition(prompts)
-        return self._encoded[1]
-
-    def _prompts(self, classes: Sequence[str] | Sequence[int], template: str | None) -> Sequence[str] | Sequence[int]:
-        if template is None:
-            return classes
-        if self.denoiser.class_names is not None:
-            raise InputError("this model knows classes, not text: it has no use for a template")
-        if not all(isinstance(c, str) for c in classes):
-            raise InputError("this model reads text: give it words rather than class indices")
-        return fill_template(template, classes)  # type: ignore[arg-type]
-
-
-def _prefetch(items: Iterable[Job], ahead: int) -> Iterator[Job]:
-    """The items in their order, each made by a thread of its own while those before it are in use."""
-    source = iter(items)
-    pool = ThreadPoolExecutor(1, "decode")
-    try:
-        coming = deque(pool.submit(next, source, None) for _ in range(ahead))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(pool.submit(next, source, None))
-            yield item
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _name(position: int, source: ImageSource) -> str:
-    return str(source) if isinstance(source, str | os.PathLike) else f"image {position}"
+        """The candidates' names (K) and their conditioning; see `Candidates.named`."""
+        return self._candidates.named(classes, template, average)

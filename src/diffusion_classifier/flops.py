@@ -34,7 +34,7 @@ def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
     """The part of a prediction, of 1, that the rows of one noisy latent compute but once; counted at the first call."""
     prefix = denoiser.prefix
     if prefix.share is None:
-        row = torch.zeros(1, dtype=torch.int64)
+        row, conditioning = torch.zeros(1, dtype=torch.int64), conditioning.first_prompts()
         alone = count_flops(denoiser, conditioning[row], row)
         two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
         prefix.share = 2 - two / alone

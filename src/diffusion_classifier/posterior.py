@@ -86,12 +86,12 @@ def log_posterior(
     Raises:
         InputError: an unknown reduction; a temperature or a prior that is not positive, or of another length.
     """
-    scale = _scale(num_dimensions, reduction, temperature)
+    scale = scale_of(num_dimensions, reduction, temperature)
     logits = -scale * (mean_error.double() - mean_error.min())
     return (logits + _log_prior(prior, len(mean_error))).log_softmax(0)
 
 
-def _scale(num_dimensions: int, reduction: Reduction, temperature: float) -> float:
+def scale_of(num_dimensions: int, reduction: Reduction, temperature: float) -> float:
     """What a difference of mean errors is worth in logits."""
     if reduction not in get_args(Reduction):
         raise InputError(f"the reduction must be {' or '.join(get_args(Reduction))}; got {reduction!r}")
@@ -238,7 +238,7 @@ def decide(
     posterior = logs.exp()
     winner = int(logs.argmax())
     margin, standard_error = paired_differences(scored.errors, winner, scored.weights)
-    scale = _scale(num_dimensions, reduction, temperature)
+    scale = scale_of(num_dimensions, reduction, temperature)
     log_prior = _log_prior(prior, len(names))
     # The prior decides as so much error would.
     lead = margin + (log_prior[winner] - log_prior) / scale

@@ -6,10 +6,11 @@ import csv
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from itertools import islice
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from .analysis.frontier import Point
     from .bench import Bench
     from .calibration import Calibration
+    from .captions import CaptionScore
     from .posterior import Classification
 
 Row = dict[str, Any]
@@ -57,34 +59,63 @@ def as_row(result: Classification) -> Row:
     return row
 
 
-@contextmanager
-def writer(output: Format, top: int | None) -> Iterator[Callable[[Row], None]]:
-    """Prints rows: lines at once, a table when all are there, also when the work is broken off.
+def as_score_row(result: CaptionScore) -> Row:
+    """{"image", "caption", "score", "standard_error", "mean_error", …}, or {"image", "caption", "error"}."""
+    if result.failure is not None:
+        return {"image": result.image, "caption": result.caption, "error": result.failure}
+    row: Row = {"image": result.image, "caption": result.caption, "score": result.score}
+    row["standard_error"] = None if isnan(result.standard_error) else result.standard_error
+    row["mean_error"] = result.error
+    if result.unconditional_error is not None:
+        row["unconditional_error"] = result.unconditional_error
+    return row | {"num_evaluations": result.num_evaluations}
+
+
+def writer(output: Format, top: int | None) -> AbstractContextManager[Callable[[Row], None]]:
+    """Prints rows of labels; see `_writer`.
 
     Args:
         output: the format.
         top: how many of the best labels are given; 3 in a table and all elsewhere if None.
     """
+    columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores"]
+    columns += ["shortlist", "undecided", "ties", "notes", "error"]
+    return _writer(output, columns, lambda rows: _table(rows, top or 3), lambda row: _cut(row, top))
+
+
+def score_writer(output: Format) -> AbstractContextManager[Callable[[Row], None]]:
+    """Prints rows of captions; see `_writer`."""
+    columns = ["image", "caption", "score", "standard_error", "mean_error", "unconditional_error", "num_evaluations"]
+    return _writer(output, [*columns, "error"], _score_table)
+
+
+@contextmanager
+def _writer(
+    output: Format,
+    columns: list[str],
+    table: Callable[[list[Row]], Table],
+    cut: Callable[[Row], Row] = lambda row: row,
+) -> Iterator[Callable[[Row], None]]:
+    """Prints rows: lines at once, a table when all are there, also when the work is broken off."""
     if output is Format.jsonl:
-        yield lambda row: print(json.dumps(_cut(row, top)), flush=True)
+        yield lambda row: print(json.dumps(cut(row)), flush=True)
     elif output is Format.csv:
-        yield _csv_writer(top)
+        write = _csv_writer(columns)
+        yield lambda row: write(cut(row))
     else:
         rows: list[Row] = []
         try:
             yield rows.append
         finally:
             if rows:
-                Console().print(_table(rows, top or 3))
+                Console().print(table(rows))
 
 
 def _cut(row: Row, top: int | None) -> Row:
     return row | {"scores": dict(islice(row["scores"].items(), top))} if "scores" in row else row
 
 
-def _csv_writer(top: int | None) -> Callable[[Row], None]:
-    columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores"]
-    columns += ["shortlist", "undecided", "ties", "notes", "error"]
+def _csv_writer(columns: list[str]) -> Callable[[Row], None]:
     out = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     started = False
 
@@ -93,7 +124,6 @@ def _csv_writer(top: int | None) -> Callable[[Row], None]:
         if not started:  # not before: nothing is printed when the work cannot even begin
             out.writeheader()
             started = True
-        row = _cut(row, top)
         out.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
         sys.stdout.flush()
 
@@ -121,6 +151,22 @@ def _table(rows: list[Row], top: int) -> Table:
         score, seconds = f"{row['score']:.3f}", f"{row['seconds']:.2f}"
         # Text, since a file may be called [red]x.png, which rich would take for a colour.
         table.add_row(Text(image), Text(label), score, Text(then), str(row["num_evaluations"]), seconds)
+    return table
+
+
+def _score_table(rows: list[Row]) -> Table:
+    table = Table("image", "caption", "score", "± standard error", "evaluations")
+    for column in table.columns:
+        column.overflow = "fold"
+    for i in (2, 3, 4):
+        table.columns[i].justify = "right"
+    for row in rows:
+        image, caption = Text(row["image"]), Text(row["caption"])
+        if "error" in row:
+            table.add_row(image, caption, Text("failed", "red"), Text(row["error"]))
+            continue
+        error = "–" if row["standard_error"] is None else f"{row['standard_error']:.2f}"
+        table.add_row(image, caption, f"{row['score']:.2f}", error, str(row["num_evaluations"]))
     return table
 
 

@@ -217,7 +217,7 @@ def score(
     Args:
         denoiser: the network.
         jobs: images; taken one by one, as room is free.
-        conditioning: K rows, one a class.
+        conditioning: of K classes.
         strategy: what to evaluate.
         draws: (t, ε) pairs; evenly spaced, seed 0 if None.
         loss: "l2", "l1" or "huber".
@@ -251,12 +251,17 @@ class _Engine:
     class_names: Sequence[str] | None
     ahead: int
 
+    @property
+    def pairs(self) -> int:
+        """Of class and draw, whose prompts fill a batch."""
+        return max(1, self.batch_size // self.conditioning.num_prompts)
+
     def run(self, jobs: Iterator[Job], strategy: Strategy) -> Iterator[Scored]:
         flying: deque[_InFlight] = deque()
         pending: deque[_Batch] = deque()
         more = True
         while True:
-            while more and sum(f.num_waiting for f in flying) < self.batch_size:
+            while more and sum(f.num_waiting for f in flying) < self.pairs:
                 job = next(jobs, None)
                 if job is None:
                     more = False
@@ -265,8 +270,8 @@ class _Engine:
                 self.proceed(flying[-1])
             rows: list[_Row] = []
             for f in flying:
-                rows += [(f, i, j) for i, j in f.take(self.batch_size - len(rows))]
-                if len(rows) == self.batch_size:
+                rows += [(f, i, j) for i, j in f.take(self.pairs - len(rows))]
+                if len(rows) == self.pairs:
                     break
             if rows:
                 pending += self.submit(rows)
@@ -308,14 +313,14 @@ class _Engine:
         """Give rows to the network, in batches that memory suffices for."""
         while rows:
             try:
-                batch = _Batch(rows[: self.batch_size], self.predict(rows[: self.batch_size]))
+                batch = _Batch(rows[: self.pairs], self.predict(rows[: self.pairs]))
             except (MemoryError, RuntimeError) as e:
-                part = min(len(rows), self.batch_size)
+                part = min(len(rows) * self.conditioning.num_prompts, self.batch_size)
                 if part == 1 or not out_of_memory(e):
                     raise
                 self.batch_size = part // 2
             else:
-                rows = rows[self.batch_size :]
+                rows = rows[len(batch.rows) :]
                 yield batch
 
     def collect(self, batch: _Batch) -> list[_InFlight]:
@@ -334,7 +339,7 @@ class _Engine:
         for (f, i, j), value in zip(batch.rows, values, strict=True):
             f.errors[i, j] = value
             f.done += 1
-            f.num_evaluations += 1
+            f.num_evaluations += self.conditioning.num_prompts
             if not isfinite(value) and f.failure is None:
                 c = int(f.classes[i])
                 dtypes = dict.fromkeys(str(d).removeprefix("torch.") for d in (self.denoiser.dtype, torch.float32))
@@ -350,9 +355,9 @@ class _Engine:
     @torch.inference_mode()
     def predict(self, rows: list[_Row]) -> Tensor:
         """Errors (B,), float32, on the device. Rows of the same image and draw share one noisy latent."""
-        num_rows = len(rows)
+        num_rows, num_prompts = len(rows), self.conditioning.num_prompts
         if self.denoiser.compiled:  # for batches of one size
-            rows = rows + rows[-1:] * (self.batch_size - num_rows)
+            rows = rows + rows[-1:] * (self.pairs - num_rows)
         denoiser, device = self.denoiser, self.denoiser.device
         position = {pair: u for u, pair in enumerate(dict.fromkeys((f, j) for f, _, j in rows))}
         t = torch.stack([f.t[j] for f, j in position])
@@ -362,8 +367,18 @@ class _Engine:
         noisy = add_noise(torch.stack([f.latent for f, _ in position]), eps, alpha, sigma)
         classes = torch.stack([f.classes[i] for f, i, _ in rows])
         latent_index = torch.tensor([position[f, j] for f, _, j in rows])
-        predicted = denoiser.predict_noise(noisy, t, self.conditioning[classes], latent_index)
-        return self.loss(eps[to_device(latent_index, device)], predicted)[:num_rows]
+        parts = zip(
+            torch.split(self.conditioning.rows(classes), self.batch_size),
+            torch.split(latent_index.repeat_interleave(num_prompts), self.batch_size),
+            strict=True,
+        )  # more than one only where a class has more prompts than a batch has rows
+        errors = [
+            self.loss(
+                eps[to_device(index, device)], denoiser.predict_noise(noisy, t, self.conditioning[prompts], index)
+            )
+            for prompts, index in parts
+        ]
+        return torch.cat(errors).view(-1, num_prompts).mean(1)[:num_rows]
 
     def result(self, f: _InFlight) -> Scored:
         state, num_classes = f.state, len(self.conditioning)

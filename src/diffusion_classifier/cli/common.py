@@ -11,6 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .. import __version__
+from ..exceptions import InputError
+from ..results import Format
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..classifier import DiffusionClassifier
@@ -35,6 +37,60 @@ BatchSize = Annotated[str, typer.Option(help="Rows of one network call, or auto.
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
 Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile: slower to start, then faster.")]
+
+Template = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What makes a label a prompt, as 'a photo of a {}.'; for models that read text. Repeat it for several."
+    ),
+]
+Average = Annotated[str, typer.Option(help="Over what several prompts of a label are averaged: error or embedding.")]
+Timesteps = Annotated[str | None, typer.Option(help="even, random, middle:0.5, even:0.1-0.9, or a list as 250,500.")]
+Loss = Annotated[str | None, typer.Option(help="l2, l1 or huber; the model's own if not given.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Over time: JSON file of numbers, fitted, or uniform; the model's own else.")
+]
+Temperature = Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")]
+Seed = Annotated[int, typer.Option(help="Of the noise.")]
+Calibration = Annotated[
+    Path | None, typer.Option(help="File that `calibrate` wrote: strategy, loss, timesteps, temperature.")
+]
+ImageSize = Annotated[
+    int | None, typer.Option(min=1, help="Pixels along an edge; what a text-to-image model was trained for else.")
+]
+Output = Annotated[Format, typer.Option("--format", help="What is printed on standard output.")]
+
+
+def find(arguments: list[str]) -> tuple[list[Path], list[tuple[str, str]]]:
+    """Files that the arguments name, and arguments that name none with the reason.
+
+    Raises:
+        InputError: none names any.
+    """
+    from ..images import ImageError, find_images
+
+    found: list[Path] = []
+    missing: list[tuple[str, str]] = []
+    for argument in arguments:
+        try:
+            found += find_images([argument])
+        except ImageError as e:
+            missing.append((argument, str(e).removeprefix(f"{argument}: ")))
+    if not found:
+        raise InputError("; ".join(f"{argument}: {reason}" for argument, reason in missing))
+    return found, missing
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file that are not empty.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path} cannot be read as a text file, one a line: {e}") from e
 
 
 def say(line: str) -> None:
@@ -73,7 +129,13 @@ def progress_bar(*columns: str, disable: bool = False) -> Progress:
 
 
 def load_classifier(
-    model: str, device: str, dtype: str, batch_size: str, compile_network: bool, calibration: Path | None = None
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: str,
+    compile_network: bool,
+    calibration: Path | None = None,
+    image_size: int | None = None,
 ) -> DiffusionClassifier:
     """See `DiffusionClassifier.from_pretrained`."""
     from ..classifier import DiffusionClassifier
@@ -85,4 +147,5 @@ def load_classifier(
         batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
         compile_network=compile_network,
         calibration=calibration,
+        image_size=image_size,
     )

@@ -1,6 +1,6 @@
 """Denoisers: one module a model family. `load_denoiser` finds the family of a folder or hub id by itself."""
 
-from .base import Conditioning, Denoiser, ModelDefaults
+from .base import Average, Conditioning, Denoiser, ModelDefaults
 from .load import load_denoiser
 
-__all__ = ["Conditioning", "Denoiser", "ModelDefaults", "load_denoiser"]
+__all__ = ["Average", "Conditioning", "Denoiser", "ModelDefaults", "load_denoiser"]

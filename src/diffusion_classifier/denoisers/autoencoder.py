@@ -15,7 +15,7 @@ def scale(vae: Any) -> int:
     if vae is None:
         return 1
     widths = vae.config.get("block_out_channels") or vae.config.encoder_block_out_channels
-    return 2 ** (len(widths) - 1)
+    return 1 << (len(widths) - 1)
 
 
 def channels(vae: Any, read: int) -> int:

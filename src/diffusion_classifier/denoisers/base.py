@@ -9,9 +9,10 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
@@ -20,10 +21,14 @@ from transformers.utils import logging as transformers_logging
 from ..devices import to_device
 from ..exceptions import InputError
 from ..prediction import drop_variance, to_noise
+from ..prompts import fill_template
 from ..schedules import Schedule
 from .class_inputs import ClassInputs, of_tensors
 from .conditioning import Conditioning as Conditioning
 from .prefix import Prefix
+
+Average = Literal["error", "embedding"]
+"""Over what the prompts of one class are averaged."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,7 @@ class Denoiser(ABC):
         crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
         any_size: whether the network takes latents of other sizes too, as convolutions do.
         class_names: the classes that the network was trained with; None where it reads text.
+        conditions: names of the tensors of its conditioning.
         licence: of the weights, where their folder states it.
     """
 
@@ -85,6 +91,7 @@ class Denoiser(ABC):
     crop: Literal["center", "adm"] = "center"
     any_size: ClassVar[bool] = False
     class_names: Sequence[str] | None = None
+    conditions: ClassVar[tuple[str, ...]]
     licence: str | None = None
 
     def __init__(
@@ -182,6 +189,28 @@ class Denoiser(ABC):
             t: (B,), on the network's device, of the schedule's dtype.
             conditioning: B rows.
         """
+
+    def condition_by_templates(
+        self, class_names: Sequence[str], templates: Sequence[str], average: Average = "error"
+    ) -> Conditioning:
+        """Every class as the prompts that the templates make of its name, P of them.
+
+        Args:
+            class_names: K.
+            templates: such as "a photo of a {}.".
+            average: over what the prompts of a class are averaged: "error", for P predictions in place of one, or
+                "embedding", for a single one with the mean of their encodings.
+
+        Raises:
+            InputError: as `condition`, and for a template that holds no {}, an unknown average, or no template.
+        """
+        if average not in get_args(Average):
+            raise InputError(f"prompts are averaged by {' or '.join(get_args(Average))}; got {average!r}")
+        if not templates:
+            raise InputError("at least one template is needed")
+        by_template = [fill_template(template, class_names) for template in templates]
+        rows = replace(self.condition([*chain(*zip(*by_template, strict=True))]), num_prompts=len(templates))
+        return rows.averaged() if average == "embedding" else rows
 
     @contextmanager
     def class_inputs(self, t: Tensor, conditioning: Conditioning) -> Iterator[ClassInputs]:

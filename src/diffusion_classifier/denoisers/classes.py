@@ -24,6 +24,7 @@ class ClassConditional(Denoiser):
         null_class: index of the row that was trained without a class; None if there is none.
     """
 
+    conditions = ("class_labels",)
     class_names: tuple[str, ...]
     null_class: int | None = None
 

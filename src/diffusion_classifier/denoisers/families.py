@@ -36,7 +36,7 @@ _REASONS = (
         "it makes sounds, not images",
     ),
     (
-        "Video|Wan|LTX|AnimateDiff|AnyFlow|Allegro|Mochi|Latte|SkyReels|Skyreels|Cosmos|ConsisID|I2V|T2V|PIA|Helios|Lucy"
+        "Video|Wan|LTX|AnimateDiff|AnyFlow|Allegro|Mochi|Latte|SkyReels|Skyreels|Cosmos(?!2TextToImage)|ConsisID|I2V|T2V|PIA|Helios|Lucy"
         "|EasyAnimate|ChronoEdit|SanaWM|TI2VA|Framepack",
         "it makes videos, not images",
     ),
@@ -49,8 +49,8 @@ _REASONS = (
         "its network reads a smaller or blurred image beside the prompt",
     ),
     (
-        "Inpaint|Fill|Edit|Kontext|Pix2Pix|Depth2Img|PaintByExample|RePaint|Layered",
-        "its network reads an image to be changed beside the prompt",
+        "Inpaint|Fill|(?<!Diff)Edit(?!ing)|Kontext|Pix2Pix(?!Zero)|Depth2Img|PaintByExample|RePaint|Layered",
+        "it changes a given image, which its network may read beside the prompt",
     ),
     (
         "Kandinsky(?!3|5)|Cascade|Wuerstchen|UnCLIP|Prior|Redux|ImageVariation|BlipDiffusion|ImageProjection",
@@ -61,7 +61,7 @@ _REASONS = (
         "its network predicts discrete tokens, and there is no noise whose prediction could be compared",
     ),
     (
-        "ConsistencyModel|SanaSprint",
+        "(?<!Latent)ConsistencyModel|SanaSprint",
         "its network was distilled into few steps and predicts no noise at most times",
     ),
     (
@@ -70,8 +70,8 @@ _REASONS = (
     ),
     (
         "Img2Img|I2I|PAG|SAG|AttendAndExcite|Panorama|Semantic|LEditsPP|DiffEdit|Cycle|Paradigms|ModelEditing|Safe|Zero",
-        "it is another way of sampling from a network that has a text-to-image pipeline: save it as that, such as by "
-        "StableDiffusionPipeline.from_pipe(…)",
+        "it is another way of sampling from a network that has a text-to-image pipeline: save it as that, which "
+        "from_pipe of that pipeline makes of it",
     ),
 )
 """What the name of a pipeline class contains, and why it is not supported; the first one holds."""

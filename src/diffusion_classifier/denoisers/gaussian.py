@@ -27,6 +27,7 @@ class Gaussian(Denoiser):
     """
 
     family = "gaussian"
+    conditions = ("mean", "variance")
 
     def __init__(
         self,

@@ -28,6 +28,7 @@ class StableDiffusion(TextConditional):
     """
 
     family = "stable-diffusion"
+    conditions = ("prompt_embeds",)
     any_size = True
     guidance_scale = 8.5
     """What a distilled network is told: the middle of what latent consistency models are trained with, and the default
@@ -73,6 +74,7 @@ class StableDiffusionXL(TextConditional):
     """
 
     family = "stable-diffusion-xl"
+    conditions = ("prompt_embeds", "pooled")
     optional = ("text_encoder", "tokenizer")
     any_size = True
 
@@ -99,7 +101,7 @@ class StableDiffusionXL(TextConditional):
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             prompts, device=self.device, do_classifier_free_guidance=False
         )
-        return {"prompt_embeds": embeds, "text_embeds": pooled}
+        return {"prompt_embeds": embeds, "pooled": pooled}
 
     def null_condition(self) -> Conditioning:
         """The empty prompt, or zeros where the pipeline says that these stand for it; see `Denoiser.null_condition`."""
@@ -110,7 +112,7 @@ class StableDiffusionXL(TextConditional):
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
-        embeds, pooled = (conditioning.tensors[name].to(noisy.dtype) for name in ("prompt_embeds", "text_embeds"))
+        embeds, pooled = (conditioning.tensors[name].to(noisy.dtype) for name in ("prompt_embeds", "pooled"))
         height, width = (edge * self.image_size // self.latent_shape[-1] for edge in noisy.shape[-2:])
         sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
         added = {"text_embeds": pooled, "time_ids": to_device(sizes, noisy.device).expand(len(noisy), -1)}
@@ -131,6 +133,7 @@ class DeepFloydIF(TextConditional):
     """
 
     family = "deepfloyd-if"
+    conditions = ("prompt_embeds",)
     any_size = True
     max_tokens = 77
 

@@ -23,6 +23,7 @@ class PixArt(TextConditional):
     """
 
     family = "pixart"
+    conditions = ("prompt_embeds", "mask")
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
         """See `TextConditional.encode_prompts`."""
@@ -56,6 +57,7 @@ class StableDiffusion3(TextConditional):
     """
 
     family = "stable-diffusion-3"
+    conditions = ("prompt_embeds", "pooled")
     flow = True
     optional = ("text_encoder_3", "tokenizer_3")
 
@@ -85,6 +87,7 @@ class Flux(TextConditional):
     """
 
     family = "flux"
+    conditions = ("prompt_embeds", "pooled")
     flow = True
     packing = 2
     guidance = 1.0
@@ -129,6 +132,7 @@ class Sana(TextConditional):
     """
 
     family = "sana"
+    conditions = ("prompt_embeds", "mask")
     flow = True
 
     def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
@@ -174,6 +178,7 @@ class Lumina2(TextConditional):
     """
 
     family = "lumina-2"
+    conditions = ("prompt_embeds", "mask")
     flow = True
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -204,6 +209,7 @@ class ZImage(TextConditional):
     """
 
     family = "z-image"
+    conditions = ("prompt_embeds", "lengths")
     flow = True
 
     def __init__(self, pipeline: Any, image_size: int | None = None) -> None:

@@ -13,11 +13,10 @@ from typing import ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from ..denoisers.base import Conditioning, Denoiser
+from ..denoisers.base import Average, Conditioning, Denoiser
 from ..draws import Draws
 from ..exceptions import InputError
 from ..posterior import mean_errors
-from ..prompts import fill_template
 from ..scoring import Job, Spent, check_weights, score
 from ..strategies import TIE, Fixed
 from ..weights import Weights
@@ -30,7 +29,8 @@ class Setting:
     Args:
         denoiser: the model.
         class_names: K.
-        template: what makes a name a prompt; None where names are prompts, or the model reads no text.
+        templates: what makes a name a prompt; None where names are prompts, or the model reads no text.
+        average: over what several prompts of a class are averaged.
         conditioning: K rows.
         draws: (t, ε) pairs.
         loss: of an error.
@@ -40,7 +40,8 @@ class Setting:
 
     denoiser: Denoiser
     class_names: tuple[str, ...]
-    template: str | None
+    templates: tuple[str, ...] | None
+    average: Average
     conditioning: Conditioning
     draws: Draws
     loss: str
@@ -59,7 +60,9 @@ class Setting:
 
     def condition(self, denoiser: Denoiser, names: Sequence[str]) -> Conditioning:
         """Rows of another denoiser, or for other names than those of the classes."""
-        return denoiser.condition(names if self.template is None else fill_template(self.template, names))
+        if self.templates is None:
+            return denoiser.condition(names)
+        return denoiser.condition_by_templates(names, self.templates, self.average)
 
 
 class Shortlist(Protocol):

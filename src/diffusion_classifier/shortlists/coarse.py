@@ -111,4 +111,4 @@ def resized(denoiser: Denoiser, size: int, conditioning: Conditioning) -> Denois
 def _flops(denoiser: Denoiser, conditioning: Conditioning) -> int:
     """Operations of one prediction; 1 for a closed form, which has no layers to count."""
     row = torch.zeros(1, dtype=torch.int64)
-    return count_flops(denoiser, conditioning[row], row) if denoiser.has_weights else 1
+    return count_flops(denoiser, conditioning.first_prompts()[row], row) if denoiser.has_weights else 1

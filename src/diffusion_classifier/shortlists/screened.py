@@ -44,7 +44,7 @@ class Screened:
 
     def _narrow(self, by: Callable[..., Any], setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
         names = list(setting.class_names)
-        options = {} if setting.template is None else {"hypothesis_template": setting.template}
+        options = {} if setting.templates is None else {"hypothesis_template": setting.templates[0]}
         for job in jobs:
             start = time.perf_counter()
             scores = {answer["label"]: answer["score"] for answer in by(job.picture, candidate_labels=names, **options)}

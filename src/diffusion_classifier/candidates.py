@@ -1,0 +1,119 @@
+"""What an image is compared with: names of classes, and their encodings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import torch
+
+from .denoisers import Average, Conditioning, Denoiser
+from .devices import to_device
+from .exceptions import InputError
+from .prompts import parse_labels
+
+Classes: TypeAlias = str | Sequence[str] | Sequence[int]
+"""Names, as a list or separated by commas; or indices of classes."""
+Template: TypeAlias = str | Sequence[str] | None
+"""What makes a name a prompt, one or several; None where names are prompts, or the model reads no text."""
+
+
+def as_templates(template: Template) -> tuple[str, ...] | None:
+    """The same as a tuple."""
+    if template is None:
+        return None
+    return (template,) if isinstance(template, str) else tuple(template)
+
+
+class Candidates:
+    """Encodes classes by a denoiser.
+
+    What was encoded last is kept, since most programs ask about the same classes again.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._last: tuple[Any, Conditioning] | None = None
+
+    def named(
+        self,
+        classes: Classes | None,
+        template: Template,
+        average: Average = "error",
+        conditioning: Conditioning | None = None,
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        """Names (K) and conditioning; arguments as in `DiffusionClassifier.stream`.
+
+        Raises:
+            InputError: fewer than two classes or one twice, a class that the model does not know, no classes for a
+                model that needs some, a template for one that reads no text, or encodings that do not fit.
+        """
+        known = self._denoiser.class_names
+        if conditioning is not None:
+            return self._given(classes, template, conditioning)
+        if classes is None:
+            if known is None:
+                raise InputError("this model reads text: give it the labels to choose from")
+            classes = range(len(known))
+        if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
+            ids = [int(c) for c in classes]
+            conditioning = self.encode(ids, template, average)
+            names = [known[i] for i in ids]
+            shared = Counter(map(str.lower, names))  # two classes of ImageNet are a crane
+            names = [f"{name} ({i})" if shared[name.lower()] > 1 else name for name, i in zip(names, ids, strict=True)]
+            return tuple(parse_labels(names)), conditioning
+        names = parse_labels(classes)  # type: ignore[arg-type]
+        return tuple(names), self.encode(names, template, average)
+
+    def encode(
+        self, classes: Sequence[str] | Sequence[int], template: Template = None, average: Average = "error"
+    ) -> Conditioning:
+        """Encodings of K classes, one being enough.
+
+        Raises:
+            InputError: as in `named`.
+        """
+        templates = as_templates(template)
+        key = tuple(classes), templates, average, self._denoiser.device
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._encode(classes, templates, average)
+        return self._last[1]
+
+    def with_null(self, conditioning: Conditioning) -> Conditioning:
+        """One more class: the model's null condition.
+
+        Raises:
+            InputError: it has none.
+        """
+        null = self._denoiser.null_condition()
+        rows = torch.zeros(conditioning.num_prompts, dtype=torch.int64)
+        return conditioning.joined(replace(null[rows], num_prompts=conditioning.num_prompts))
+
+    def _encode(
+        self, classes: Sequence[str] | Sequence[int], templates: tuple[str, ...] | None, average: Average
+    ) -> Conditioning:
+        if templates is None:
+            return self._denoiser.condition(classes)
+        if self._denoiser.class_names is not None:
+            raise InputError("this model knows classes, not text: it has no use for a template")
+        if not all(isinstance(c, str) for c in classes):
+            raise InputError("this model reads text: give it words rather than class indices")
+        return self._denoiser.condition_by_templates(classes, templates, average)  # type: ignore[arg-type]
+
+    def _given(
+        self, classes: Classes | None, template: Template, conditioning: Conditioning
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        if classes is None or template is not None:
+            raise InputError("ready encodings of classes need the names of these, and no template")
+        names = parse_labels(classes)  # type: ignore[arg-type]
+        if len(names) != len(conditioning):
+            raise InputError(f"{len(names)} names were given for the encodings of {len(conditioning)} classes")
+        if set(conditioning.tensors) != set(self._denoiser.conditions):
+            given, wanted = (", ".join(sorted(of)) for of in (conditioning.tensors, self._denoiser.conditions))
+            raise InputError(f"the encodings hold {given}; this model needs {wanted}")
+        device = self._denoiser.device
+        tensors = {name: to_device(tensor, device) for name, tensor in conditioning.tensors.items()}
+        return tuple(names), replace(conditioning, tensors=tensors)

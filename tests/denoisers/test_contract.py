@@ -1,20 +1,24 @@
 """What every family owes to the rest of the package, on tiny pipelines saved and loaded as a user's would be."""
 
 import random
+import shutil
 from functools import cache
 from types import SimpleNamespace
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from builders import ID2LABEL
+from builders import ID2LABEL, edit_json
 from diffusers import DDIMScheduler, DDPMScheduler, DiffusionPipeline, FluxPipeline
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 from text_builders import TEXT_BUILDERS
 
+from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.denoisers import base, load_denoiser
 from diffusion_classifier.denoisers.gaussian import Gaussian
+from diffusion_classifier.flops import count_flops
 from diffusion_classifier.images import preprocess
 from diffusion_classifier.schedules import RectifiedFlow, add_noise
 
@@ -188,6 +192,28 @@ def test_the_network_is_called_as_the_pipeline_calls_it(saved, load, pipeline, m
     channels = denoiser.latent_shape[0]
     torch.testing.assert_close(found[:, :channels], output[:, :channels], rtol=1e-4, atol=1e-5)
     assert output.std() > 1e-3
+
+
+@pytest.mark.parametrize("sampler", ["EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "DEISMultistep"])
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
+def test_the_sampler_that_a_pipeline_was_saved_with_changes_nothing(sampler, load, model_folder, tmp_path):
+    folder = shutil.copytree(model_folder("sdxl"), tmp_path / "sdxl")
+    scheduler = getattr(diffusers, f"{sampler}Scheduler")
+    scheduler.from_config(DDIMScheduler.load_config(folder / "scheduler")).save_pretrained(folder / "scheduler")
+    edit_json(folder / "model_index.json", scheduler=["diffusers", scheduler.__name__])
+    image = picture(16)
+    errors = [
+        DiffusionClassifier(denoiser, batch_size=4).errors(image, CLASSES["sdxl"][:2], timesteps=[3, 500, 999])
+        for denoiser in (load("sdxl"), load_denoiser(folder, device="cpu", dtype="float32"))
+    ]
+    assert torch.equal(*errors)
+
+
+def test_operations_can_be_counted(name, denoiser):
+    row = torch.zeros(1, dtype=torch.int64)
+    one, two = (count_flops(denoiser, denoiser.condition(CLASSES[name])[r], r) for r in (row, row.repeat(2)))
+    assert one <= two <= 2 * one
+    assert one > 0 or name == "gaussian"
 
 
 def edm_units(pipe, x, noise, t):

@@ -1,5 +1,8 @@
 """Every pipeline class of the installed diffusers is either supported or says why not."""
 
+import re
+from pathlib import Path
+
 import diffusers
 import pytest
 
@@ -37,6 +40,17 @@ def test_reasons(kind, reason):
     assert kind in KINDS
     assert kind not in FAMILIES
     assert reason in why_unsupported(kind)
+
+
+def test_the_page_of_models_names_every_pipeline():
+    """Written by tools/models_page.py from the same table."""
+    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text("utf-8")
+    supported, others = page.split("## Not supported")
+    assert all(f"`{kind}`" in supported for kind in FAMILIES)
+    paragraphs = re.findall(r"^\*\*(.+)\.\*\* (.+)$", others, re.MULTILINE)
+    told = {kind: reason for reason, kinds in paragraphs for kind in kinds.split(", ")}
+    reasons = {f"`{kind}`": why_unsupported(kind) for kind in KINDS if kind not in FAMILIES}
+    assert told == {kind: reason[0].upper() + reason[1:] for kind, reason in reasons.items()}
 
 
 def test_every_reason_is_given_of_some_pipeline():

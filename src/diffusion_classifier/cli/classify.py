@@ -17,9 +17,11 @@ from .common import (
     BatchSize,
     Calibration,
     Compile,
+    Config,
     Device,
     Dtype,
     ImageSize,
+    Lora,
     Loss,
     Model,
     Output,
@@ -28,6 +30,7 @@ from .common import (
     Template,
     Timesteps,
     Weights,
+    Word,
     app,
     find,
     load_classifier,
@@ -70,6 +73,9 @@ def classify(
     temperature: Temperature = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
+    lora: Lora = None,
+    word: Word = None,
+    config: Config = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -103,7 +109,10 @@ def classify(
     narrowing = None if shortlist is None else parse_shortlist(shortlist, keep)
     names = read_lines(labels_file) if labels_file else labels
     found, missing = find(images)
-    classifier = load_classifier(model, device, dtype, batch_size, compile_network, calibration, image_size)
+    classifier = load_classifier(
+        model, device, dtype, batch_size, compile_network, calibration,
+        image_size=image_size, loras=lora or (), words=word or (), config=config,
+    )  # fmt: skip
     failures = 0
     options: dict[str, Any] = {
         "strategy": f"fixed:{draws}" if draws is not None else strategy,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -57,6 +57,17 @@ Calibration = Annotated[
 ]
 ImageSize = Annotated[
     int | None, typer.Option(min=1, help="Pixels along an edge; what a text-to-image model was trained for else.")
+]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(help="LoRA weights: file, folder or hub id, with a scale as in FILE@0.8. Repeatable."),
+]
+Word = Annotated[
+    list[str] | None,
+    typer.Option(help="Learned word (textual inversion): file, folder or hub id, as in '<toy>=FILE'. Repeatable."),
+]
+Config = Annotated[
+    str | None, typer.Option(help="For a checkpoint of one file: folder or hub id of a pipeline with its configs.")
 ]
 Output = Annotated[Format, typer.Option("--format", help="What is printed on standard output.")]
 
@@ -135,7 +146,7 @@ def load_classifier(
     batch_size: str,
     compile_network: bool,
     calibration: Path | None = None,
-    image_size: int | None = None,
+    **options: Any,
 ) -> DiffusionClassifier:
     """See `DiffusionClassifier.from_pretrained`."""
     from ..classifier import DiffusionClassifier
@@ -147,5 +158,5 @@ def load_classifier(
         batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
         compile_network=compile_network,
         calibration=calibration,
-        image_size=image_size,
+        **options,
     )

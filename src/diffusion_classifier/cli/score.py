@@ -15,9 +15,11 @@ from .common import (
     BatchSize,
     Calibration,
     Compile,
+    Config,
     Device,
     Dtype,
     ImageSize,
+    Lora,
     Loss,
     Model,
     Output,
@@ -26,6 +28,7 @@ from .common import (
     Template,
     Timesteps,
     Weights,
+    Word,
     app,
     find,
     load_classifier,
@@ -55,6 +58,9 @@ def score(
     temperature: Temperature = None,
     seed: Seed = 0,
     image_size: ImageSize = None,
+    lora: Lora = None,
+    word: Word = None,
+    config: Config = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -78,7 +84,10 @@ def score(
     found, missing = find(images)
     if pairs and missing:
         raise InputError(f"{missing[0][0]}: {missing[0][1]}; so that captions cannot be told to images by --pairs")
-    classifier = load_classifier(model, device, dtype, batch_size, compile_network, calibration, image_size)
+    classifier = load_classifier(
+        model, device, dtype, batch_size, compile_network, calibration,
+        image_size=image_size, loras=lora or (), words=word or (), config=config,
+    )  # fmt: skip
     results = classifier.stream_scores(
         found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, template=template or None,
         average=average, timesteps=timesteps, loss=loss, weights=weights, temperature=temperature, seed=seed,

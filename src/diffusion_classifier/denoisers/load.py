@@ -6,7 +6,7 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
@@ -25,8 +25,10 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
+from .addons import add_loras, add_words
 from .base import Denoiser, ModelDefaults, without_advice
 from .families import FAMILIES, why_unsupported
+from .single_file import check_file, load_single_file, usual_config
 
 SETTINGS_FILE = "diffusion_classifier.json"
 """Beside model_index.json: class names, defaults and what else diffusers has no place for."""
@@ -58,20 +60,26 @@ def load_denoiser(
     dtype: str | torch.dtype = "auto",
     image_size: int | None = None,
     without: Collection[str] = (),
+    loras: Iterable[str | Path] = (),
+    words: Iterable[str | Path] = (),
+    config: str | Path | None = None,
 ) -> Denoiser:
-    """The denoiser of a bundled model, a folder that a diffusers pipeline was saved to, or a hub id.
+    """The denoiser of a bundled model, a folder that a diffusers pipeline was saved to, a hub id, or a checkpoint.
 
     Weights are read from safetensors only, and no code that comes with a model is run.
 
     Args:
         source: "fashion", a path, or a hub id such as "stable-diffusion-v1-5/stable-diffusion-v1-5".
         device: "auto", "cpu", "cuda", "cuda:1" …
-        dtype: of the network: "auto", "float32", "bfloat16" or "float16". T5, Gemma and Qwen, which read
-            prompts, have it too; autoencoders and CLIP stay in float32, so that latents do not depend on it.
-
+        dtype: of the network: "auto", "float32", "bfloat16" or "float16". T5, Gemma and Qwen, which read prompts, have
+            it too; autoencoders and CLIP stay in float32, so that latents do not depend on it.
         image_size: edge in pixels of the images that a text-to-image model is given, where it is not to be what the
             model was trained for: a Flux of 512 pixels takes a quarter of the time.
         without: components to leave out, such as "text_encoder_3" and "tokenizer_3", the T5 of Stable Diffusion 3.
+        loras: LoRA weights to add; see `addons.add_loras`.
+        words: learned words (textual inversion) to add; see `addons.add_words`.
+        config: of a checkpoint of one file: folder or hub id of a pipeline with the same configs; the one that its
+            tensors look like, from the hub, if None.
 
     Raises:
         InputError: nothing there, a pipeline of an unknown kind, no safetensors, or a file that cannot be used.
@@ -79,44 +87,41 @@ def load_denoiser(
     device = resolve_device(str(device))
     dtype = resolve_dtype(dtype, device)
     folder = bundled_models().get(str(source), Path(source))
-    if not folder.exists():
+    file = folder if folder.is_file() else None
+    if file is not None:
+        check_file(file)
+        config = str(config) if config is not None else usual_config(file)
+        folder = Path(config) if Path(config).exists() else Path(_download_index(config)).parent
+    elif config is not None:
+        raise InputError(f"a config is for a checkpoint of one file, and {source} is none")
+    elif not folder.exists():
         folder = _download(str(source))
     if not (folder / "model_index.json").is_file():
-        raise InputError(f"{source} is not a folder that a diffusers pipeline was saved to: it has no model_index.json")
+        raise InputError(f"{folder} is not a folder that a diffusers pipeline was saved to: it has no model_index.json")
     index = _read_json(folder / "model_index.json")
     pipeline_class = _pipeline_class(index, source)
-    components = _components(index)
-    for name in without:
-        if name not in _text_components(pipeline_class):
-            known = ", ".join(_text_components(pipeline_class)) or "none"
-            raise InputError(f"{name!r} cannot be left out of {source}: only what reads prompts can, which is {known}")
-    components = {name: part for name, part in components.items() if name not in without}
-    # A pipeline without one of its text encoders is saved without any word of it.
-    left_out = {name: None for name in _text_components(pipeline_class) if name not in components}
-    for name in components:
-        _check_files(folder / name)
-    settings = _read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).is_file() else {}
-    try:
-        defaults = ModelDefaults(**settings.get("defaults", {}))
-    except TypeError as e:
-        raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
-    try:
-        # Modules are made with random weights before they are given their own.
-        with _quiet(), torch.random.fork_rng(range(torch.cuda.device_count())):
-            networks = {
-                name: _load_network(folder / name, library, class_name, _dtype(class_name, dtype))
-                for name, (library, class_name) in components.items()
-                if (folder / name / "config.json").is_file()
-            }
-            pipeline = pipeline_class.from_pretrained(
-                folder, **networks, **left_out, **_unused(pipeline_class), **_OPTIONS
-            )
-    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
-        raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
+    absent = _absent(index, pipeline_class, source, without)
+    # Modules are made with random weights before they are given their own.
+    with _quiet(), torch.random.fork_rng(range(torch.cuda.device_count())):
+        if file is not None:
+            for name in _components(index):
+                if any((folder / name).glob("*.bin")):
+                    raise InputError(f"{folder / name} has weights that are not in *.safetensors, which are not loaded")
+            (network,) = ((n, index[n][1]) for n in ("unet", "transformer") if n in index)
+            pipeline = load_single_file(file, str(config), pipeline_class, network, dtype, absent)
+        else:
+            pipeline = _load_folder(folder, source, index, pipeline_class, dtype, absent)
+        add_loras(pipeline, loras)
+        add_words(pipeline, words)
+    settings = _read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
     # DiTPipeline keeps only a part of id2label.
     settings = {"id2label": index.get("id2label"), **settings}
     if image_size is not None:
         settings["image_size"] = image_size
+    try:
+        defaults = ModelDefaults(**settings.get("defaults", {}))
+    except TypeError as e:
+        raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
     denoiser = FAMILIES[pipeline_class.__name__](pipeline, settings)
     if image_size not in (None, denoiser.image_size):
         raise InputError(f"{source} takes images of {denoiser.image_size} pixels only; {image_size} was asked for")
@@ -125,23 +130,65 @@ def load_denoiser(
     return denoiser.to(device, dtype)
 
 
+def _absent(
+    index: Mapping[str, Any], pipeline_class: Any, source: str | Path, without: Collection[str]
+) -> dict[str, Any]:
+    """Arguments for what is left out, is only for sampling, or was never there."""
+    parameters = inspect.signature(pipeline_class).parameters
+    readers = [name for name in parameters if name.startswith(("text_encoder", "tokenizer"))]
+    for name in without:
+        if name not in readers:
+            known = ", ".join(readers) or "none"
+            raise InputError(f"{name!r} cannot be left out of {source}: only what reads prompts can, which is {known}")
+    # A pipeline without one of its text encoders is saved without any word of it.
+    missing = {name: None for name in readers if name in without or name not in _components(index)}
+    return missing | {name: value for name, value in _UNUSED.items() if name in parameters}
+
+
+def _load_folder(
+    folder: Path,
+    source: str | Path,
+    index: Mapping[str, Any],
+    pipeline_class: Any,
+    dtype: torch.dtype,
+    absent: dict[str, Any],
+) -> Any:
+    components = {name: part for name, part in _components(index).items() if name not in absent}
+    for name in components:
+        _check_files(folder / name)
+    try:
+        networks = {
+            name: _load_network(folder / name, library, class_name, _dtype(class_name, dtype))
+            for name, (library, class_name) in components.items()
+            if (folder / name / "config.json").is_file()
+        }
+        return pipeline_class.from_pretrained(folder, **networks, **absent, **_OPTIONS)
+    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
+        raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
+
+
 def _download(source: str) -> Path:
     """The folder of a hub model in the local cache, with no more than is needed of it."""
     names = ", ".join(bundled_models()) or "none"
     nothing = f"no model {source!r}: it is neither a folder here nor a bundled model ({names})"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(nothing)
+    index = _read_json(Path(_download_index(source, nothing)))
+    absent = _absent(index, _pipeline_class(index, source), source, ())
     try:
-        index = hf_hub_download(source, "model_index.json")
-    except (OSError, ValueError) as e:
-        raise InputError(f"{nothing}, and cannot be had from the hub: {one_line(e)}") from e
-    unused = _unused(_pipeline_class(_read_json(Path(index)), source))
-    try:
-        folder = DiffusionPipeline.download(source, use_safetensors=True, **unused)
+        folder = DiffusionPipeline.download(source, use_safetensors=True, **absent)
         _download_settings(source)
     except (OSError, ValueError) as e:
         raise InputError(f"{source} cannot be had from the hub: {one_line(e)}") from e
     return Path(folder)
+
+
+def _download_index(source: str, nothing: str | None = None) -> str:
+    try:
+        return str(hf_hub_download(source, "model_index.json"))
+    except (OSError, ValueError) as e:
+        what = f"{nothing}, and" if nothing else source
+        raise InputError(f"{what} cannot be had from the hub: {one_line(e)}") from e
 
 
 def _download_settings(source: str) -> None:
@@ -183,11 +230,6 @@ def _components(index: Mapping[str, Any]) -> dict[str, list[str]]:
     return {k: v for k, v in index.items() if isinstance(v, list) and len(v) == 2 and v[0] and k not in _UNUSED}
 
 
-def _text_components(pipeline_class: Any) -> list[str]:
-    parameters = inspect.signature(pipeline_class).parameters
-    return [name for name in parameters if name.startswith(("text_encoder", "tokenizer"))]
-
-
 def _dtype(class_name: str, dtype: torch.dtype) -> torch.dtype:
     """float32 for autoencoders, and for encoders of text that are small beside the network that predicts."""
     return torch.float32 if class_name.startswith(("Autoencoder", "CLIP")) else dtype
@@ -218,11 +260,6 @@ def _check_files(component: Path) -> None:
             f"{component} has its weights not in *.safetensors, and other formats are not loaded, since unpickling "
             "can run code; save the pipeline again with save_pretrained(…, safe_serialization=True)"
         )
-
-
-def _unused(pipeline_class: Any) -> dict[str, bool | None]:
-    parameters = inspect.signature(pipeline_class).parameters
-    return {name: value for name, value in _UNUSED.items() if name in parameters}
 
 
 @contextmanager

@@ -1,0 +1,401 @@
+"""Writes docs/models.md: which of diffusers' pipelines are supported, what each needs at full size, and why not others.
+
+Networks of full size are made without weights (on the meta device) from the configs that their authors published, so
+that parameters and operations are counted, not quoted.
+"""
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderDC,
+    AutoencoderKL,
+    DDIMScheduler,
+    DiTTransformer2DModel,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FluxTransformer2DModel,
+    Lumina2Transformer2DModel,
+    PixArtTransformer2DModel,
+    SanaTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    ZImageTransformer2DModel,
+)
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    Gemma2Config,
+    Gemma2Model,
+    Qwen3Config,
+    Qwen3Model,
+    T5Config,
+    T5EncoderModel,
+)
+
+from diffusion_classifier.denoisers import Conditioning, Denoiser
+from diffusion_classifier.denoisers.dit import DiT
+from diffusion_classifier.denoisers.families import FAMILIES, why_unsupported
+from diffusion_classifier.denoisers.load import load_denoiser
+from diffusion_classifier.flops import count_flops
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+VP, FLOW = DDIMScheduler(**BETAS), FlowMatchEulerDiscreteScheduler()
+
+
+def vae(channels: int = 4, **config: Any) -> AutoencoderKL:
+    """The autoencoder that all but Sana share in shape."""
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(128, 256, 512, 512),
+        layers_per_block=2,
+        latent_channels=channels,
+        **config,
+    )
+
+
+def clip(width: int, layers: int, projection: int = 768) -> CLIPTextModelWithProjection:
+    """ViT-L, OpenCLIP's H or bigG, without the image's half."""
+    return CLIPTextModelWithProjection(
+        CLIPTextConfig(
+            hidden_size=width,
+            intermediate_size=4 * width,
+            num_hidden_layers=layers,
+            num_attention_heads=width // 64,
+            projection_dim=projection,
+        )
+    )
+
+
+def t5() -> T5EncoderModel:
+    """T5 v1.1 XXL, the encoder."""
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=32128, d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
+        )
+    )
+
+
+def gemma() -> Gemma2Model:
+    """Gemma 2 of two billion parameters, whose config is the library's default but for these."""
+    return Gemma2Model(
+        Gemma2Config(
+            hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8, head_dim=256
+        )
+    )
+
+
+def qwen() -> Qwen3Model:
+    """Qwen 3 of four billion parameters."""
+    return Qwen3Model(
+        Qwen3Config(
+            hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
+            num_key_value_heads=8, head_dim=128, vocab_size=151936,
+        )
+    )  # fmt: skip
+
+
+def unet(**config: Any) -> UNet2DConditionModel:
+    """Of the Stable Diffusion kind."""
+    return UNet2DConditionModel(**{"sample_size": 64, **config})
+
+
+def stable_diffusion_xl_unet() -> UNet2DConditionModel:
+    """As published."""
+    return unet(
+        sample_size=128,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(320, 640, 1280),
+        transformer_layers_per_block=(1, 2, 10),
+        attention_head_dim=(5, 10, 20),
+        cross_attention_dim=2048,
+        use_linear_projection=True,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=256,
+        projection_class_embeddings_input_dim=2816,
+    )
+
+
+def deepfloyd_if_unet() -> UNet2DConditionModel:
+    """IF-I-XL."""
+    return unet(
+        in_channels=3,
+        out_channels=6,
+        down_block_types=("ResnetDownsampleBlock2D", *("SimpleCrossAttnDownBlock2D",) * 3),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=(*("SimpleCrossAttnUpBlock2D",) * 3, "ResnetUpsampleBlock2D"),
+        block_out_channels=(704, 1408, 2112, 2816),
+        layers_per_block=3,
+        attention_head_dim=64,
+        cross_attention_dim=2816,
+        encoder_hid_dim=4096,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=64,
+        cross_attention_norm="group_norm",
+        resnet_time_scale_shift="scale_shift",
+        act_fn="gelu",
+        norm_eps=1e-5,
+    )
+
+
+def lcm_unet() -> UNet2DConditionModel:
+    """The U-Net of Stable Diffusion 1 that is told a guidance scale."""
+    return unet(cross_attention_dim=768, attention_head_dim=8, time_cond_proj_dim=256)
+
+
+@dataclass(frozen=True)
+class Example:
+    """A family's best known model.
+
+    Args:
+        model: its name.
+        condition: what it is conditioned on.
+        scaling: of its latents.
+        pipeline: class name; for the class-conditional ones None.
+        network: on the meta device.
+        tokens: shapes of one row of its conditioning.
+        autoencoder: None for pixels.
+        scheduler: what it was trained with.
+        encoders: of text.
+        published: billions of parameters that its authors state, to check the config by.
+    """
+
+    model: str
+    condition: str
+    scaling: str
+    pipeline: str | None
+    network: Callable[[], Any]
+    tokens: dict[str, tuple[int, ...]]
+    autoencoder: Callable[[], Any] | None
+    scheduler: Any
+    encoders: tuple[Callable[[], Any], ...] = ()
+    published: float = 0.0
+
+
+EXAMPLES = (
+    Example(
+        "Stable Diffusion 1.5", "prompt (CLIP L)", "× 0.18215", "StableDiffusionPipeline",
+        lambda: unet(cross_attention_dim=768, attention_head_dim=8), {"prompt_embeds": (77, 768)}, vae, VP,
+        (lambda: clip(768, 12),), 0.86,
+    ),
+    Example(
+        "Stable Diffusion 2.1", "prompt (OpenCLIP H)", "× 0.18215", "StableDiffusionPipeline",
+        lambda: unet(
+            sample_size=96, cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20), use_linear_projection=True
+        ),
+        {"prompt_embeds": (77, 1024)}, vae, DDIMScheduler(**BETAS, prediction_type="v_prediction"),
+        (lambda: clip(1024, 23, 512),), 0.87,
+    ),
+    Example(
+        "LCM of Dreamshaper 7", "prompt (CLIP L), guidance 8.5", "× 0.18215", "LatentConsistencyModelPipeline",
+        lcm_unet, {"prompt_embeds": (77, 768)}, vae, VP, (lambda: clip(768, 12),), 0.86,
+    ),
+    Example(
+        "Stable Diffusion XL 1.0", "prompt (CLIP L, OpenCLIP bigG), sizes", "× 0.13025", "StableDiffusionXLPipeline",
+        stable_diffusion_xl_unet, {"prompt_embeds": (77, 2048), "pooled": (1280,)}, vae, VP,
+        (lambda: clip(768, 12), lambda: clip(1280, 32, 1280)), 2.6,
+    ),
+    Example(
+        "DeepFloyd IF-I-XL", "prompt (T5)", "pixels", "IFPipeline", deepfloyd_if_unet, {"prompt_embeds": (77, 4096)},
+        None, DDIMScheduler(beta_schedule="squaredcos_cap_v2"), (t5,), 4.3,
+    ),
+    Example(
+        "PixArt-Σ-XL, 1,024 pixels", "prompt (T5), masked", "× 0.13025", "PixArtSigmaPipeline",
+        lambda: PixArtTransformer2DModel(caption_channels=4096, interpolation_scale=2, use_additional_conditions=False),
+        {"prompt_embeds": (300, 4096), "mask": (300,)}, vae, DDIMScheduler(), (t5,), 0.61,
+    ),
+    Example(
+        "Stable Diffusion 3 medium", "prompt (CLIP L, OpenCLIP bigG, T5 or without)", "(z - 0.0609) × 1.5305",
+        "StableDiffusion3Pipeline",
+        lambda: SD3Transformer2DModel(
+            num_layers=24, num_attention_heads=24, caption_projection_dim=1536, pos_embed_max_size=192
+        ),
+        {"prompt_embeds": (333, 4096), "pooled": (2048,)}, lambda: vae(16), FLOW,
+        (lambda: clip(768, 12, 768), lambda: clip(1280, 32, 1280), t5), 2.0,
+    ),
+    Example(
+        "Flux.1 dev", "prompt (CLIP L pooled, T5), guidance 1", "(z - 0.1159) × 0.3611", "FluxPipeline",
+        lambda: FluxTransformer2DModel(guidance_embeds=True), {"prompt_embeds": (512, 4096), "pooled": (768,)},
+        lambda: vae(16), FLOW, (lambda: clip(768, 12), t5), 12.0,
+    ),
+    Example(
+        "Sana 1.6B, 1,024 pixels", "prompt (Gemma 2), after an instruction, masked", "× 0.41407", "SanaPipeline",
+        lambda: SanaTransformer2DModel(caption_channels=2304), {"prompt_embeds": (300, 2304), "mask": (300,)},
+        lambda: AutoencoderDC(
+            encoder_block_types=("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+            decoder_block_types=("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
+            downsample_block_type="Conv", upsample_block_type="interpolate",
+        ),
+        DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction"), (gemma,), 1.6,
+    ),
+    Example(
+        "Lumina Image 2.0", "prompt (Gemma 2), after an instruction, masked", "(z - 0.1159) × 0.3611",
+        "Lumina2Pipeline",
+        lambda: Lumina2Transformer2DModel(cap_feat_dim=2304), {"prompt_embeds": (256, 2304), "mask": (256,)},
+        lambda: vae(16), FLOW, (gemma,), 2.6,
+    ),
+    Example(
+        "Z-Image", "prompt (Qwen 3), as a question to it", "(z - 0.1159) × 0.3611", "ZImagePipeline",
+        ZImageTransformer2DModel, {"prompt_embeds": (512, 2560), "lengths": ()}, lambda: vae(16), FLOW, (qwen,), 6.0,
+    ),
+    Example(
+        "DiT-XL/2, 256 pixels", "class of ImageNet", "× 0.18215", None,
+        lambda: DiTTransformer2DModel(num_layers=28, sample_size=32, out_channels=8), {"class_labels": ()}, vae,
+        DDIMScheduler(), (), 0.75,  # published are 0.675; in diffusers' layout each block has its own embeddings
+    ),
+)  # fmt: skip
+
+
+def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
+    """The adapter around a network without weights."""
+    if example.pipeline is None:
+        return DiT(network, autoencoder, {**example.scheduler.config, "_class_name": "DDIMScheduler"})
+    kind = getattr(diffusers, example.pipeline)
+    parameters = kind.__init__.__annotations__
+    absent = {name: None for name in parameters if name.startswith(("text_encoder", "tokenizer", "safety", "feature"))}
+    absent |= {name: None for name in ("watermarker", "image_encoder") if name in parameters}
+    if "requires_safety_checker" in parameters:
+        absent["requires_safety_checker"] = False
+    part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
+    given = {part: network, "scheduler": example.scheduler} | ({"vae": autoencoder} if autoencoder is not None else {})
+    return FAMILIES[example.pipeline](kind(**absent, **given), {})
+
+
+def parameters_of(module: Any) -> int:
+    """Numbers."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def row_of(example: Example) -> str:
+    """One line of the table.
+
+    Raises:
+        ValueError: the config is not that of the model, since it has another number of parameters.
+    """
+    with torch.device("meta"):
+        network = example.network()
+        autoencoder = None if example.autoencoder is None else example.autoencoder()
+        encoders = [encoder() for encoder in example.encoders]
+    billions = parameters_of(network) / 1e9
+    if abs(billions / example.published - 1) > 0.06:
+        raise ValueError(f"{example.model}: {billions:.2f} billion parameters; {example.published} are published")
+    denoiser = denoiser_of(example, network, autoencoder)
+    tensors = {
+        name: torch.zeros(1, *shape, dtype=torch.int64 if name in ("mask", "class_labels") else None, device="meta")
+        for name, shape in example.tokens.items()
+    }
+    tokens = next(iter(example.tokens.values()))[:1]
+    if "lengths" in tensors:
+        tensors["lengths"] = torch.tensor(tokens)
+    # Lumina 2 asks its mask for the lengths of prompts, of which without values there are none.
+    with patch.object(torch.Tensor, "tolist", lambda _: [*tokens]):
+        tflops = count_flops(denoiser, Conditioning(tensors), torch.zeros(1, dtype=torch.int64)) / 1e12
+    exact = [m for m in (autoencoder, *encoders) if isinstance(m, AutoencoderKL | AutoencoderDC)]
+    scoring = 2 * parameters_of(network) + 4 * sum(map(parameters_of, exact))
+    text = sum((4 if isinstance(e, CLIPTextModelWithProjection) else 2) * parameters_of(e) for e in encoders)
+    c, h, w = denoiser.latent_shape
+    latents = f"{c}×{h}×{w}, {example.scaling}"
+    variance = " + variance" if denoiser.family in ("pixart", "deepfloyd-if", "dit") else ""
+    return (
+        f"| {example.model} | `{denoiser.family}` | {example.condition} | {denoiser.prediction_type}{variance} | "
+        f"{denoiser.image_size} | {latents} | {billions:.2f} | {scoring / 1e9:.1f} | {text / 1e9:.1f} | {tflops:.2f} |"
+    )
+
+
+def fashion_row() -> str:
+    """The bundled model, the only one whose weights were ever run here."""
+    denoiser = load_denoiser("fashion", device="cpu", dtype="float32")
+    row = torch.zeros(1, dtype=torch.int64)
+    tflops = count_flops(denoiser, denoiser.condition([0]), row) / 1e12
+    numbers = parameters_of(denoiser.network)
+    c, h, w = denoiser.latent_shape
+    return (
+        f"| fashion (bundled) | `{denoiser.family}` | class | {denoiser.prediction_type} | {denoiser.image_size} | "
+        f"{c}×{h}×{w}, pixels folded | {numbers / 1e9:.3f} | {2 * numbers / 1e9:.2f} | – | {tflops:.4f} |"
+    )
+
+
+def page() -> str:
+    """The page."""
+    reasons = defaultdict(list)
+    for kind in sorted({name for name in diffusers._import_structure["pipelines"] if name.endswith("Pipeline")}):
+        if kind not in FAMILIES:
+            reasons[why_unsupported(kind)].append(f"`{kind}`")
+    rows = "\n".join([*map(row_of, EXAMPLES), fashion_row()])
+    others = "\n\n".join(
+        f"**{reason[0].upper()}{reason[1:]}.** {', '.join(kinds)}" for reason, kinds in reasons.items()
+    )
+    return TEMPLATE.format(
+        version=diffusers.__version__, pipelines=", ".join(f"`{kind}`" for kind in FAMILIES), rows=rows, others=others
+    )
+
+
+TEMPLATE = """\
+# Models
+
+<!-- Written by tools/models_page.py; change that. -->
+
+A folder that diffusers saved, or a hub id, of these pipelines loads: {pipelines}. So does any network of theirs that
+somebody fine-tuned.
+
+## What has been verified, and what has not
+
+Every family passes one contract suite (`tests/denoisers/test_contract.py`) on a tiny pipeline of its real classes that
+is saved, and loaded with the real `from_pretrained`:
+
+- its network is given what the pipeline's own `__call__` gives it in a step of sampling: the same encoding of the
+  prompt, time, sizes and layout, and what it returns is read with the same sign;
+- images are noised as the pipeline's scheduler does, where that has it right, and as an independent formula says;
+- a network that returns exactly what it is trained to return is read as the noise itself;
+- latents are the means of its autoencoder, scaled as its decoder undoes it;
+- rows depend neither on their order nor on their batch, nor a prompt's encoding on other prompts; bfloat16 is close;
+- no prompt is cut short by any of its tokenizers, and no global random state is read or written.
+
+**No published weights of any of these models were ever run here**, since this project was made without access to the
+hub; the bundled `fashion` is the only network with trained weights that was. What a real model would still show:
+weights in a layout of their own, and how well it classifies. Nor did anything run on CUDA.
+
+## At full size
+
+Counted on networks without weights, made from the published configs: parameters of the network that predicts, in
+billions; memory in GB of what is needed while images are scored (network in bfloat16, autoencoder in float32) and, in
+addition, while prompts are encoded (T5, Gemma and Qwen in bfloat16, CLIP in float32), activations aside; 10¹²
+operations of one prediction.
+
+| model | family | condition | predicts | pixels | latents | parameters | memory | for prompts | operations |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
+{rows}
+
+- `--image-size 512` lets a text-to-image model look at smaller images than it was trained for: a Flux of 512 pixels
+  takes about a quarter of the time. How much accuracy that costs was not measured.
+- Stable Diffusion 3 can be loaded without T5, `load_denoiser(…, without=("text_encoder_3", "tokenizer_3"))`.
+- Flux dev was distilled from guided predictions and is told a guidance scale: here always 1, no guidance. Latent
+  consistency models are told 8.5, their pipeline's default: they were trained with 3 to 15, and so far from 1 that it
+  would be a guess.
+- PixArt's and IF's pipelines clean captions of HTML and such when sampling, if the library for that is installed. Here
+  they never do.
+- Preconditioning as in EDM (Karras et al. 2022) is read from the scheduler, `EDMEulerScheduler` or
+  `EDMDPMSolverMultistepScheduler`, as Playground 2.5 has it.
+- Samplers other than the one that a model was trained with change nothing: only the noise schedule and the prediction
+  type are read.
+
+## Not supported
+
+Of the pipelines in diffusers {version}:
+
+{others}
+"""
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("docs/models.md"))
+    parser.parse_args().out.write_text(page(), "utf-8")

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffusion_classifier import Fixed, Staged
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.draws import Draws
-from diffusion_classifier.prediction import drop_variance, to_noise
+from diffusion_classifier.prediction import split_variance, to_noise
 
 BATCH_SIZE = 32
 PUBLISHED = Staged((50, 500), (5, 1))
@@ -49,7 +49,7 @@ def reference(
             alpha, sigma = (a.to(device) for a in denoiser.schedule(t))
             noisy = alpha.view(-1, 1, 1, 1) * x + sigma.view(-1, 1, 1, 1) * eps
             output = denoiser.forward(noisy.to(denoiser.dtype), t.to(device), conditioning[classes])
-            output = drop_variance(output, x.shape[1])
+            output, _ = split_variance(output, x.shape[1])
             predicted = to_noise(output, noisy, alpha, sigma, denoiser.prediction_type)
             errors[classes, ns] = LOSSES[loss](predicted, eps, reduction="none").mean((1, 2, 3)).cpu()
         means = errors[:, :evaluated].mean(1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.prediction import PREDICTION_TYPES, drop_variance, target, to_noise
+from diffusion_classifier.prediction import PREDICTION_TYPES, split_variance, target, to_noise
 
 # Two rows, so that α and σ must be taken row by row.
 latents = hnp.arrays(np.float32, (2, 3, 2, 2), elements=st.floats(-5, 5, width=32))
@@ -76,10 +76,14 @@ def test_unknown_types_are_refused():
             function(x, x, torch.ones(1), torch.ones(1), "score")
 
 
-def test_learned_variance_is_dropped():
+def test_learned_variance_is_split_off():
     output = torch.arange(16.0).view(2, 4, 2)
-    assert torch.equal(drop_variance(output, 4), output)
-    assert torch.equal(drop_variance(output, 2), torch.tensor([[[0.0, 1], [2, 3]], [[8, 9], [10, 11]]]))
+    mean, variance = split_variance(output, 4)
+    assert torch.equal(mean, output)
+    assert variance is None
+    mean, variance = split_variance(output, 2)
+    assert torch.equal(mean, torch.tensor([[[0.0, 1], [2, 3]], [[8, 9], [10, 11]]]))
+    assert torch.equal(variance, mean + 4)
     for channels in (1, 3, 8):
         with pytest.raises(InputError, match="4 channels"):
-            drop_variance(output, channels)
+            split_variance(output, channels)

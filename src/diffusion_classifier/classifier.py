@@ -19,9 +19,10 @@ from .draws import Draws, Timesteps
 from .exceptions import InputError
 from .images import ImageSource, Picture, load_image, preprocess
 from .intake import Intake, as_many, is_one, name_of
+from .losses import check_loss
 from .posterior import Classification, decide, scale_of
 from .reading import Reading, resolve_reading
-from .scoring import Job, Scored, check_weights, find_loss, score
+from .scoring import Job, Scored, check_weights, score
 from .shortlists import Setting, Shortlist, parse_shortlist
 from .strategies import Fixed, Strategy
 from .weights import Weights
@@ -136,7 +137,8 @@ class DiffusionClassifier:
             strategy: such as `Fixed(64)` or "staged:25,250/5,1"; the model's own if None, without those of its
                 stages that would keep all classes.
             timesteps: where the draws lie, such as "even" or "middle:0.5"; the model's own if None.
-            loss: "l2", "l1" or "huber"; the model's own if None.
+            loss: "l2", "l1" or "huber"; "vlb" or "l2+vlb" where the variance is predicted, too; the model's own if
+                None.
             weights: over time: a function of t/T such as `lambda u: torch.exp(-7 * u)`, numbers at evenly spaced times
                 or a JSON file of them, "fitted" for those of a calibration, "uniform"; the model's own if None, which
                 are uniform unless fitted ones were shown to be better. See `weights.read_weights`.
@@ -328,7 +330,7 @@ class DiffusionClassifier:
     ) -> int:
         """`prepare`; complains of loss, times and weights before the network is tuned, which takes a while."""
         schedule = self.denoiser.schedule
-        find_loss(loss)
+        check_loss(loss)
         draws.times(schedule, range(max(1, len(draws.timesteps.values))), 0)
         check_weights(weights, draws, schedule, strategy.init(len(conditioning)).errors.shape[1])
         return self.prepare(conditioning)

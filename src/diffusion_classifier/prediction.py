@@ -69,16 +69,16 @@ def target(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction_ty
     raise InputError(f"prediction type {prediction_type!r} is not one of {', '.join(PREDICTION_TYPES)}")
 
 
-def drop_variance(output: Tensor, channels: int) -> Tensor:
-    """The mean half of an output that also carries learned variances (improved DDPM): (B, 2C, *) → (B, C, *).
+def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
+    """An output that also carries a learned variance (improved DDPM), (B, 2C, *), in two halves (B, C, *).
 
     Raises:
         InputError: the output has neither C nor 2C channels.
     """
     if output.shape[1] == channels:
-        return output
+        return output, None
     if output.shape[1] == 2 * channels:
-        return output[:, :channels]
+        return output[:, :channels], output[:, channels:]
     raise InputError(
         f"the network returns {output.shape[1]} channels for latents of {channels}; {channels} or "
         f"{2 * channels} (with learned variance) were expected"

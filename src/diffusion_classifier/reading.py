@@ -11,8 +11,8 @@ import torch
 from .denoisers.base import ModelDefaults
 from .draws import Timesteps
 from .exceptions import InputError
+from .losses import check_loss
 from .posterior import Reduction, log_posterior
-from .scoring import find_loss
 from .strategies import Sequential, Strategy, parse_strategy
 from .weights import Weights, WeightsSource, read_weights
 
@@ -78,7 +78,7 @@ def resolve_reading(
     probabilities = None if prior is None else tuple(map(float, prior))
     reading = Reading(strategy, timesteps, loss, found, seed, reduction, temperature, probabilities)
     strategy.init(len(class_names))  # these three for their complaints
-    find_loss(loss)
+    check_loss(loss)
     log_posterior(torch.zeros(len(class_names)), num_dimensions=1, **reading.posterior_settings())
     return reading
 

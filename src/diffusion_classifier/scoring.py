@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from math import isfinite
@@ -21,35 +21,10 @@ from .devices import out_of_memory, to_device
 from .draws import Draws
 from .exceptions import InputError
 from .flops import shared_share
+from .losses import BOUNDS, LOSSES, check_loss, variational_bound
 from .schedules import Schedule, add_noise
 from .strategies import Request, State, Strategy
 from .weights import Weights, weights_at
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.flatten(1).mean(1)
-
-
-LOSSES: dict[str, Loss] = {
-    "l2": lambda a, b: _mean((a - b).square()),
-    "l1": lambda a, b: _mean((a - b).abs()),
-    # Threshold 1, as torch.nn.functional.huber_loss has it.
-    "huber": lambda a, b: _mean(torch.nn.functional.huber_loss(a, b, reduction="none")),
-}
-"""Distance between ε and ε̂, both (B, *) and float32, as a mean over dimensions: (B,)."""
-
-
-def find_loss(name: str) -> Loss:
-    """The loss of that name.
-
-    Raises:
-        InputError: there is none.
-    """
-    if name not in LOSSES:
-        raise InputError(f"loss {name!r} is not one of {', '.join(LOSSES)}")
-    return LOSSES[name]
 
 
 @dataclass(frozen=True)
@@ -220,7 +195,7 @@ def score(
         conditioning: of K classes.
         strategy: what to evaluate.
         draws: (t, ε) pairs; evenly spaced, seed 0 if None.
-        loss: "l2", "l1" or "huber".
+        loss: "l2", "l1" or "huber"; "vlb" or "l2+vlb" for a network that predicts the variance, too.
         weights: over time; uniform if None.
         batch_size: B, rows of one network call.
         class_names: K names, for messages; indices if None.
@@ -234,7 +209,8 @@ def score(
         raise InputError(f"the batch size must be at least 1; got {batch_size}")
     if ahead is None:
         ahead = 1 if denoiser.device.type == "cuda" else 0
-    engine = _Engine(denoiser, conditioning, draws or Draws(), find_loss(loss), weights, batch_size, class_names, ahead)
+    check_loss(loss)
+    engine = _Engine(denoiser, conditioning, draws or Draws(), loss, weights, batch_size, class_names, ahead)
     return engine.run(iter(jobs), strategy)
 
 
@@ -245,7 +221,7 @@ class _Engine:
     denoiser: Denoiser
     conditioning: Conditioning
     draws: Draws
-    loss: Loss
+    loss: str
     weights: Weights | None
     batch_size: int
     class_names: Sequence[str] | None
@@ -373,12 +349,24 @@ class _Engine:
             strict=True,
         )  # more than one only where a class has more prompts than a batch has rows
         errors = [
-            self.loss(
-                eps[to_device(index, device)], denoiser.predict_noise(noisy, t, self.conditioning[prompts], index)
-            )
+            self.distance(eps[to_device(index, device)], noisy, t, self.conditioning[prompts], index)
             for prompts, index in parts
         ]
         return torch.cat(errors).view(-1, num_prompts).mean(1)[:num_rows]
+
+    def distance(
+        self, noise: Tensor, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor
+    ) -> Tensor:
+        """Errors (B,) of predictions; noise is (B, *), all else as in `Denoiser.predict`."""
+        if self.loss not in BOUNDS:
+            return LOSSES[self.loss](noise, self.denoiser.predict_noise(noisy, t, conditioning, latent_index))
+        predicted, variance = self.denoiser.predict(noisy, t, conditioning, latent_index)
+        if variance is None:
+            raise InputError(
+                f"this model predicts no variance, which the loss {self.loss} needs: use {', '.join(LOSSES)}"
+            )
+        bound = variational_bound(noise, predicted, variance, t[latent_index], self.denoiser.schedule)
+        return bound + BOUNDS[self.loss] * LOSSES["l2"](noise, predicted)
 
     def result(self, f: _InFlight) -> Scored:
         state, num_classes = f.state, len(self.conditioning)

@@ -46,7 +46,10 @@ Template = Annotated[
 ]
 Average = Annotated[str, typer.Option(help="Over what several prompts of a label are averaged: error or embedding.")]
 Timesteps = Annotated[str | None, typer.Option(help="even, random, middle:0.5, even:0.1-0.9, or a list as 250,500.")]
-Loss = Annotated[str | None, typer.Option(help="l2, l1 or huber; the model's own if not given.")]
+Loss = Annotated[
+    str | None,
+    typer.Option(help="l2, l1 or huber; vlb or l2+vlb where the variance is predicted; the model's own if not given."),
+]
 Weights = Annotated[
     str | None, typer.Option(help="Over time: JSON file of numbers, fitted, or uniform; the model's own else.")
 ]

@@ -20,7 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import to_device
 from ..exceptions import InputError
-from ..prediction import drop_variance, to_noise
+from ..prediction import split_variance, to_noise
 from ..prompts import fill_template
 from ..schedules import Schedule
 from .class_inputs import ClassInputs, of_tensors
@@ -222,9 +222,17 @@ class Denoiser(ABC):
         """
         yield of_tensors(len(t), conditioning)
 
-    @torch.inference_mode()
     def predict_noise(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor) -> Tensor:
-        """ε̂ (B, *) in float32 for B conditioning rows; row b sees noisy[latent_index[b]].
+        """ε̂ (B, *) of `predict`."""
+        return self.predict(noisy, t, conditioning, latent_index)[0]
+
+    @torch.inference_mode()
+    def predict(
+        self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """ε̂ (B, *) in float32 for B conditioning rows, and the variance if the network predicts it.
+
+        Row b sees noisy[latent_index[b]].
 
         Args:
             noisy: x_t, (U, *), float32, on the network's device.
@@ -237,7 +245,8 @@ class Denoiser(ABC):
         alpha, sigma = (to_device(a, rows.device) for a in self.schedule(t_rows))
         with self.prefix.shared(latent_index, rows.device):
             output = self.forward(rows.to(self.dtype), to_device(t_rows, rows.device), conditioning)
-        return to_noise(drop_variance(output, rows.shape[1]), rows, alpha, sigma, self.prediction_type)
+        output, variance = split_variance(output, rows.shape[1])
+        return to_noise(output, rows, alpha, sigma, self.prediction_type), variance
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:

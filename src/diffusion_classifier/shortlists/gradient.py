@@ -22,9 +22,10 @@ from torch import Tensor
 
 from ..devices import out_of_memory, to_device
 from ..exceptions import InputError
-from ..prediction import drop_variance, to_noise
+from ..losses import LOSSES
+from ..prediction import split_variance, to_noise
 from ..schedules import add_noise
-from ..scoring import Job, Spent, find_loss
+from ..scoring import Job, Spent
 from ..weights import weights_at
 from .base import Setting, check_keep, narrowed
 
@@ -46,6 +47,8 @@ class Gradient:
         """See `Shortlist.narrow`."""
         check_keep(self.keep, len(setting.class_names))
         setting.check_draws(self.num_draws)
+        if setting.loss not in LOSSES:
+            raise InputError(f"a shortlist by gradients needs the loss {', '.join(LOSSES)}; got {setting.loss}")
         if setting.denoiser.compiled:
             raise InputError("a compiled network cannot be differentiated here: make this shortlist without --compile")
         return self._narrow(setting, jobs)
@@ -88,9 +91,9 @@ def linearised_errors(setting: Setting, jobs: list[Job], num_draws: int) -> Tens
         weights = weights_at(setting.weights, t / schedule.num_timesteps)
     with torch.enable_grad(), denoiser.class_inputs(to_device(t, device), setting.conditioning) as inputs:
         output = denoiser.forward(noisy.to(denoiser.dtype), to_device(t, device), inputs.mean)
-        predicted = to_noise(drop_variance(output, noisy.shape[1]), noisy, alpha, sigma, denoiser.prediction_type)
+        predicted = to_noise(split_variance(output, noisy.shape[1])[0], noisy, alpha, sigma, denoiser.prediction_type)
         # As a sum over dimensions: derivatives of a mean are so small that float16 would lose them.
-        errors = find_loss(setting.loss)(eps, predicted) * eps[0].numel()
+        errors = LOSSES[setting.loss](eps, predicted) * eps[0].numel()
         gradients = torch.autograd.grad(errors.sum(), inputs.leaves)
     values = inputs.project(gradients).double().cpu() * weights[:, None]
     return values.view(len(jobs), num_draws, -1).mean(1)

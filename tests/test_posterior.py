@@ -6,9 +6,22 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import logsumexp, softmax
 
+from diffusion_classifier.classifier import DiffusionClassifier
+from diffusion_classifier.denoisers import load_denoiser
+from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.posterior import decide, log_posterior, mean_errors, paired_differences
+from diffusion_classifier.posterior import (
+    decide,
+    elbo_weights,
+    log_posterior,
+    mean_errors,
+    paired_differences,
+    training_weights,
+)
+from diffusion_classifier.prediction import PREDICTION_TYPES, to_noise
+from diffusion_classifier.schedules import EDM, RectifiedFlow, read_scheduler
 from diffusion_classifier.scoring import Scored, Spent
+from diffusion_classifier.weights import weights_at
 
 D = 48
 SEEDS = st.integers(0, 2**32 - 1)
@@ -292,3 +305,47 @@ class TestDecide:
         assert (result.label, result.score, result.confidence, result.ties) == (None, 0, 0, ())
         assert (result.failure, result.notes, result.num_evaluations) == ("broken", ("first of 2 frames",), 4)
         assert result.posterior.isnan().all()
+
+
+def schedule_of(prediction_type):
+    other = {"flow": RectifiedFlow(), "edm": EDM()}
+    return other.get(prediction_type) or read_scheduler({"_class_name": "DDPMScheduler"})[0]
+
+
+class TestTrainingWeights:
+    @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+    def test_an_error_of_the_noise_counts_as_one_of_the_output(self, prediction_type):
+        schedule = schedule_of(prediction_type)
+        denoiser = Gaussian(torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2), schedule, prediction_type)
+        u = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
+        alpha, sigma = schedule(schedule.timesteps(u))
+        noisy, one, other = torch.randn(3, 3, 8, generator=torch.Generator().manual_seed(0))
+        errors = [to_noise(y, noisy, alpha, sigma, prediction_type) for y in (one, other)]
+        ratio = (one - other).square().sum(1) / (errors[0] - errors[1]).square().sum(1)
+        found = weights_at(training_weights(denoiser), u)
+        np.testing.assert_allclose(found / found[0], ratio / ratio[0], rtol=2e-2)
+
+    def test_stable_diffusion_3_was_trained_at_logit_normal_times(self, model_folder):
+        u = np.array([0.1, 0.5, 0.8])
+        density = stats.norm.pdf(np.log(u / (1 - u))) / (u * (1 - u))
+        found = weights_at(training_weights(load_denoiser(model_folder("sd3"))), torch.from_numpy(u))
+        expected = density / (1 - u) ** 2
+        np.testing.assert_allclose(found / found[0], expected / expected[0], rtol=2e-2)
+
+    def test_by_name(self, model_folder):
+        clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32")
+        reading = clf.reading(("cat", "dog"), weights="training")
+        assert reading.weights == training_weights(clf.denoiser)
+        assert len(set(reading.weights)) > 100  # this one predicts x
+
+
+def test_weights_of_the_bound_under_edm():
+    """Half the slope of the log signal-to-noise ratio."""
+    schedule, u = EDM(), np.array([0.01, 0.4, 0.99])
+    alpha, sigma = (
+        np.stack([a.double().numpy() for a in pair])
+        for pair in zip(*(schedule(torch.from_numpy(1000 * (u + step))) for step in (-1e-3, 1e-3)), strict=True)
+    )
+    slope = np.diff(2 * np.log(alpha / sigma), axis=0)[0] / 2e-3
+    found = elbo_weights(schedule, torch.from_numpy(1000 * u))
+    np.testing.assert_allclose(found, np.abs(slope) / 2, rtol=2e-2)

@@ -20,7 +20,7 @@ from .exceptions import InputError
 from .images import ImageSource, Picture, load_image, preprocess
 from .intake import Intake, as_many, is_one, name_of
 from .losses import check_loss
-from .posterior import Classification, decide, scale_of
+from .posterior import Classification, decide, scale_of, training_weights
 from .reading import Reading, resolve_reading
 from .scoring import Job, Scored, check_weights, score
 from .shortlists import Setting, Shortlist, parse_shortlist
@@ -140,8 +140,9 @@ class DiffusionClassifier:
             loss: "l2", "l1" or "huber"; "vlb" or "l2+vlb" where the variance is predicted, too; the model's own if
                 None.
             weights: over time: a function of t/T such as `lambda u: torch.exp(-7 * u)`, numbers at evenly spaced times
-                or a JSON file of them, "fitted" for those of a calibration, "uniform"; the model's own if None, which
-                are uniform unless fitted ones were shown to be better. See `weights.read_weights`.
+                or a JSON file of them, "fitted" for those of a calibration, "training" for those that the network was
+                trained with (`posterior.training_weights`), "uniform"; the model's own if None, which are uniform
+                unless fitted ones were shown to be better. See `weights.read_weights`.
             seed: of the noise.
             reduction: whether errors count as sums or as means over dimensions in the posterior.
             temperature: of the posterior; if None the model's own, which was fitted for its own loss and sums over
@@ -300,6 +301,8 @@ class DiffusionClassifier:
 
     def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
         """The settings that `stream` will use for these candidates, if given these options."""
+        if isinstance(options.get("weights"), str) and options["weights"] == "training":
+            options["weights"] = training_weights(self.denoiser)
         return resolve_reading(self.denoiser.defaults, class_names, **options)
 
     def _score(

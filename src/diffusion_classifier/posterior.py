@@ -23,10 +23,12 @@ import torch
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
+from .denoisers.base import Denoiser
 from .exceptions import InputError
-from .schedules import DiscreteVP, Schedule
+from .schedules import EDM, DiscreteVP, Schedule
 from .scoring import NOTHING, Scored, Spent
 from .strategies import TIE
+from .weights import SAMPLES, Weights, read_weights
 
 Reduction = Literal["sum", "mean"]
 
@@ -48,9 +50,28 @@ def elbo_weights(schedule: Schedule, t: Tensor) -> Tensor:
         log_snr[-1] = log_snr[-1] if alpha[-1] > 0 else 2 * log_snr[-2] - log_snr[-3]
         slope = torch.gradient(log_snr)[0] * schedule.num_timesteps
         return 0.5 * slope.abs()[t.long()]
+    if isinstance(schedule, EDM):  # λ = -2 log s/σ_d
+        ends = (t.double() + torch.tensor([[-1e-3], [1e-3]])).clamp(0, schedule.num_timesteps)
+        return schedule.levels(ends).log().diff(dim=0)[0] / ends.diff(dim=0)[0] * schedule.num_timesteps
     alpha, sigma = (a.double() for a in schedule(t))
     # λ = 2 log((1 - σ)/σ); at the very ends, where the errors do not depend on the class, the slope is capped.
     return 1 / (alpha * sigma).clamp(min=1e-6)
+
+
+def training_weights(denoiser: Denoiser) -> Weights:
+    """Weights over time under which errors of ε count as those that the network was trained to make small.
+
+    A network that returns y is trained on ‖y - ŷ‖² at times of some density; ‖ε - ε̂‖² is α² times that for velocity,
+    flow and EDM, α²/σ² times for x. The density is even unless the family's was published. At the noisy end, where α
+    is 0, weights would have no bound: there α counts as 0.01 at least.
+    """
+    u = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
+    t = denoiser.schedule.timesteps(u.clamp(max=1 - 2**-24))
+    alpha, sigma = (a.double() for a in denoiser.schedule(t))
+    squared = alpha.clamp(min=0.01) ** 2
+    kind = denoiser.prediction_type
+    ratio = torch.ones_like(u) if kind == "epsilon" else (sigma**2 if kind == "sample" else 1.0) / squared
+    return read_weights((ratio * denoiser.time_density(u)).tolist())
 
 
 def mean_errors(errors: Tensor, weights: Tensor | None = None) -> Tensor:

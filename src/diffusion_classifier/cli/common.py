@@ -51,7 +51,8 @@ Loss = Annotated[
     typer.Option(help="l2, l1 or huber; vlb or l2+vlb where the variance is predicted; the model's own if not given."),
 ]
 Weights = Annotated[
-    str | None, typer.Option(help="Over time: JSON file of numbers, fitted, or uniform; the model's own else.")
+    str | None,
+    typer.Option(help="Over time: JSON file of numbers, fitted, training, or uniform; the model's own if not given."),
 ]
 Temperature = Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")]
 Seed = Annotated[int, typer.Option(help="Of the noise.")]

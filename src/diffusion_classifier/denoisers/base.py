@@ -180,6 +180,10 @@ class Denoiser(ABC):
         """
         raise InputError("this model has no null condition: it was not trained to predict without a class")
 
+    def time_density(self, u: Tensor) -> Tensor:
+        """Density, up to a factor, of the fractions u of the schedule at which the network was trained; even times."""
+        return torch.ones_like(u)
+
     @abstractmethod
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """The network's own output for B rows.

@@ -68,6 +68,11 @@ class StableDiffusion3(TextConditional):
         )
         return {"prompt_embeds": embeds, "pooled": pooled}
 
+    def time_density(self, u: Tensor) -> Tensor:
+        """Logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1); see `Denoiser`."""
+        logit = u.clamp(1e-6, 1 - 1e-6).logit()
+        return torch.exp(-(logit**2) / 2) / (u * (1 - u)).clamp(min=1e-6)
+
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
         output: Tensor = self.network(

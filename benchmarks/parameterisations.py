@@ -1,0 +1,73 @@
+"""One model, four parameterisations: how weights over time change what a small network knows of its classes.
+
+    python benchmarks/parameterisations.py --epochs 3 --out build/parameterisations
+
+Trains the same network on Fashion-MNIST to predict ε, v, x or a flow, and reads each with uniform weights of the errors
+of ε, the weights that it was trained with, and weights fitted on other images (cross-validated). A JSON line for each.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.calibration import fit_weights_to
+from diffusion_classifier.metrics import difference_interval, share_interval
+from diffusion_classifier.posterior import training_weights
+from diffusion_classifier.training.data import load_labelled_images
+from diffusion_classifier.training.train import OBJECTIVES, TrainConfig, train
+from diffusion_classifier.weights import folds, weights_at
+
+HELD_OUT, SEED = 5000, 0
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
+parser.add_argument("--epochs", type=float, default=3)
+parser.add_argument("--channels", default="32,64")
+parser.add_argument("--images", type=int, default=1000, help="held-out images to read")
+parser.add_argument("--draws", type=int, default=32)
+parser.add_argument("--out", type=Path, required=True, help="folder for the models; goes on where it was")
+options = parser.parse_args()
+
+everything = load_labelled_images(options.data)
+training, held_out = everything.split(HELD_OUT, SEED)
+truth = held_out.labels[: options.images].long()
+for objective in OBJECTIVES:
+    config = TrainConfig(
+        objective=objective,
+        beta_schedule="squaredcos_cap_v2",
+        patch_size=2,
+        channels=tuple(map(int, options.channels.split(","))),
+        epochs=options.epochs,
+        batch_size=128,
+        optimizer="muon",
+        learning_rate=3e-3,
+        warmup=100,
+    )
+    clf = DiffusionClassifier.from_pretrained(train(training, config, options.out / objective))
+    results = clf.classify(
+        (held_out.images[i] for i in range(options.images)), strategy=f"fixed:{options.draws}", weights="uniform"
+    )
+    errors = torch.stack([result.errors for result in results])
+    u = torch.stack([result.t for result in results]).double() / clf.denoiser.schedule.num_timesteps
+
+    def right(errors=errors, weights=None):
+        """Of each image, whether the weighted mean error of its class is the least."""
+        weighted = errors.double() if weights is None else errors * weights[:, None]
+        return weighted.mean(2).argmin(1) == truth[: len(errors)]
+
+    fitted = torch.empty(len(errors), dtype=torch.bool)
+    for out in folds(len(errors)):
+        w = fit_weights_to(errors, u, truth, ~out, clf.num_dimensions)
+        fitted[out] = right(weights=weights_at(w, u))[out]
+    uniform = right()
+    ways = {
+        "uniform": uniform,
+        "training": right(weights=weights_at(training_weights(clf.denoiser), u)),
+        "fitted": fitted,
+    }
+    for name, hits in ways.items():
+        row = {"objective": objective, "weights": name, "accuracy": share_interval(hits)}
+        print(json.dumps(row | {"gain": None if name == "uniform" else difference_interval(hits, uniform)}), flush=True)

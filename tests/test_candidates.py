@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.denoisers import Conditioning, load_denoiser
+from diffusion_classifier.denoisers import Conditioning, load_denoiser, text
 from diffusion_classifier.exceptions import InputError
 
 NAMES = ["dog", "cat", "moon"]
@@ -66,6 +66,47 @@ def test_masks_are_joined_where_embeddings_are_averaged():
     assert averaged.tensors["numbers"].tolist() == [[0.5], [2.5]]
 
 
+def test_each_token_is_averaged_over_the_prompts_that_have_it():
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]])
+    embeds = torch.tensor([[[1.0], [2.0], [9.0]], [[3.0], [9.0], [9.0]]])
+    averaged = Conditioning({"mask": mask, "prompt_embeds": embeds}, num_prompts=2).averaged()
+    assert averaged.tensors["prompt_embeds"].flatten().tolist() == [2, 2, 0]
+
+
+@pytest.mark.parametrize("bytes_on_device", [0, 2**31])
+def test_encodings_may_be_kept_elsewhere(model_folder, monkeypatch, bytes_on_device):
+    """On the CPU, from which a network's rows are taken as they are needed: there is but one device here."""
+    monkeypatch.setattr(text, "_ON_DEVICE", bytes_on_device)
+    monkeypatch.setattr(text, "_PROMPT_BATCH", 2)
+    clf = load(model_folder)
+    expected = load(model_folder).errors(IMAGE, NAMES, timesteps=TIMES)
+    torch.testing.assert_close(clf.errors(IMAGE, NAMES, timesteps=TIMES), expected)
+
+
+def test_fewer_prompts_at_once_where_memory_does_not_suffice(model_folder, monkeypatch):
+    denoiser, sizes = load(model_folder).denoiser, []
+    encode = denoiser.encode_prompts
+
+    def little_memory(prompts):
+        sizes.append(len(prompts))
+        if len(prompts) > 2:
+            raise torch.OutOfMemoryError
+        return encode(prompts)
+
+    expected = denoiser.condition([*NAMES, "sun", "sea"]).tensors["prompt_embeds"]
+    monkeypatch.setattr(denoiser, "encode_prompts", little_memory)
+    found = denoiser.condition([*NAMES, "sun", "sea"]).tensors["prompt_embeds"]
+    torch.testing.assert_close(found, expected)
+    assert sizes[-3:] == [2, 2, 1]
+
+
+def test_encodings_that_overflow(model_folder, monkeypatch):
+    denoiser = load(model_folder).denoiser
+    monkeypatch.setattr(denoiser, "encode_prompts", lambda _: {"prompt_embeds": torch.full((1, 2), torch.nan).half()})
+    with pytest.raises(InputError, match="not finite in float16"):
+        denoiser.condition(["a dog"])
+
+
 def test_ready_encodings_answer_as_the_prompts_do(model_folder):
     clf = load(model_folder)
     conditioning = clf.denoiser.condition(["a dog", "a cat"])
@@ -103,6 +144,12 @@ def test_the_null_condition_is_what_guidance_compares_with(model_folder):
     assert all(not tensor.any() for tensor in zeros.tensors.values())
     assert {name: len(tensor) for name, tensor in zeros.tensors.items()} == {"prompt_embeds": 1, "pooled": 1}
     sd3 = load_denoiser(model_folder("sd3"), device="cpu", dtype="float32")
+    sana = load_denoiser(model_folder("sana"), device="cpu", dtype="float32")
+    _, _, embeds, mask = sana.pipeline.encode_prompt(["a dog"], negative_prompt="")
+    null, empty = sana.null_condition().tensors, sana.condition([""]).tensors
+    torch.testing.assert_close(null["prompt_embeds"], embeds)
+    assert torch.equal(null["mask"], mask)
+    assert not torch.allclose(null["prompt_embeds"], empty["prompt_embeds"])  # which follows an instruction
     for name, tensor in sd3.null_condition().tensors.items():
         torch.testing.assert_close(tensor, sd3.condition([""]).tensors[name])
     assert load_denoiser(model_folder("dit")).null_condition().tensors["class_labels"].tolist() == [11]

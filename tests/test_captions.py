@@ -99,6 +99,13 @@ def test_an_image_that_cannot_be_used_fails_alone(clf, tmp_path):
     assert good == [type(s)(**{**vars(s), "image": "image 1"}) for s in clf.score(picture(0), CAPTIONS, **OPTIONS)]
 
 
+def test_a_caption_given_twice_is_scored_twice(clf):
+    scores = clf.score(picture(0), ["a dog", "a cat", "a dog"], **OPTIONS)
+    assert [s.caption for s in scores] == ["a dog", "a cat", "a dog"]
+    assert scores[0] == scores[2]
+    assert scores[0].num_evaluations == 10
+
+
 @pytest.mark.parametrize(
     ("captions", "options", "message"),
     [

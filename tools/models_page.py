@@ -245,7 +245,7 @@ EXAMPLES = (
     ),
     Example(
         "Z-Image", "prompt (Qwen 3), as a question to it", "(z - 0.1159) × 0.3611", "ZImagePipeline",
-        ZImageTransformer2DModel, {"prompt_embeds": (512, 2560), "lengths": ()}, lambda: vae(16), FLOW, (qwen,), 6.0,
+        ZImageTransformer2DModel, {"prompt_embeds": (512, 2560), "mask": (512,)}, lambda: vae(16), FLOW, (qwen,), 6.0,
     ),
     Example(
         "DiT-XL/2, 256 pixels", "class of ImageNet", "× 0.18215", None,
@@ -294,9 +294,7 @@ def row_of(example: Example) -> str:
         for name, shape in example.tokens.items()
     }
     tokens = next(iter(example.tokens.values()))[:1]
-    if "lengths" in tensors:
-        tensors["lengths"] = torch.tensor(tokens)
-    # Lumina 2 asks its mask for the lengths of prompts, of which without values there are none.
+    # Some ask their mask for the lengths of prompts, of which without values there are none.
     with patch.object(torch.Tensor, "tolist", lambda _: [*tokens]):
         tflops = count_flops(denoiser, Conditioning(tensors), torch.zeros(1, dtype=torch.int64)) / 1e12
     exact = [m for m in (autoencoder, *encoders) if isinstance(m, AutoencoderKL | AutoencoderDC)]

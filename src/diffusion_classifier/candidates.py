@@ -37,6 +37,7 @@ class Candidates:
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
         self._last: tuple[Any, Conditioning] | None = None
+        self._null: tuple[Any, Conditioning] | None = None
 
     def named(
         self,
@@ -88,7 +89,10 @@ class Candidates:
         Raises:
             InputError: it has none.
         """
-        null = self._denoiser.null_condition()
+        device = self._denoiser.device
+        if self._null is None or self._null[0] != device:
+            self._null = device, self._denoiser.null_condition()
+        null = self._null[1]
         rows = torch.zeros(conditioning.num_prompts, dtype=torch.int64)
         return conditioning.joined(replace(null[rows], num_prompts=conditioning.num_prompts))
 

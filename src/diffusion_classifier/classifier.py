@@ -97,7 +97,8 @@ class DiffusionClassifier:
         Raises:
             InputError: anything that cannot be used, an image included.
         """
-        template = hypothesis_template if self.denoiser.class_names is None else None
+        reads_names = self.denoiser.class_names is None and options.get("conditioning") is None
+        template = hypothesis_template if reads_names else None
         results = self.classify(images, candidate_labels, template=template, **options)
         for result in results:
             if result.failure is not None:
@@ -270,7 +271,7 @@ class DiffusionClassifier:
         reading = self.reading(names, strategy=Fixed(draws), **options)
 
         def chosen(i: int) -> Tensor:
-            return torch.tensor([names.index(given[i])] if pairs else range(len(names)))
+            return torch.tensor([names.index(caption) for caption in (given[i : i + 1] if pairs else given)])
 
         def as_job(name: str, picture: Picture) -> Job:
             job = self._job(name, picture)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -22,15 +22,10 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
         conditioning: B rows.
         latent_index: (B,), int64, on the CPU: which noisy latent a row sees.
     """
-    try:
-        return _count(denoiser, conditioning, latent_index, FakeTensorMode(allow_non_fake_inputs=True))
-    except DataDependentOutputException:  # a network that looks at its mask to know what to do
-        return _count(denoiser, conditioning, latent_index, nullcontext())
-
-
-def _count(
-    denoiser: Denoiser, conditioning: Conditioning, latent_index: Tensor, mode: AbstractContextManager[Any]
-) -> int:
+    # Such a network needs them, and may keep what it made of them for the next time.
+    mode: AbstractContextManager[Any] = nullcontext()
+    if not denoiser.looks_at_values:
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
     # The other kernels of attention are not counted on all devices.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
     eager = torch.compiler.set_stance("force_eager")  # a compiled network would be given up as one that cannot be

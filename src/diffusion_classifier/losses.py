@@ -46,6 +46,8 @@ def check_loss(name: str) -> None:
 def variational_bound(noise: Tensor, predicted: Tensor, variance: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """One step's part of the variational bound, (B,), float32, in bits a dimension (Ho et al. 2020, equation 5).
 
+    The mean over times, times T·ln 2 and the number of dimensions, is the whole bound in nats.
+
     That is KL(q(x_{t-1}|x_t, x) ‖ p(x_{t-1}|x_t, c)), with the variance of p between the two that are natural, as the
     network says (Nichol & Dhariwal 2021, equation 15); at t = 0 -log p(x|x_0, c), as a density.
 

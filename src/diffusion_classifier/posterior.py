@@ -62,8 +62,8 @@ def training_weights(denoiser: Denoiser) -> Weights:
     """Weights over time under which errors of ε count as those that the network was trained to make small.
 
     A network that returns y is trained on ‖y - ŷ‖² at times of some density; ‖ε - ε̂‖² is α² times that for velocity,
-    flow and EDM, α²/σ² times for x. The density is even unless the family's was published. At the noisy end, where α
-    is 0, weights would have no bound: there α counts as 0.01 at least.
+    flow and EDM, α²/σ² times for x. The density is even but for Stable Diffusion 3, whose is known. At the noisy end,
+    where α is 0, weights would have no bound: there α counts as 0.01 at least.
     """
     u = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     t = denoiser.schedule.timesteps(u.clamp(max=1 - 2**-24))

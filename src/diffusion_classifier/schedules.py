@@ -135,16 +135,8 @@ class EDM:
     num_timesteps: int = 1000
 
     def levels(self, t: Tensor) -> Tensor:
-        """s at the times t, float64.
-
-        Raises:
-            InputError: a time lies outside of the schedule.
-        """
+        """s at the times t, float64."""
         u = t.double() / self.num_timesteps
-        wrong = (u < 0) | (u > 1)
-        if bool(wrong.any()):
-            given = float(t[wrong].flatten()[0])
-            raise InputError(f"times of this model lie between 0 and {self.num_timesteps}; got {given:g}")
         if isinf(self.rho):
             return torch.exp(log(self.sigma_min) + u * log(self.sigma_max / self.sigma_min))
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
@@ -153,6 +145,10 @@ class EDM:
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """(α_t, σ_t); see `Schedule`."""
+        wrong = (t < 0) | (t > self.num_timesteps)
+        if bool(wrong.any()):
+            given = float(t[wrong].flatten()[0])
+            raise InputError(f"times of this model lie between 0 and {self.num_timesteps}; got {given:g}")
         s = self.levels(t)
         root = (s**2 + self.sigma_data**2).sqrt()
         return (self.sigma_data / root).float(), (s / root).float()

@@ -308,10 +308,14 @@ class _Engine:
         values = batch.read()
         broken = [b for b, value in enumerate(values) if not isfinite(value)]
         if broken and self.denoiser.dtype != torch.float32:
-            with self.denoiser.full_precision():
-                again = chain.from_iterable(part.read() for part in self.submit([batch.rows[b] for b in broken]))
-                for b, value in zip(broken, again, strict=True):
-                    values[b] = value
+            try:
+                with self.denoiser.full_precision():
+                    again = chain.from_iterable(part.read() for part in self.submit([batch.rows[b] for b in broken]))
+                    for b, value in zip(broken, again, strict=True):
+                        values[b] = value
+            except (MemoryError, RuntimeError) as e:  # these images fail; the others go on
+                if not out_of_memory(e):
+                    raise
         for (f, i, j), value in zip(batch.rows, values, strict=True):
             f.errors[i, j] = value
             f.done += 1

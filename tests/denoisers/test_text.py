@@ -91,6 +91,7 @@ def test_what_cannot_be_left_out(name, without, message, model_folder):
         ("flux-dev", "text_encoder_2"),
         ("sd3", "tokenizer_2"),
         ("sdxl", "text_encoder_2"),
+        ("sdxl", "tokenizer"),
     ],
 )
 def test_a_pipeline_without_a_text_encoder(name, part, model_folder, tmp_path):
@@ -116,7 +117,13 @@ def test_images_of_another_size(model_folder):
 
 @pytest.mark.parametrize(
     ("name", "size", "message"),
-    [("sdxl", 17, "multiple of 2 .* got 17"), ("dit", 32, "16 pixels only; 32"), ("class-unet", 8, "16 pixels only")],
+    [
+        ("sdxl", 17, "multiple of 2 .* got 17"),
+        ("flux-dev", 18, "multiple of 4"),
+        ("z-image", 18, "multiple of 4"),
+        ("dit", 32, "16 pixels only; 32"),
+        ("class-unet", 8, "16 pixels only"),
+    ],
 )
 def test_sizes_that_cannot_be(name, size, message, model_folder):
     with pytest.raises(InputError, match=message):

@@ -30,6 +30,7 @@ from .common import (
     Template,
     Timesteps,
     Weights,
+    Without,
     Word,
     app,
     find,
@@ -76,6 +77,7 @@ def classify(
     lora: Lora = None,
     word: Word = None,
     config: Config = None,
+    without: Without = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -111,7 +113,7 @@ def classify(
     found, missing = find(images)
     classifier = load_classifier(
         model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, loras=lora or (), words=word or (), config=config,
+        image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
     )  # fmt: skip
     failures = 0
     options: dict[str, Any] = {

@@ -73,6 +73,10 @@ Word = Annotated[
 Config = Annotated[
     str | None, typer.Option(help="For a checkpoint of one file: folder or hub id of a pipeline with its configs.")
 ]
+Without = Annotated[
+    list[str] | None,
+    typer.Option(help="Component to leave out: text_encoder_3 and tokenizer_3 of Stable Diffusion 3. Repeatable."),
+]
 Output = Annotated[Format, typer.Option("--format", help="What is printed on standard output.")]
 
 

@@ -28,6 +28,7 @@ from .common import (
     Template,
     Timesteps,
     Weights,
+    Without,
     Word,
     app,
     find,
@@ -61,6 +62,7 @@ def score(
     lora: Lora = None,
     word: Word = None,
     config: Config = None,
+    without: Without = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -86,7 +88,7 @@ def score(
         raise InputError(f"{missing[0][0]}: {missing[0][1]}; so that captions cannot be told to images by --pairs")
     classifier = load_classifier(
         model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, loras=lora or (), words=word or (), config=config,
+        image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
     )  # fmt: skip
     results = classifier.stream_scores(
         found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, template=template or None,

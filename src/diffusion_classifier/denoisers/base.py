@@ -81,6 +81,7 @@ class Denoiser(ABC):
         prefix: what rows of one noisy latent compute but once.
         compiled: whether each number of rows costs a compilation; see `compile`.
         crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
+        looks_at_values: whether the network reads values of its inputs to know what to compute.
         any_size: whether the network takes latents of other sizes too, as convolutions do.
         class_names: the classes that the network was trained with; None where it reads text.
         conditions: names of the tensors of its conditioning.
@@ -90,6 +91,7 @@ class Denoiser(ABC):
     family: ClassVar[str]
     crop: Literal["center", "adm"] = "center"
     any_size: ClassVar[bool] = False
+    looks_at_values: ClassVar[bool] = False
     class_names: Sequence[str] | None = None
     conditions: ClassVar[tuple[str, ...]]
     licence: str | None = None
@@ -224,7 +226,7 @@ class Denoiser(ABC):
             t: (B,), of the rows that `forward` will be given, on the network's device.
             conditioning: K rows.
         """
-        yield of_tensors(len(t), conditioning)
+        yield of_tensors(len(t), conditioning, t.device)
 
     def predict_noise(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor) -> Tensor:
         """ε̂ (B, *) of `predict`."""
@@ -248,7 +250,7 @@ class Denoiser(ABC):
         t_rows = t[latent_index]
         alpha, sigma = (to_device(a, rows.device) for a in self.schedule(t_rows))
         with self.prefix.shared(latent_index, rows.device):
-            output = self.forward(rows.to(self.dtype), to_device(t_rows, rows.device), conditioning)
+            output = self.forward(rows.to(self.dtype), to_device(t_rows, rows.device), conditioning.to(rows.device))
         output, variance = split_variance(output, rows.shape[1])
         return to_noise(output, rows, alpha, sigma, self.prediction_type), variance
 

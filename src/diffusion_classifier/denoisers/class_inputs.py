@@ -44,19 +44,21 @@ class Entry:
     inputs: Callable[[Tensor, Tensor], Tensor]
 
 
-def of_tensors(num_rows: int, conditioning: Conditioning) -> ClassInputs:
+def of_tensors(num_rows: int, conditioning: Conditioning, device: torch.device) -> ClassInputs:
     """Where the rows of the conditioning are numbers, as encodings of prompts are: these themselves, masks aside."""
     conditioning = conditioning.averaged()
     numbers = {name: tensor.float() for name, tensor in conditioning.tensors.items() if tensor.is_floating_point()}
     means = {name: tensor.mean(0) for name, tensor in numbers.items()}
-    leaves = {name: mean.expand(num_rows, *mean.shape).clone().requires_grad_() for name, mean in means.items()}
+    leaves = {
+        name: mean.to(device).expand(num_rows, *mean.shape).clone().requires_grad_() for name, mean in means.items()
+    }
     # Masks and lengths, so that all classes are covered.
-    others = {name: t.amax(0) for name, t in conditioning.tensors.items() if name not in means}
+    others = {name: t.amax(0).to(device) for name, t in conditioning.tensors.items() if name not in means}
     fixed = {name: t.expand(num_rows, *t.shape) for name, t in others.items()}
 
     def project(gradients: Sequence[Tensor]) -> Tensor:
         products = [
-            gradient.float().flatten(1) @ (numbers[name] - means[name]).flatten(1).T
+            gradient.to(means[name]).flatten(1) @ (numbers[name] - means[name]).flatten(1).T
             for (name, gradient) in zip(leaves, gradients, strict=True)
         ]
         return torch.stack(products).sum(0)

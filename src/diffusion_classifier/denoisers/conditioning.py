@@ -44,12 +44,27 @@ class Conditioning:
         return Conditioning({name: tensor[:: self.num_prompts] for name, tensor in self.tensors.items()})
 
     def averaged(self) -> Conditioning:
-        """K rows: the means of a class's prompts; of masks and lengths what covers all of them."""
+        """K rows: the means of a class's prompts, of each token over those that have it by their mask."""
         if self.num_prompts == 1:
             return self
         grouped = {name: t.reshape(len(self), self.num_prompts, *t.shape[1:]) for name, t in self.tensors.items()}
-        return Conditioning({name: t.mean(1) if t.is_floating_point() else t.amax(1) for name, t in grouped.items()})
+        mask = grouped.get("mask")
+
+        def mean(values: Tensor) -> Tensor:
+            if not values.is_floating_point():
+                return values.amax(1)
+            if mask is None or mask.shape != values.shape[: mask.ndim]:
+                return values.mean(1)
+            share = mask[..., None].to(values.dtype)
+            return (values * share).sum(1) / share.sum(1).clamp(min=1)
+
+        return Conditioning({name: mean(values) for name, values in grouped.items()})
+
+    def to(self, device: torch.device) -> Conditioning:
+        """The same on a device."""
+        return replace(self, tensors={name: to_device(tensor, device) for name, tensor in self.tensors.items()})
 
     def joined(self, other: Conditioning) -> Conditioning:
         """The classes of both, whose numbers of prompts must be the same."""
-        return replace(self, tensors={name: torch.cat([t, other.tensors[name]]) for name, t in self.tensors.items()})
+        tensors = {name: torch.cat([t, other.tensors[name].to(t.device)]) for name, t in self.tensors.items()}
+        return replace(self, tensors=tensors)

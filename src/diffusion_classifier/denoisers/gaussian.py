@@ -27,6 +27,7 @@ class Gaussian(Denoiser):
     """
 
     family = "gaussian"
+    looks_at_values = True
     conditions = ("mean", "variance")
 
     def __init__(

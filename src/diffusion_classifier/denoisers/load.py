@@ -95,7 +95,7 @@ def load_denoiser(
     elif config is not None:
         raise InputError(f"a config is for a checkpoint of one file, and {source} is none")
     elif not folder.exists():
-        folder = _download(str(source))
+        folder = _download(str(source), without)
     if not (folder / "model_index.json").is_file():
         raise InputError(f"{folder} is not a folder that a diffusers pipeline was saved to: it has no model_index.json")
     index = _read_json(folder / "model_index.json")
@@ -163,18 +163,23 @@ def _load_folder(
             if (folder / name / "config.json").is_file()
         }
         return pipeline_class.from_pretrained(folder, **networks, **absent, **_OPTIONS)
+    except ImportError as e:
+        raise InputError(
+            f"{source} needs a library that is missing, as tokenizers of T5 do without a tokenizer.json: "
+            f"pip install 'diffusion-classifier[t5]' ({one_line(e)})"
+        ) from e
     except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
 
 
-def _download(source: str) -> Path:
+def _download(source: str, without: Collection[str]) -> Path:
     """The folder of a hub model in the local cache, with no more than is needed of it."""
     names = ", ".join(bundled_models()) or "none"
     nothing = f"no model {source!r}: it is neither a folder here nor a bundled model ({names})"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(nothing)
     index = _read_json(Path(_download_index(source, nothing)))
-    absent = _absent(index, _pipeline_class(index, source), source, ())
+    absent = _absent(index, _pipeline_class(index, source), source, without)
     try:
         folder = DiffusionPipeline.download(source, use_safetensors=True, **absent)
         _download_settings(source)
@@ -232,7 +237,10 @@ def _components(index: Mapping[str, Any]) -> dict[str, list[str]]:
 
 def _dtype(class_name: str, dtype: torch.dtype) -> torch.dtype:
     """float32 for autoencoders, and for encoders of text that are small beside the network that predicts."""
-    return torch.float32 if class_name.startswith(("Autoencoder", "CLIP")) else dtype
+    if class_name.startswith(("Autoencoder", "CLIP")):
+        return torch.float32
+    # Language models overflow in float16.
+    return torch.bfloat16 if dtype is torch.float16 and class_name.startswith(("Gemma", "Qwen")) else dtype
 
 
 def _load_network(folder: Path, library: str, class_name: str, dtype: torch.dtype) -> torch.nn.Module:

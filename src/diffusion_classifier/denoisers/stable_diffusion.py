@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 from diffusers import Transformer2DModel
 from torch import Tensor
 
-from ..devices import to_device
 from ..exceptions import InputError
 from .base import Conditioning
 from .text import TextConditional
@@ -44,6 +43,12 @@ class StableDiffusion(TextConditional):
                 torch.tensor([self.guidance_scale - 1]), embedding_dim=width
             )
 
+    def to(self, device: torch.device, dtype: torch.dtype) -> Self:
+        """See `Denoiser.to`."""
+        if self._guidance is not None:
+            self._guidance = self._guidance.to(device)
+        return super().to(device, dtype)
+
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
         """See `TextConditional.encode_prompts`."""
         embeds, _ = self.pipeline.encode_prompt(prompts, self.device, 1, False)
@@ -54,7 +59,7 @@ class StableDiffusion(TextConditional):
         embeds = conditioning.tensors["prompt_embeds"].to(noisy.dtype)
         guidance = self._guidance
         if guidance is not None:
-            guidance = to_device(guidance, noisy.device).to(noisy.dtype).expand(len(noisy), -1)
+            guidance = guidance.to(noisy.dtype).expand(len(noisy), -1)
         output: Tensor = self.network(
             noisy, self.schedule.network_time(t), encoder_hidden_states=embeds, timestep_cond=guidance
         ).sample
@@ -75,7 +80,6 @@ class StableDiffusionXL(TextConditional):
 
     family = "stable-diffusion-xl"
     conditions = ("prompt_embeds", "pooled")
-    optional = ("text_encoder", "tokenizer")
     any_size = True
 
     def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
@@ -103,19 +107,21 @@ class StableDiffusionXL(TextConditional):
         )
         return {"prompt_embeds": embeds, "pooled": pooled}
 
-    def null_condition(self) -> Conditioning:
-        """The empty prompt, or zeros where the pipeline says that these stand for it; see `Denoiser.null_condition`."""
-        null = super().null_condition()
+    def encode_null(self) -> dict[str, Tensor]:
+        """See `TextConditional.encode_null`: zeros where the pipeline says that these stand for the empty prompt."""
+        null = super().encode_null()
         if self.pipeline.config.force_zeros_for_empty_prompt:
-            return Conditioning({name: torch.zeros_like(tensor) for name, tensor in null.tensors.items()})
+            return {name: torch.zeros_like(tensor) for name, tensor in null.items()}
         return null
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
         embeds, pooled = (conditioning.tensors[name].to(noisy.dtype) for name in ("prompt_embeds", "pooled"))
         height, width = (edge * self.image_size // self.latent_shape[-1] for edge in noisy.shape[-2:])
-        sizes = torch.tensor([height, width, 0, 0, height, width], dtype=torch.float32)
-        added = {"text_embeds": pooled, "time_ids": to_device(sizes, noisy.device).expand(len(noisy), -1)}
+        # Made where they are needed: nothing is copied to a GPU while it computes.
+        zero = noisy.new_zeros(len(noisy), dtype=torch.float32)
+        sizes = torch.stack([zero + height, zero + width, zero, zero, zero + height, zero + width], dim=1)
+        added = {"text_embeds": pooled, "time_ids": sizes}
         output: Tensor = self.network(
             noisy, self.schedule.network_time(t), encoder_hidden_states=embeds, added_cond_kwargs=added
         ).sample

@@ -12,6 +12,7 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
+from ..devices import out_of_memory
 from ..exceptions import InputError
 from ..schedules import read_scheduler
 from . import autoencoder
@@ -19,6 +20,13 @@ from .base import Conditioning, Denoiser, scheduler_config, without_advice
 from .prefix import Prefix
 
 _PROMPT_BATCH = 64
+"""Prompts that CLIP reads at once."""
+
+_LARGE_PROMPT_BATCH = 8
+"""The same for T5, Gemma and Qwen."""
+
+_ON_DEVICE = 2**31
+"""Bytes of encoded prompts that are kept where the network is; more are in the computer's memory."""
 
 
 class TextConditional(Denoiser):
@@ -44,6 +52,8 @@ class TextConditional(Denoiser):
     max_tokens: int | None = None
     """Of a prompt for a tokenizer other than CLIP's; what `encode_prompt` reads by default if None."""
 
+    patch_size: ClassVar[int | None] = None
+    """Edge of the squares that a transformer cuts a latent into; what its config says if None."""
     packing: ClassVar[int] = 1
     """Edge of the squares of a latent's pixels that the network sees as one token's channels."""
 
@@ -60,9 +70,10 @@ class TextConditional(Denoiser):
         self.network_config: Any = network.config
         scale = autoencoder.scale(vae)
         if image_size is not None:
-            sample_size, rest = divmod(image_size, scale)
-            if rest or sample_size < 1:
-                raise InputError(f"the edge of an image must be a multiple of {scale} for this model; got {image_size}")
+            unit = scale * max(self.packing, self.patch_size or network.config.get("patch_size") or 1)
+            if image_size % unit or image_size < unit:
+                raise InputError(f"the edge of an image must be a multiple of {unit} for this model; got {image_size}")
+            sample_size = image_size // scale
         elif sample_size is None:
             sample_size = network.config.sample_size
         if not isinstance(sample_size, int):
@@ -103,23 +114,58 @@ class TextConditional(Denoiser):
         prompts = [c for c in classes if isinstance(c, str)]
         if len(prompts) < len(classes):
             raise InputError("this model reads text: give it words rather than class indices")
-        for name, part in self.pipeline.components.items():
-            if part is None and name.startswith(("text_encoder", "tokenizer")) and name not in self.optional:
-                raise InputError(f"this pipeline has no {name}, so that it cannot read class names")
+        self._check_encoders()
         with without_advice():  # on prompts that are too long, which are refused
             self._refuse_long(prompts)
             with self._encoders_at_hand():
-                batches = [prompts[i : i + _PROMPT_BATCH] for i in range(0, len(prompts), _PROMPT_BATCH)]
-                encoded = [self.encode_prompts(batch) for batch in batches]
-        return Conditioning({name: torch.cat([part[name] for part in encoded]) for name in encoded[0]})
+                return self._kept([*self._encoded(prompts)])
 
+    @torch.no_grad()
     def null_condition(self) -> Conditioning:
-        """The empty prompt; see `Denoiser.null_condition`."""
-        return self.condition([""])
+        """The empty prompt, as sampling with guidance has it; see `Denoiser.null_condition`."""
+        self._check_encoders()
+        with without_advice(), self._encoders_at_hand():
+            return self._kept([self.encode_null()])
+
+    def _encoded(self, prompts: list[str]) -> Iterator[dict[str, Tensor]]:
+        """In batches, which are halved where memory does not suffice."""
+        large = not all(type(encoder).__name__.startswith("CLIP") for encoder in self._encoders)
+        size = _LARGE_PROMPT_BATCH if large else _PROMPT_BATCH
+        done = 0
+        while done < len(prompts):
+            try:
+                encoded = self.encode_prompts(prompts[done : done + size])
+            except (MemoryError, RuntimeError) as e:
+                if size == 1 or not out_of_memory(e):
+                    raise
+                size //= 2
+                continue
+            for tensor in encoded.values():
+                if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+                    raise InputError(
+                        f"encodings of prompts are not finite in {str(tensor.dtype).removeprefix('torch.')}: load the "
+                        "model with --dtype bfloat16 or float32"
+                    )
+            yield {name: tensor.cpu() for name, tensor in encoded.items()}
+            done += size
+
+    def _kept(self, parts: list[dict[str, Tensor]]) -> Conditioning:
+        conditioning = Conditioning({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
+        small = sum(tensor.nbytes for tensor in conditioning.tensors.values()) <= _ON_DEVICE
+        return conditioning.to(self.device) if small else conditioning
+
+    def _check_encoders(self) -> None:
+        for name, part in self.pipeline.components.items():
+            if part is None and name.startswith(("text_encoder", "tokenizer")) and name not in self.optional:
+                raise InputError(f"this pipeline has no {name}, so that it cannot read class names")
 
     @abstractmethod
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
         """What `forward` needs of each prompt, (K, *) each, on the network's device."""
+
+    def encode_null(self) -> dict[str, Tensor]:
+        """What `forward` needs for no prompt, (1, *) each: the empty one, unless the pipeline has another."""
+        return self.encode_prompts([""])
 
     def as_read(self, prompts: list[str]) -> list[str]:
         """The prompts as the tokenizers are given them."""
@@ -135,7 +181,8 @@ class TextConditional(Denoiser):
             if "CLIP" in type(tokenizer).__name__:
                 yield tokenizer, tokenizer.model_max_length
             else:
-                yield tokenizer, self.max_tokens or parameters["max_sequence_length"].default
+                by_default = parameters.get("max_sequence_length", None)
+                yield tokenizer, self.max_tokens or getattr(by_default, "default", tokenizer.model_max_length)
 
     def _refuse_long(self, prompts: list[str]) -> None:
         for tokenizer, limit in self.token_limits():

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
-from ..devices import to_device
 from .base import Conditioning
 from .text import TextConditional
 
@@ -34,11 +33,8 @@ class PixArt(TextConditional):
         """See `Denoiser.forward`."""
         added: dict[str, Tensor | None] = {"resolution": None, "aspect_ratio": None}
         if getattr(self.network, "use_additional_conditions", False):  # PixArt-α for images of 1,024 pixels
-            size, square = torch.full((1, 2), float(self.image_size)), torch.ones(1, 1)
-            added = {
-                name: to_device(value, noisy.device).to(noisy.dtype).expand(len(noisy), -1)
-                for name, value in (("resolution", size), ("aspect_ratio", square))
-            }
+            size, square = noisy.new_full((len(noisy), 2), self.image_size), noisy.new_ones(len(noisy), 1)
+            added = {"resolution": size, "aspect_ratio": square}
         output: Tensor = self.network(
             noisy,
             encoder_hidden_states=conditioning.tensors["prompt_embeds"].to(noisy.dtype),
@@ -66,7 +62,8 @@ class StableDiffusion3(TextConditional):
         embeds, _, pooled, _ = self.pipeline.encode_prompt(
             prompts, None, None, device=self.device, do_classifier_free_guidance=False
         )
-        return {"prompt_embeds": embeds, "pooled": pooled}
+        # CLIP's float32 would have made T5's part twice as large.
+        return {"prompt_embeds": embeds.to(self.dtype), "pooled": pooled}
 
     def time_density(self, u: Tensor) -> Tensor:
         """Logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1); see `Denoiser`."""
@@ -113,7 +110,7 @@ class Flux(TextConditional):
         """See `Denoiser.forward`."""
         embeds = conditioning.tensors["prompt_embeds"].to(noisy.dtype)
         height, width = (edge // 2 for edge in noisy.shape[-2:])
-        places = torch.cartesian_prod(torch.tensor([0]), torch.arange(height), torch.arange(width))
+        places = (torch.arange(edge, device=noisy.device) for edge in (1, height, width))
         guidance = None
         if self.network_config.guidance_embeds:
             guidance = torch.full((len(noisy),), self.guidance, device=noisy.device)
@@ -124,7 +121,7 @@ class Flux(TextConditional):
             pooled_projections=conditioning.tensors["pooled"].to(noisy.dtype),
             encoder_hidden_states=embeds,
             txt_ids=embeds.new_zeros(embeds.shape[1], 3),
-            img_ids=to_device(places, noisy.device).to(noisy.dtype),
+            img_ids=torch.cartesian_prod(*places).to(noisy.dtype),
         ).sample
         return pixel_shuffle(output.mT.reshape(len(noisy), -1, height, width), 2)
 
@@ -155,6 +152,11 @@ class Sana(TextConditional):
         )
         return {"prompt_embeds": embeds, "mask": mask}
 
+    def encode_null(self) -> dict[str, Tensor]:
+        """See `TextConditional.encode_null`: the empty prompt without the instruction."""
+        _, _, embeds, mask = self.pipeline.encode_prompt([""], device=self.device)
+        return {"prompt_embeds": embeds, "mask": mask}
+
     def as_read(self, prompts: list[str]) -> list[str]:
         """See `TextConditional.as_read`."""
         return ["\n".join(self._instruction) + prompt for prompt in super().as_read(prompts)]
@@ -183,12 +185,18 @@ class Lumina2(TextConditional):
     """
 
     family = "lumina-2"
+    looks_at_values = True
     conditions = ("prompt_embeds", "mask")
     flow = True
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
         """See `TextConditional.encode_prompts`."""
         embeds, mask, _, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device)
+        return {"prompt_embeds": embeds, "mask": mask}
+
+    def encode_null(self) -> dict[str, Tensor]:
+        """See `TextConditional.encode_null`: the empty prompt without the instruction."""
+        _, _, embeds, mask = self.pipeline.encode_prompt([""], device=self.device)
         return {"prompt_embeds": embeds, "mask": mask}
 
     def as_read(self, prompts: list[str]) -> list[str]:
@@ -214,7 +222,9 @@ class ZImage(TextConditional):
     """
 
     family = "z-image"
-    conditions = ("prompt_embeds", "lengths")
+    looks_at_values = True
+    patch_size = 2
+    conditions = ("prompt_embeds", "mask")
     flow = True
 
     def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
@@ -226,7 +236,8 @@ class ZImage(TextConditional):
         embeds, _ = self.pipeline.encode_prompt(list(prompts), self.device, do_classifier_free_guidance=False)
         ((_, limit),) = self.token_limits()
         padded = torch.stack([pad(e, (0, 0, 0, limit - len(e))) for e in embeds])
-        return {"prompt_embeds": padded, "lengths": torch.tensor([len(e) for e in embeds])}  # on the CPU, to be read
+        lengths = torch.tensor([len(e) for e in embeds], device=padded.device)
+        return {"prompt_embeds": padded, "mask": torch.arange(limit, device=padded.device) < lengths[:, None]}
 
     def as_read(self, prompts: list[str]) -> list[str]:
         """See `TextConditional.as_read`."""
@@ -240,7 +251,7 @@ class ZImage(TextConditional):
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`; the network predicts x - ε, and its time goes the other way."""
         embeds = conditioning.tensors["prompt_embeds"].to(noisy.dtype)
-        lengths = conditioning.tensors["lengths"].tolist()
+        lengths = conditioning.tensors["mask"].sum(1).tolist()
         output: list[Tensor] = self.network(
             list(noisy.unsqueeze(2)),
             1 - t / self.schedule.num_timesteps,

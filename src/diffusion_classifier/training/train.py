@@ -175,7 +175,7 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[UNet2DMode
 
 def _load_start(unet: UNet2DModel, config: TrainConfig, data: LabelledImages) -> None:
     model = load_denoiser(config.start, device="cpu", dtype="float32")
-    names = tuple(getattr(model, "class_names", ()))
+    names = tuple(model.class_names or ())
     if names != tuple(data.class_names):
         raise InputError(
             f"training cannot start from {config.start}: its classes are {', '.join(names) or 'texts'}, "

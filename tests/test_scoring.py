@@ -6,6 +6,7 @@ import torch
 from gaussians import SCHEDULES, gaussian
 from torch.nn import functional as F
 
+from diffusion_classifier.denoisers import base
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.draws import Draws, Timesteps
 from diffusion_classifier.exceptions import InputError
@@ -268,6 +269,24 @@ def test_what_overflows_in_16_bits_is_rescued_in_float32(dtype):
     assert set(again) == {(torch.float32, 1)}
     assert rescued.dtype == dtype
     assert next(rescued.network.parameters()).dtype == dtype
+
+
+def test_where_float32_does_not_fit_the_image_fails_alone(monkeypatch):
+    """And later batches are as large as before."""
+    stub = Stub(torch.bfloat16, overflow_class_1)
+
+    def no_room(module, dtype):
+        if dtype == torch.float32:
+            raise torch.OutOfMemoryError
+        return module.to(dtype)
+
+    monkeypatch.setattr(base, "_to", no_room)
+    spoiled = tables(stub, images(2), Fixed(3), batch_size=5)
+    message = "is not finite in bfloat16, and memory does not suffice for float32"
+    assert all(message in result.failure for result in spoiled.values())
+    assert max(stub.sizes) == 5
+    stub.spoil = None
+    assert all(result.failure is None for result in tables(stub, images(2), Fixed(3), batch_size=5).values())
 
 
 @pytest.mark.parametrize(

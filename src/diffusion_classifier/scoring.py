@@ -307,25 +307,29 @@ class _Engine:
         """
         values = batch.read()
         broken = [b for b, value in enumerate(values) if not isfinite(value)]
+        tried = str(self.denoiser.dtype).removeprefix("torch.")
         if broken and self.denoiser.dtype != torch.float32:
+            batch_size = self.batch_size
             try:
                 with self.denoiser.full_precision():
                     again = chain.from_iterable(part.read() for part in self.submit([batch.rows[b] for b in broken]))
                     for b, value in zip(broken, again, strict=True):
                         values[b] = value
+                tried += ", nor in float32"
             except (MemoryError, RuntimeError) as e:  # these images fail; the others go on
                 if not out_of_memory(e):
                     raise
+                tried += ", and memory does not suffice for float32"
+            self.batch_size = batch_size  # float32 may have needed smaller ones
         for (f, i, j), value in zip(batch.rows, values, strict=True):
             f.errors[i, j] = value
             f.done += 1
             f.num_evaluations += self.conditioning.num_prompts
             if not isfinite(value) and f.failure is None:
                 c = int(f.classes[i])
-                dtypes = dict.fromkeys(str(d).removeprefix("torch.") for d in (self.denoiser.dtype, torch.float32))
                 f.failure = (
                     f"the prediction for class {self.class_names[c] if self.class_names else c} at t = {f.t[j]:g} is "
-                    "not finite in " + ", nor in ".join(dtypes)
+                    f"not finite in {tried}"
                 )
         for f, _ in {(f, j) for f, _, j in batch.rows}:
             f.num_latents += 1

@@ -232,6 +232,10 @@ class TestStart:
         assert there.keys() == here.keys()
         assert all(torch.allclose(there[name], here[name], atol=1e-6) for name in there)
 
+    def test_a_model_that_reads_text_is_refused(self, tmp_path, model_folder):
+        with pytest.raises(InputError, match="its classes are texts"):
+            run(tmp_path / "m", replace(CONFIG, start=str(model_folder("sd-epsilon"))))
+
     def test_a_run_goes_on_where_it_was_and_not_at_its_start(self, tmp_path, finished):
         config = replace(CONFIG, start=str(finished[0]))
         with pytest.raises(Killed):

@@ -168,6 +168,12 @@ def test_a_unet_that_needs_more_than_a_prompt(tmp_path, unet):
     refused(tmp_path, next(iter(unet)), "prompt")
 
 
+def test_a_transformer_whose_sample_size_is_not_a_number(copy):
+    folder = copy("dit")
+    edit_json(folder / "transformer" / "config.json", sample_size=None)
+    refused(folder, "cannot be loaded", "NoneType")
+
+
 def test_a_sample_size_that_is_not_a_square(tmp_path):
     builders.stable_diffusion(tmp_path, unet={"sample_size": [8, 12]})
     refused(tmp_path, "sample_size", "12")

@@ -18,19 +18,26 @@ def scale(vae: Any) -> int:
     return 1 << (len(widths) - 1)
 
 
-def channels(vae: Any, read: int) -> int:
-    """Channels of a latent, which must be what the network reads.
+def sizes(vae: Any, sample_size: object, channels: int) -> tuple[tuple[int, int, int], int]:
+    """Shape of one latent, (C, S, S), and edge in pixels of the images.
+
+    Args:
+        vae: the autoencoder; None for a model of pixels.
+        sample_size: S, of the network.
+        channels: C, that the network reads.
 
     Raises:
-        InputError: they are not.
+        InputError: S is not one number, or a latent has other channels.
     """
+    if not isinstance(sample_size, int):
+        raise InputError(f"the network's sample_size is {sample_size}; one number, the edge of a square, is needed")
     given = 3 if vae is None else int(vae.config.latent_channels)
-    if read != given:
+    if channels != given:
         raise InputError(
-            f"the network reads {read} channels where a latent has {given}: inpainting, depth and upscaling models "
+            f"the network reads {channels} channels where a latent has {given}: inpainting, depth and upscaling models "
             "need a second image and cannot classify"
         )
-    return given
+    return (channels, sample_size, sample_size), sample_size * scale(vae)
 
 
 @torch.no_grad()
@@ -41,8 +48,8 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     encoded = vae.encode(images.to(vae.device, vae.dtype))
     latent: Tensor = (encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent).float()
     config = vae.config
-    scale = float(config.scaling_factor)
+    factor = float(config.scaling_factor)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
         mean, std = (latent.new_tensor(config[name]).view(-1, 1, 1) for name in ("latents_mean", "latents_std"))
-        return (latent - mean) * scale / std
-    return (latent - float(config.get("shift_factor") or 0)) * scale
+        return (latent - mean) * factor / std
+    return (latent - float(config.get("shift_factor") or 0)) * factor

@@ -44,12 +44,10 @@ class DiT(ClassConditional):
         self.class_names = tuple(class_names or map(str, range(config.num_embeds_ada_norm)))
         if len(self.class_names) != config.num_embeds_ada_norm:
             raise InputError(f"{len(self.class_names)} class names for {config.num_embeds_ada_norm} classes")
-        size = config.sample_size
         super().__init__(
             {"transformer": transformer, "vae": vae},
             *read_scheduler(scheduler_config),
-            (autoencoder.channels(vae, config.in_channels), size, size),
-            size * autoencoder.scale(vae),
+            *autoencoder.sizes(vae, config.sample_size, config.in_channels),
         )
 
         self.null_class = config.num_embeds_ada_norm

@@ -168,7 +168,7 @@ def _load_folder(
             f"{source} needs a library that is missing, as tokenizers of T5 do without a tokenizer.json: "
             f"pip install 'diffusion-classifier[t5]' ({one_line(e)})"
         ) from e
-    except (OSError, ValueError, LookupError, AttributeError, RuntimeError, SafetensorError) as e:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, SafetensorError) as e:
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
 
 

@@ -68,21 +68,18 @@ class TextConditional(Denoiser):
         parts = pipeline.components
         network, vae = parts.get("unet", parts.get("transformer")), parts.get("vae")
         self.network_config: Any = network.config
-        scale = autoencoder.scale(vae)
         if image_size is not None:
+            scale = autoencoder.scale(vae)
             unit = scale * max(self.packing, self.patch_size or network.config.get("patch_size") or 1)
             if image_size % unit or image_size < unit:
                 raise InputError(f"the edge of an image must be a multiple of {unit} for this model; got {image_size}")
             sample_size = image_size // scale
         elif sample_size is None:
             sample_size = network.config.sample_size
-        if not isinstance(sample_size, int):
-            raise InputError(f"the network's sample_size is {sample_size}; one number, the edge of a square, is needed")
         super().__init__(
             {"network": network} if vae is None else {"network": network, "vae": vae},
             *read_scheduler(scheduler_config(pipeline.scheduler)),
-            (autoencoder.channels(vae, network.config.in_channels // self.packing**2), sample_size, sample_size),
-            sample_size * scale,
+            *autoencoder.sizes(vae, sample_size, network.config.in_channels // self.packing**2),
         )
         if self.flow and self.prediction_type != "flow":
             raise InputError(

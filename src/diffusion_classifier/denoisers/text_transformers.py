@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,27 @@ from .base import Conditioning
 from .text import TextConditional
 
 
-class PixArt(TextConditional):
+class _Masked(TextConditional):
+    """Prompts in one encoding, with a mask of their tokens."""
+
+    conditions = ("prompt_embeds", "mask")
+    _options: Mapping[str, Any] = {}
+    """Of `encode_prompt`, for prompts and not for none."""
+
+    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """See `TextConditional.encode_prompts`."""
+        embeds, mask, _, _ = self.pipeline.encode_prompt(
+            prompts, do_classifier_free_guidance=False, device=self.device, **self._options
+        )
+        return {"prompt_embeds": embeds, "mask": mask}
+
+    def encode_null(self) -> dict[str, Tensor]:
+        """See `TextConditional.encode_null`: what guidance takes, which no instruction precedes."""
+        _, _, embeds, mask = self.pipeline.encode_prompt([""], device=self.device)
+        return {"prompt_embeds": embeds, "mask": mask}
+
+
+class PixArt(_Masked):
     """PixArt-α and PixArt-Σ: a prompt by T5, masked; ε with learned variance.
 
     Args:
@@ -22,12 +42,6 @@ class PixArt(TextConditional):
     """
 
     family = "pixart"
-    conditions = ("prompt_embeds", "mask")
-
-    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """See `TextConditional.encode_prompts`."""
-        embeds, mask, _, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device)
-        return {"prompt_embeds": embeds, "mask": mask}
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""
@@ -126,7 +140,7 @@ class Flux(TextConditional):
         return pixel_shuffle(output.mT.reshape(len(noisy), -1, height, width), 2)
 
 
-class Sana(TextConditional):
+class Sana(_Masked):
     """Sana: a prompt by Gemma, after an instruction and masked; a flow on the latents of a deep autoencoder.
 
     Args:
@@ -134,28 +148,13 @@ class Sana(TextConditional):
     """
 
     family = "sana"
-    conditions = ("prompt_embeds", "mask")
     flow = True
 
     def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
         super().__init__(pipeline, image_size)
         parameters = inspect.signature(pipeline.__call__).parameters
         self._instruction: list[str] = parameters["complex_human_instruction"].default
-
-    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """See `TextConditional.encode_prompts`."""
-        embeds, mask, _, _ = self.pipeline.encode_prompt(
-            prompts,
-            do_classifier_free_guidance=False,
-            device=self.device,
-            complex_human_instruction=self._instruction,
-        )
-        return {"prompt_embeds": embeds, "mask": mask}
-
-    def encode_null(self) -> dict[str, Tensor]:
-        """See `TextConditional.encode_null`: the empty prompt without the instruction."""
-        _, _, embeds, mask = self.pipeline.encode_prompt([""], device=self.device)
-        return {"prompt_embeds": embeds, "mask": mask}
+        self._options = {"complex_human_instruction": self._instruction}
 
     def as_read(self, prompts: list[str]) -> list[str]:
         """See `TextConditional.as_read`."""
@@ -177,7 +176,7 @@ class Sana(TextConditional):
         return output
 
 
-class Lumina2(TextConditional):
+class Lumina2(_Masked):
     """Lumina Image 2: a prompt by Gemma, after an instruction and masked; a flow from noise, at time 0, to the image.
 
     Args:
@@ -186,18 +185,7 @@ class Lumina2(TextConditional):
 
     family = "lumina-2"
     looks_at_values = True
-    conditions = ("prompt_embeds", "mask")
     flow = True
-
-    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """See `TextConditional.encode_prompts`."""
-        embeds, mask, _, _ = self.pipeline.encode_prompt(prompts, do_classifier_free_guidance=False, device=self.device)
-        return {"prompt_embeds": embeds, "mask": mask}
-
-    def encode_null(self) -> dict[str, Tensor]:
-        """See `TextConditional.encode_null`: the empty prompt without the instruction."""
-        _, _, embeds, mask = self.pipeline.encode_prompt([""], device=self.device)
-        return {"prompt_embeds": embeds, "mask": mask}
 
     def as_read(self, prompts: list[str]) -> list[str]:
         """See `TextConditional.as_read`."""

@@ -283,7 +283,7 @@ class TestClassify:
     )
     def test_bad_settings_are_refused_before_an_image_is_read(self, classnames, options, message, monkeypatch):
         tuned = []
-        monkeypatch.setattr("diffusion_classifier.classifier.tune", lambda *_: tuned.append(1) or 64)
+        monkeypatch.setattr("diffusion_classifier.reader.tune", lambda *_: tuned.append(1) or 64)
 
         def images():
             raise AssertionError("an image was asked for")
@@ -456,7 +456,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("options", [{"loss": "l3"}, {"timesteps": [1, 2, 3, 1000]}])
     def test_loss_and_times_are_looked_at_before_the_network_is_tuned(self, monkeypatch, options):
-        monkeypatch.setattr("diffusion_classifier.classifier.tune", lambda *_: pytest.fail("tuned"))
+        monkeypatch.setattr("diffusion_classifier.reader.tune", lambda *_: pytest.fail("tuned"))
         with pytest.raises(InputError):
             classifier("auto").errors(**{"image": pixels(), "classes": LABELS, "timesteps": self.T, **options})
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .jobs import Scored
 from .posterior import mean_errors, paired_differences
-from .scoring import Scored
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from .images import ImageError, ImageSource, Picture, load_image
-from .scoring import Job, Scored, Spent
+from .jobs import Job, Scored, Spent
 
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""

@@ -25,8 +25,8 @@ from torch import Tensor
 
 from .denoisers.base import Denoiser
 from .exceptions import InputError
+from .jobs import NOTHING, Scored, Spent
 from .schedules import EDM, DiscreteVP, Schedule
-from .scoring import NOTHING, Scored, Spent
 from .strategies import TIE
 from .weights import SAMPLES, Weights, read_weights
 

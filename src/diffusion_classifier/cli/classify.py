@@ -20,6 +20,7 @@ from .common import (
     Config,
     Device,
     Dtype,
+    Images,
     ImageSize,
     Lora,
     Loss,
@@ -48,7 +49,7 @@ if TYPE_CHECKING:  # takes seconds to import
 
 @app.command()
 def classify(
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")],
+    images: Images,
     model: Model = "fashion",
     labels: Annotated[
         str | None, typer.Option(help="Comma-separated candidates; all that it knows for a class-conditional model.")

@@ -32,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stdout, stderr = Console(), Console(stderr=True)
+Images = Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")]
 Model = Annotated[str, typer.Option(help="Bundled name, folder, or hub id; see `models`.")]
 BatchSize = Annotated[str, typer.Option(help="Rows of one network call, or auto.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]

@@ -18,6 +18,7 @@ from .common import (
     Config,
     Device,
     Dtype,
+    Images,
     ImageSize,
     Lora,
     Loss,
@@ -41,7 +42,7 @@ from .common import (
 
 @app.command()
 def score(
-    images: Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")],
+    images: Images,
     model: Model = "fashion",
     caption: Annotated[list[str] | None, typer.Option(help="A caption; repeat it for several.")] = None,
     captions: Annotated[Path | None, typer.Option(help="Captions, one a line.")] = None,

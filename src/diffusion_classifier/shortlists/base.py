@@ -16,8 +16,9 @@ from torch import Tensor
 from ..denoisers.base import Average, Conditioning, Denoiser
 from ..draws import Draws
 from ..exceptions import InputError
+from ..jobs import Job, Spent
 from ..posterior import mean_errors
-from ..scoring import Job, Spent, check_weights, score
+from ..scoring import check_weights, score
 from ..strategies import TIE, Fixed
 from ..weights import Weights
 

@@ -14,7 +14,7 @@ from ..denoisers.load import load_denoiser
 from ..exceptions import InputError
 from ..flops import count_flops, shared_share
 from ..images import preprocess
-from ..scoring import Job, Spent
+from ..jobs import Job, Spent
 from .base import Setting, by_mean_error, check_keep, narrowed
 
 

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from ..devices import out_of_memory, to_device
 from ..exceptions import InputError
+from ..jobs import Job, Spent
 from ..losses import LOSSES
 from ..prediction import split_variance, to_noise
 from ..schedules import add_noise
-from ..scoring import Job, Spent
 from ..weights import weights_at
 from .base import Setting, check_keep, narrowed
 

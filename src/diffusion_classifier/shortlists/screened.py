@@ -12,7 +12,7 @@ import torch
 
 from ..devices import one_line
 from ..exceptions import InputError
-from ..scoring import Job, Spent
+from ..jobs import Job, Spent
 from .base import Setting, check_keep, narrowed
 
 

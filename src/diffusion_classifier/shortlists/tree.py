@@ -12,7 +12,7 @@ import torch
 
 from ..denoisers.base import Conditioning
 from ..exceptions import InputError
-from ..scoring import Job, Spent
+from ..jobs import Job, Spent
 from .base import Setting, by_mean_error, narrowed
 
 Branches: TypeAlias = Mapping[str, Any]

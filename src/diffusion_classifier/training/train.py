@@ -27,9 +27,10 @@ from ..denoisers.base import scheduler_config
 from ..denoisers.load import SETTINGS_FILE
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
+from ..jobs import Job
 from ..prediction import target, to_noise
 from ..schedules import Schedule, add_noise, read_scheduler
-from ..scoring import Job, score
+from ..scoring import score
 from ..strategies import Fixed
 from .checkpoint import load_checkpoint, save_checkpoint, write_text
 from .data import LabelledImages

@@ -1,0 +1,79 @@
+"""What the engine is given for each image, and what it gives back.
+
+Shape legend: K classes, N draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL.Image import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What was spent on an image: network predictions, the same in full predictions of the main model, and seconds."""
+
+    num_evaluations: int = 0
+    cost: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Spent) -> Spent:
+        return Spent(self.num_evaluations + other.num_evaluations, self.cost + other.cost, self.seconds + other.seconds)
+
+
+NOTHING = Spent()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image to score.
+
+    Args:
+        name: of the image, for messages.
+        image: (3, H, W), float32, in [-1, 1].
+        key: 64-bit hash of the image's content, which its noise depends on.
+        candidates: (k,), int64: the classes to choose from; all of them if None.
+        spent: on narrowing the candidates down to these.
+        picture: what `image` was made from, where a shortlist looks at it.
+    """
+
+    name: str
+    image: Tensor
+    key: int
+    candidates: Tensor | None = None
+    spent: Spent = NOTHING
+    picture: Image | None = None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What was found out about one image.
+
+    Args:
+        name: of the image.
+        errors: error table (K, N), float32, on the CPU, NaN where never evaluated.
+        active: (K,), bool: the classes that were not eliminated.
+        t: (N,), the timestep of each draw.
+        spent: in all. Work that rows of one noisy latent share makes the cost less than the number of evaluations; the
+            seconds go from the first prediction to the last, and images in flight together share them.
+        failure: why there is no answer; None if there is one.
+        doubt: (K,), float64, or None: see `State`.
+        undecided: (K,), bool, or None: see `State`.
+        weights: (N,), float64, or None: see `State`.
+        candidates: of the job. Any other class has no errors, is not active, and no doubt is left about it.
+        screening: the part of `spent` that narrowed the candidates down.
+    """
+
+    name: str
+    errors: Tensor
+    active: Tensor
+    t: Tensor
+    spent: Spent
+    failure: str | None = None
+    doubt: Tensor | None = None
+    undecided: Tensor | None = None
+    weights: Tensor | None = None
+    candidates: Tensor | None = None
+    screening: Spent = NOTHING

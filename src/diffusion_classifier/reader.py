@@ -1,0 +1,104 @@
+"""A denoiser made ready to be asked about images: batch size, candidates, settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from typing import Any
+
+from .batching import tune
+from .candidates import Candidates, Classes, Template
+from .denoisers import Average, Conditioning, Denoiser
+from .draws import Draws
+from .exceptions import InputError
+from .images import Picture, preprocess
+from .jobs import Job, Scored
+from .losses import check_loss
+from .posterior import training_weights
+from .reading import Reading, resolve_reading
+from .scoring import check_weights, score
+from .strategies import Strategy
+from .weights import Weights
+
+
+class Reader:
+    """Reads a denoiser as a classifier; what is asked of it is for those who inherit.
+
+    Args:
+        denoiser: the model.
+        batch_size: rows of one network call; measured at the first use if "auto", see `batching`. Halved when memory
+            runs out.
+        compile_network: torch.compile; see `Denoiser.compile`.
+
+    Raises:
+        InputError: a batch size below 1.
+    """
+
+    def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto", compile_network: bool = False) -> None:
+        if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
+            raise InputError(f"the batch size must be a whole number from 1, or auto; got {batch_size}")
+        self.denoiser = denoiser
+        self.batch_size = batch_size
+        self._compile = compile_network
+        self._candidates = Candidates(denoiser)
+
+    @property
+    def num_dimensions(self) -> int:
+        """Of a latent."""
+        return prod(self.denoiser.latent_shape)
+
+    def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
+        """The settings that `stream` will use for these candidates, if given these options."""
+        if isinstance(options.get("weights"), str) and options["weights"] == "training":
+            options["weights"] = training_weights(self.denoiser)
+        return resolve_reading(self.denoiser.defaults, class_names, **options)
+
+    def _score(
+        self,
+        jobs: Iterable[Job],
+        conditioning: Conditioning,
+        strategy: Strategy,
+        draws: Draws,
+        loss: str,
+        class_names: Sequence[str],
+        weights: Weights | None = None,
+    ) -> Iterator[Scored]:
+        batch_size = self._ready(conditioning, strategy, draws, loss, weights)
+        return score(
+            self.denoiser,
+            jobs,
+            conditioning,
+            strategy,
+            draws=draws,
+            loss=loss,
+            weights=weights,
+            batch_size=batch_size,
+            class_names=class_names,
+        )
+
+    def _ready(
+        self, conditioning: Conditioning, strategy: Strategy, draws: Draws, loss: str, weights: Weights | None
+    ) -> int:
+        """`prepare`; complains of loss, times and weights before the network is tuned, which takes a while."""
+        schedule = self.denoiser.schedule
+        check_loss(loss)
+        draws.times(schedule, range(max(1, len(draws.timesteps.values))), 0)
+        check_weights(weights, draws, schedule, strategy.init(len(conditioning)).errors.shape[1])
+        return self.prepare(conditioning)
+
+    def prepare(self, conditioning: Conditioning) -> int:
+        """Tune and compile the network, where that was asked for; returns the batch size."""
+        if isinstance(self.batch_size, str):
+            self.batch_size = tune(self.denoiser, conditioning.first_prompts())
+        if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled
+            self.denoiser.compile()
+        return self.batch_size
+
+    def _job(self, name: str, picture: Picture) -> Job:
+        return Job(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
+
+    def condition(
+        self, classes: Classes | None, template: Template, average: Average = "error"
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        """The candidates' names (K) and their conditioning; see `Candidates.named`."""
+        return self._candidates.named(classes, template, average)

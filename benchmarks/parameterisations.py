@@ -2,8 +2,9 @@
 
     python benchmarks/parameterisations.py --epochs 3 --out build/parameterisations
 
-Trains the same network on Fashion-MNIST to predict ε, v, x or a flow, and reads each with uniform weights of the errors
-of ε, the weights that it was trained with, and weights fitted on other images (cross-validated). A JSON line for each.
+Trains the same network on Fashion-MNIST to predict ε, v, x or a flow, the last also at the times of Stable Diffusion 3,
+and reads each with uniform weights of the errors of ε, the weights that it was trained with, and weights fitted on
+other images (cross-validated). A JSON line for each.
 """
 
 import argparse
@@ -34,9 +35,10 @@ options = parser.parse_args()
 everything = load_labelled_images(options.data)
 training, held_out = everything.split(HELD_OUT, SEED)
 truth = held_out.labels[: options.images].long()
-for objective in OBJECTIVES:
+for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("flow", "logit-normal")]:
     config = TrainConfig(
         objective=objective,
+        times=times,
         beta_schedule="squaredcos_cap_v2",
         patch_size=2,
         channels=tuple(map(int, options.channels.split(","))),
@@ -46,7 +48,9 @@ for objective in OBJECTIVES:
         learning_rate=3e-3,
         warmup=100,
     )
-    clf = DiffusionClassifier.from_pretrained(train(training, config, options.out / objective))
+    clf = DiffusionClassifier.from_pretrained(
+        train(training, config, options.out / (objective if times == "even" else f"{objective}-{times}"))
+    )
     results = clf.classify(
         (held_out.images[i] for i in range(options.images)), strategy=f"fixed:{options.draws}", weights="uniform"
     )
@@ -69,5 +73,5 @@ for objective in OBJECTIVES:
         "fitted": fitted,
     }
     for name, hits in ways.items():
-        row = {"objective": objective, "weights": name, "accuracy": share_interval(hits)}
+        row = {"objective": objective, "times": times, "weights": name, "accuracy": share_interval(hits)}
         print(json.dumps(row | {"gain": None if name == "uniform" else difference_interval(hits, uniform)}), flush=True)

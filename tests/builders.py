@@ -10,6 +10,7 @@ from diffusers import (
     DDPMScheduler,
     DiTPipeline,
     DiTTransformer2DModel,
+    EDMEulerScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UNet2DModel,
@@ -127,7 +128,7 @@ def dit(folder, id2label=ID2LABEL):
         edit_json(folder / "model_index.json", id2label=id2label)
 
 
-def class_unet(folder, settings=None, **config):
+def class_unet(folder, settings=None, scheduler=None, **config):
     """Greyscale images of 16 × 16 as 4 channels of 8 × 8; three classes and a null class."""
     torch.manual_seed(0)
     unet = UNet2DModel(
@@ -145,7 +146,7 @@ def class_unet(folder, settings=None, **config):
             **config,
         }
     )
-    DDPMPipeline(unet, DDPMScheduler(prediction_type="sample")).save_pretrained(folder)
+    DDPMPipeline(unet, scheduler or DDPMScheduler(prediction_type="sample")).save_pretrained(folder)
     settings = {"class_names": ["cat", "dog", "door"], "patch_size": 2} if settings is None else settings
     (folder / "diffusion_classifier.json").write_text(json.dumps(settings))
 
@@ -160,4 +161,5 @@ BUILDERS = {
     "sd-v": stable_diffusion_v,
     "dit": dit,
     "class-unet": class_unet,
+    "edm-unet": lambda folder: class_unet(folder, scheduler=EDMEulerScheduler(sigma_max=50.0)),
 }

@@ -1,14 +1,19 @@
 import os
+import sys
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test uses the network
 
 from functools import cache
 
+import datasets
 import pytest
 import torch
 from builders import BUILDERS
+from commands import TRAIN, save
 from text_builders import TEXT_BUILDERS
+
+from diffusion_classifier import cli
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # batch sizes that are measured here are not kept
 torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy machine wait for each other
@@ -25,3 +30,43 @@ def model_folder(tmp_path_factory):
         return folder
 
     return build
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """Ten images in each of three folders."""
+    folder = tmp_path_factory.mktemp("photos")
+    for name, grey in (("dark", 60), ("grey", 128), ("light", 190)):
+        for i in range(10):
+            save(folder / name / f"{i}.png", grey, i)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model(photos, tmp_path_factory):
+    """A class-conditional model, made by the command itself."""
+    out = tmp_path_factory.mktemp("model")
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+        m.setattr(sys, "argv", ["x", "train", str(photos), "--out", str(out), "--epochs", "1", *TRAIN])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+    assert e.value.code == 0
+    return out
+
+
+@pytest.fixture
+def call(monkeypatch, capsys, tmp_path):
+    """Calls the command in this process: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["diffusion-classifier", *map(str, arguments)])
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return e.value.code, captured.out, captured.err
+
+    return call

@@ -24,7 +24,7 @@ def machine(fixed, per_row, limit=10**9, error=None):
 
 
 class TestKnee:
-    @pytest.mark.parametrize(("fixed", "per_row", "expected"), [(0, 1e-3, 4), (1e-2, 1e-3, 256), (1e-3, 1e-3, 16)])
+    @pytest.mark.parametrize(("fixed", "per_row", "expected"), [(0, 1e-3, 8), (1e-2, 1e-3, 256), (1e-3, 1e-3, 16)])
     def test_is_the_smallest_near_the_best(self, fixed, per_row, expected):
         """With a fixed share, the rate is B / (fixed + B·per_row): 95 % of that of the largest tried."""
         assert knee(machine(fixed, per_row)) == expected
@@ -36,7 +36,7 @@ class TestKnee:
 
     def test_a_rate_that_no_longer_grows_ends_the_search(self):
         busy = machine(0.01, 0.1)
-        assert knee(busy) == 4
+        assert knee(busy) == 8
         assert busy.asked == [1, 2, 4, 8]
 
     @pytest.mark.parametrize("error", [None, RuntimeError("DefaultCPUAllocator: can't allocate memory"), MemoryError()])
@@ -56,7 +56,7 @@ class TestKnee:
     def test_few_rows_are_chosen_only_where_more_are_slower(self):
         """The clock's noise may make one row look best."""
         times = {1: 0.9, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}
-        assert knee(times.__getitem__) == 4
+        assert knee(times.__getitem__) == 8
         assert knee((times | {2: 1.6, 4: 8.0}).__getitem__) == 2
 
     def test_a_rate_that_falls_ends_the_search(self):

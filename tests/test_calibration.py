@@ -142,6 +142,20 @@ def test_no_gain_is_claimed_where_there_is_none():
     assert report.fitted_weights is not None
 
 
+def test_a_gain_is_one_over_the_usual_weights():
+    """Which here know already what misleads."""
+    tables = misled()
+    usual = (1.0,) * 8 + (0.0,) * 9
+    report = calibrate(replace(tables, settings=SETTINGS | {"usual_weights": usual}), error_rate=0.05)
+    assert not report.gains
+    assert report.defaults.weights == usual
+    w = weights_at(usual, torch.arange(N) / N)
+    assert report.defaults.lags == pytest.approx(sorted(largest_lag(table * w) for table in tables.errors))
+    means = (torch.stack(tables.errors).double() * w).sum(2) / w.sum()
+    right = [NAMES[i] == truth for i, truth in zip(means.argmin(1).tolist(), tables.truth, strict=True)]
+    assert report.full_accuracy[0] == pytest.approx(np.mean(right))
+
+
 def test_lags_are_of_weighted_sums():
     tables = misled()
     defaults = calibrate(tables, error_rate=0.05).defaults

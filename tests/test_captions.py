@@ -83,7 +83,7 @@ def test_pairs_are_the_diagonal(clf, unconditional):
 
 def test_classes_and_the_null_class_of_a_class_conditional_model(model_folder):
     clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32", batch_size=4)
-    scores = clf.score(picture(0), ["dog", "cat"], unconditional=True, **OPTIONS)
+    scores = clf.score(picture(0), ["dog", "cat"], unconditional=True, weights="uniform", **OPTIONS)
     errors = raw(clf, picture(0), ["dog", "cat"], unconditional=True)
     gains = 256 * (errors[2] - errors[:2])
     np.testing.assert_allclose([s.score for s in scores], gains.mean(1), rtol=1e-3, atol=1e-2)

@@ -10,11 +10,11 @@ from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
 
-import datasets
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
+from commands import TRAIN, error
 from PIL import Image
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
@@ -24,36 +24,6 @@ from diffusion_classifier.tables import read_tables
 
 COMMAND = [sys.executable, "-c", "from diffusion_classifier.cli import main; main()"]
 KEYS = {"image", "label", "score", "scores", "num_evaluations", "cost", "seconds"}
-TRAIN = ["--channels", "8", "--layers", "1", "--batch-size", "8", "--warmup", "1"]
-
-
-def save(path, grey, seed=0):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    noise = np.random.default_rng(seed).integers(-30, 31, (8, 8))
-    Image.fromarray((grey + noise).astype(np.uint8)).save(path)
-
-
-@pytest.fixture(scope="session")
-def photos(tmp_path_factory):
-    """Ten images in each of three folders."""
-    folder = tmp_path_factory.mktemp("photos")
-    for name, grey in (("dark", 60), ("grey", 128), ("light", 190)):
-        for i in range(10):
-            save(folder / name / f"{i}.png", grey, i)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def model(photos, tmp_path_factory):
-    """A class-conditional model, made by the command itself."""
-    out = tmp_path_factory.mktemp("model")
-    with pytest.MonkeyPatch.context() as m:
-        m.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-        m.setattr(sys, "argv", ["x", "train", str(photos), "--out", str(out), "--epochs", "1", *TRAIN])
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-    assert e.value.code == 0
-    return out
 
 
 @pytest.fixture(scope="session")
@@ -78,23 +48,6 @@ def on_terminal(monkeypatch, name):
 
 
 @pytest.fixture
-def call(monkeypatch, capsys, tmp_path):
-    """Calls the command in this process: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "400")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["diffusion-classifier", *map(str, arguments)])
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return e.value.code, captured.out, captured.err
-
-    return call
-
-
-@pytest.fixture
 def classify(call, model):
     """Classifies quickly; code, rows and standard error."""
 
@@ -103,14 +56,6 @@ def classify(call, model):
         return code, [json.loads(line) for line in out.splitlines()], err
 
     return classify
-
-
-def error(err):
-    """The one sentence that is printed for a mistake."""
-    lines = err.splitlines()
-    assert len(lines) == 1, err
-    assert lines[0].startswith("error: ")
-    return lines[0].removeprefix("error: ")
 
 
 class TestRoot:
@@ -200,7 +145,7 @@ class TestTrain:
         assert code == 0
         assert "25 training and 5 validation images" in err
         settings = json.loads((tmp_path / "m" / "diffusion_classifier.json").read_text())
-        assert settings == {"class_names": ["x", "y", "z"], "patch_size": 1}
+        assert settings == {"class_names": ["x", "y", "z"], "patch_size": 1, "times": "even"}
         assert json.loads((tmp_path / "m" / "unet" / "config.json").read_text())["sample_size"] == 4
 
     @pytest.mark.parametrize(
@@ -609,6 +554,8 @@ class TestTables:
         assert (code, err.splitlines()[-1]) == (0, f"drawn to {figure}")
         assert "sequential, calibrated" in printed
         assert matplotlib.image.imread(figure).std() > 0.05
+        code, other, _ = call("frontier", tables, "--weights", "uniform")
+        assert (code, other) == (0, printed)
         code, printed, _ = call("frontier", tables, "--json")
         points = [json.loads(line) for line in printed.splitlines()]
         read = read_tables(tables)
@@ -624,6 +571,7 @@ class TestTables:
             (["calibrate", "{tables}", "--out", "no/c.json", "--error-rate", 0.2], "no/c.json cannot be written"),
             (["calibrate", "none.parquet", "--out", "c.json"], "none.parquet cannot be read as error tables"),
             (["frontier", "none.parquet"], "none.parquet cannot be read as error tables"),
+            (["frontier", "{tables}", "--weights", "w.json"], "w.json cannot be read as weights"),
         ],
     )  # fmt: skip
     def test_mistakes(self, call, tables, arguments, message, tmp_path, monkeypatch):

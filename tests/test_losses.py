@@ -7,6 +7,7 @@ from diffusers import DDPMScheduler
 from torch.distributions import Normal, kl_divergence
 
 from diffusion_classifier import DiffusionClassifier, Gradient
+from diffusion_classifier.denoisers.class_unet import ClassUNet
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.losses import variational_bound
 from diffusion_classifier.schedules import DiscreteVP, RectifiedFlow, read_scheduler
@@ -82,11 +83,14 @@ def test_as_losses_of_a_classifier(model_folder):
     assert result.label is not None
 
 
-def test_only_for_networks_that_predict_the_variance(model_folder):
+def test_only_for_networks_that_predict_the_variance(model_folder, monkeypatch):
     image = np.zeros((16, 16, 3), np.uint8)
     clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32", batch_size=3)
     with pytest.raises(InputError, match="predicts no variance, which the loss l2\\+vlb needs"):
         errors(clf, image, "l2+vlb")
+    monkeypatch.setattr(ClassUNet, "predict", None)
+    with pytest.raises(InputError, match="predicts no variance, which the loss vlb needs"):
+        clf.stream(iter(()), loss="vlb")  # before anything is read or predicted
     clf = DiffusionClassifier.from_pretrained(model_folder("dit"), device="cpu", dtype="float32", batch_size=3)
     with pytest.raises(InputError, match="shortlist by gradients needs"):
         clf.classify(image, [0, 1, 4], loss="vlb", shortlist=Gradient(keep=2), strategy="fixed:4")

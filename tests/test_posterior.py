@@ -8,6 +8,7 @@ from scipy.special import logsumexp, softmax
 
 from diffusion_classifier.classifier import DiffusionClassifier
 from diffusion_classifier.denoisers import load_denoiser
+from diffusion_classifier.denoisers.base import ModelDefaults
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.posterior import (
@@ -17,6 +18,7 @@ from diffusion_classifier.posterior import (
     mean_errors,
     paired_differences,
     training_weights,
+    usual_weights,
 )
 from diffusion_classifier.prediction import PREDICTION_TYPES, to_noise
 from diffusion_classifier.schedules import EDM, RectifiedFlow, read_scheduler
@@ -313,16 +315,17 @@ def schedule_of(prediction_type):
 
 
 class TestTrainingWeights:
+    @pytest.mark.parametrize(("loss", "power"), [("l2", 2), ("huber", 2), ("l1", 1)])
     @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
-    def test_an_error_of_the_noise_counts_as_one_of_the_output(self, prediction_type):
+    def test_an_error_of_the_noise_counts_as_one_of_the_output(self, prediction_type, loss, power):
         schedule = schedule_of(prediction_type)
         denoiser = Gaussian(torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2), schedule, prediction_type)
         u = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
         alpha, sigma = schedule(schedule.timesteps(u))
         noisy, one, other = torch.randn(3, 3, 8, generator=torch.Generator().manual_seed(0))
         errors = [to_noise(y, noisy, alpha, sigma, prediction_type) for y in (one, other)]
-        ratio = (one - other).square().sum(1) / (errors[0] - errors[1]).square().sum(1)
-        found = weights_at(training_weights(denoiser), u)
+        ratio = (one - other).abs().pow(power).sum(1) / (errors[0] - errors[1]).abs().pow(power).sum(1)
+        found = weights_at(training_weights(denoiser, loss), u)
         np.testing.assert_allclose(found / found[0], ratio / ratio[0], rtol=2e-2)
 
     def test_stable_diffusion_3_was_trained_at_logit_normal_times(self, model_folder):
@@ -337,6 +340,25 @@ class TestTrainingWeights:
         reading = clf.reading(("cat", "dog"), weights="training")
         assert reading.weights == training_weights(clf.denoiser)
         assert len(set(reading.weights)) > 100  # this one predicts x
+
+    @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+    def test_they_are_usual_where_errors_are_divided_by_a_small_sigma(self, prediction_type):
+        denoiser = Gaussian(
+            torch.zeros(2, 3, 2, 2), torch.ones(2, 3, 2, 2), schedule_of(prediction_type), prediction_type
+        )
+        for loss in ("l2", "l1"):
+            expected = training_weights(denoiser, loss) if prediction_type == "sample" else None
+            assert usual_weights(denoiser, loss) == expected
+            assert DiffusionClassifier(denoiser).reading(("a", "b"), loss=loss).weights == expected
+
+    def test_a_model_of_x_can_still_be_read_otherwise(self, model_folder):
+        clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32")
+        assert clf.reading(("cat", "dog"), weights="uniform").weights is None
+        with pytest.raises(InputError, match="those of training for a model that predicts x"):
+            clf.reading(("cat", "dog"), weights="fitted")
+        clf.denoiser.defaults = ModelDefaults(temperature=3.0, weights=(1.0, 3.0))
+        assert clf.reading(("cat", "dog")).weights == (0.5, 1.5)
+        assert clf.reading(("cat", "dog"), loss="l1").weights == training_weights(clf.denoiser, "l1")
 
 
 def test_weights_of_the_bound_under_edm():

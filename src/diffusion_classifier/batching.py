@@ -18,7 +18,7 @@ import torch
 from .denoisers.base import Conditioning, Denoiser
 from .devices import out_of_memory
 
-MIN_BATCH_SIZE, MAX_BATCH_SIZE = 4, 1024
+MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 1024
 PATIENCE = 10.0
 """Seconds of one network call from which on no larger batch is tried."""
 
@@ -88,10 +88,10 @@ def _set_layout(denoiser: Denoiser, channels_last: bool) -> None:
 
 
 def knee(seconds: Callable[[int], float]) -> int:
-    """The smallest batch size of 1, 2, 4 … that reaches 95 % of the best throughput, from 4 on where memory suffices.
+    """The smallest batch size of 1, 2, 4 … that reaches 95 % of the best throughput, from 8 on where memory suffices.
 
-    The search ends where two doublings brought less than 5 %, or one lost a fifth. Fewer than 4 rows never gain more
-    than the clock's noise, and leave what is read of the weights to a row or two.
+    The search ends where two doublings brought less than 5 %, or one lost a fifth. Fewer than 8 rows never gain more
+    than the clock's noise, and leave what is read of the weights, and what rows of a latent share, to a few.
 
     Args:
         seconds: of a call of so many rows. Where memory does not suffice for it, larger ones are not tried.
@@ -105,7 +105,7 @@ def knee(seconds: Callable[[int], float]) -> int:
                 raise
             break
         rates.append(rows / taken)
-        flat = len(rates) > 2 and max(rates) < 1.05 * max(rates[:-2])
+        flat = rows >= MIN_BATCH_SIZE and max(rates) < 1.05 * max(rates[:-2])
         if flat or taken > PATIENCE or rates[-1] < 0.8 * max(rates):
             break
     good = [1 << i for i, rate in enumerate(rates) if rate >= 0.95 * max(rates)]

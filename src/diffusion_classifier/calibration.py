@@ -41,7 +41,7 @@ class Calibration:
         accuracy: of the answers, with interval; None where truths are not known, and so those below.
         full_accuracy: of the full tables, likewise.
         calibration_error: ECE of the answers' scores.
-        gain: in accuracy of the full tables by fitted weights over uniform ones, with the ends of its 95 % interval.
+        gain: in accuracy of the full tables by fitted weights over the usual ones, with the ends of its 95 % interval.
         fitted_weights: on all images, whether they gain or not.
         fold_weights: on the images of each fold's complement.
         answers: score of the answer and whether it is right, of each image.
@@ -59,6 +59,11 @@ class Calibration:
     fitted_weights: Weights | None = None
     fold_weights: tuple[Weights, ...] = ()
     answers: tuple[tuple[float, bool], ...] = ()
+
+    @property
+    def gains(self) -> bool:
+        """Whether fitted weights were shown to gain, and so are taken over."""
+        return self.gain is not None and self.gain[1] > 0
 
 
 def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: float = 0.01) -> Calibration:
@@ -87,7 +92,9 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
     everyone = torch.ones(num_images, dtype=torch.bool)
     _calibrated(max_draws, error_rate, torch.zeros(num_images * (FOLDS - 1) // FOLDS))  # complains of too few
     about: dict[str, Any] = {}
-    weights: list[Tensor | None] = [None] * (FOLDS + 1)  # what each fold's complement gave, and in the end all images
+    taken = tables.settings.get("usual_weights")
+    usual = None if taken is None else weights_at(taken, u)
+    weights = [usual] * (FOLDS + 1)  # what each fold's complement gave, and in the end all images
     if truth is not None:
         parts = [*(~held_out for held_out in folds(num_images)), everyone]
         *fold_weights, fitted = [fit_weights_to(errors, u, truth, part, num_dimensions) for part in parts]
@@ -95,10 +102,10 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
         right = torch.empty(num_images, dtype=torch.bool)
         for held_out, w in zip(folds(num_images), at_draws, strict=False):
             right[held_out] = _best(errors, w)[held_out] == truth[held_out]
-        gain = difference_interval(right, _best(errors, None) == truth)
+        gain = difference_interval(right, _best(errors, usual) == truth)
         about = {"gain": gain, "fitted_weights": fitted, "fold_weights": tuple(fold_weights)}
         if gain[1] > 0:
-            weights = [*at_draws]
+            weights, taken = [*at_draws], fitted
     label, score = torch.empty(num_images, dtype=torch.int64), torch.empty(num_images, dtype=torch.float64)
     spent, best = torch.empty(num_images), torch.empty_like(label)
 
@@ -129,7 +136,7 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
             temperature=temperature(search_all(whole, errors, weights[-1])[0], everyone),
             lags=whole.lags,
             classes=tables.class_names,
-            weights=None if weights[-1] is None else about["fitted_weights"],
+            weights=taken,
         ),
         num_images=num_images,
         num_evaluations=float(spent.mean()),
@@ -154,14 +161,17 @@ def fit_weights_to(errors: Tensor, u: Tensor, truth: Tensor, part: Tensor, num_d
     return fit_weights(knots, truth[part], num_dimensions / temperature)
 
 
-def calibrated_folds(errors: Tensor, error_rate: float) -> Iterator[tuple[Tensor, Sequential]]:
+def calibrated_folds(
+    errors: Tensor, error_rate: float, weights: Tensor | None = None
+) -> Iterator[tuple[Tensor, Sequential]]:
     """`folds`, each with the strategy that the other four fifths calibrate.
 
     Args:
         errors: full tables (M, K, N).
         error_rate: of the strategy.
+        weights: of each image's draws, (M, N); uniform if None.
     """
-    lags = _largest_lags(errors)
+    lags = _largest_lags(errors, weights)
     for held_out in folds(len(errors)):
         yield held_out, _calibrated(errors.shape[2], error_rate, lags[~held_out])
 

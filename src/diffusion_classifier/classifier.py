@@ -94,7 +94,7 @@ class DiffusionClassifier(Reader):
         **options: Any,
     ) -> list[Classification]:
         """Classify images; arguments as in `stream`, results in the order of the images."""
-        results = dict(self._stream(images, classnames, **options))
+        results = dict(self.enumerated(images, classnames, **options))
         return [results[i] for i in range(len(results))]
 
     def stream(
@@ -123,8 +123,8 @@ class DiffusionClassifier(Reader):
                 None.
             weights: over time: a function of t/T such as `lambda u: torch.exp(-7 * u)`, numbers at evenly spaced times
                 or a JSON file of them, "fitted" for those of a calibration, "training" for those that the network was
-                trained with (`posterior.training_weights`), "uniform"; the model's own if None, which are uniform
-                unless fitted ones were shown to be better. See `weights.read_weights`.
+                trained with (`posterior.training_weights`), "uniform"; the model's own if None: those fitted for it
+                where they were shown to be better, else `posterior.usual_weights`. See `weights.read_weights`.
             seed: of the noise.
             reduction: whether errors count as sums or as means over dimensions in the posterior.
             temperature: of the posterior; if None the model's own, which was fitted for its own loss and sums over
@@ -137,9 +137,9 @@ class DiffusionClassifier(Reader):
         Raises:
             InputError: classes, template, strategy or another setting cannot be used.
         """
-        return (result for _, result in self._stream(images, classnames, **options))
+        return (result for _, result in self.enumerated(images, classnames, **options))
 
-    def _stream(
+    def enumerated(
         self,
         images: ImageSource | Iterable[ImageSource],
         classnames: Classes | None = None,
@@ -150,7 +150,7 @@ class DiffusionClassifier(Reader):
         shortlist: Shortlist | str | None = None,
         **options: Any,
     ) -> Iterator[tuple[int, Classification]]:
-        """Positions and results. Complains at once, before any image is read, of settings that cannot be used."""
+        """As `stream`, with the position of each image among those that were given."""
         names, conditioning = self._candidates.named(classnames, template, average, conditioning)
         reading = self.reading(names, **options)
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}

@@ -58,12 +58,16 @@ def elbo_weights(schedule: Schedule, t: Tensor) -> Tensor:
     return 1 / (alpha * sigma).clamp(min=1e-6)
 
 
-def training_weights(denoiser: Denoiser) -> Weights:
+def training_weights(denoiser: Denoiser, loss: str = "l2") -> Weights:
     """Weights over time under which errors of ε count as those that the network was trained to make small.
 
     A network that returns y is trained on ‖y - ŷ‖² at times of some density; ‖ε - ε̂‖² is α² times that for velocity,
     flow and EDM, α²/σ² times for x. The density is even but for Stable Diffusion 3, whose is known. At the noisy end,
     where α is 0, weights would have no bound: there α counts as 0.01 at least.
+
+    Args:
+        denoiser: the model.
+        loss: of the errors; those of l1 are not squared, and so are their factors.
     """
     u = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     t = denoiser.schedule.timesteps(u.clamp(max=1 - 2**-24))
@@ -71,7 +75,16 @@ def training_weights(denoiser: Denoiser) -> Weights:
     squared = alpha.clamp(min=0.01) ** 2
     kind = denoiser.prediction_type
     ratio = torch.ones_like(u) if kind == "epsilon" else (sigma**2 if kind == "sample" else 1.0) / squared
+    ratio = ratio.sqrt() if loss == "l1" else ratio
     return read_weights((ratio * denoiser.time_density(u)).tolist())
+
+
+def usual_weights(denoiser: Denoiser, loss: str = "l2") -> Weights | None:
+    """Weights over time where nobody fitted any: uniform, the paper's choice, but for networks that return x.
+
+    To make ε of x, errors are divided by σ: in a uniform average those at times with little noise drown the others.
+    """
+    return training_weights(denoiser, loss) if denoiser.prediction_type == "sample" else None
 
 
 def mean_errors(errors: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -109,7 +122,7 @@ def log_posterior(
     """
     scale = scale_of(num_dimensions, reduction, temperature)
     logits = -scale * (mean_error.double() - mean_error.min())
-    return (logits + _log_prior(prior, len(mean_error))).log_softmax(0)
+    return (logits + log_prior_of(prior, len(mean_error))).log_softmax(0)
 
 
 def scale_of(num_dimensions: int, reduction: Reduction, temperature: float) -> float:
@@ -121,8 +134,8 @@ def scale_of(num_dimensions: int, reduction: Reduction, temperature: float) -> f
     return (num_dimensions if reduction == "sum" else 1) / temperature
 
 
-def _log_prior(prior: Sequence[float] | Tensor | None, num_classes: int) -> Tensor:
-    """log p(c), (K,), float64, up to a constant."""
+def log_prior_of(prior: Sequence[float] | Tensor | None, num_classes: int) -> Tensor:
+    """log p(c), (K,), float64, up to a constant; see `log_posterior`."""
     if prior is None:
         return torch.zeros(num_classes, dtype=torch.float64)
     p = torch.as_tensor(prior, dtype=torch.float64)
@@ -260,7 +273,7 @@ def decide(
     winner = int(logs.argmax())
     margin, standard_error = paired_differences(scored.errors, winner, scored.weights)
     scale = scale_of(num_dimensions, reduction, temperature)
-    log_prior = _log_prior(prior, len(names))
+    log_prior = log_prior_of(prior, len(names))
     # The prior decides as so much error would.
     lead = margin + (log_prior[winner] - log_prior) / scale
     counts = ~scored.errors.isnan()

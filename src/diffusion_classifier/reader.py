@@ -13,8 +13,7 @@ from .draws import Draws
 from .exceptions import InputError
 from .images import Picture, preprocess
 from .jobs import Job, Scored
-from .losses import check_loss
-from .posterior import training_weights
+from .posterior import training_weights, usual_weights
 from .reading import Reading, resolve_reading
 from .scoring import check_weights, score
 from .strategies import Strategy
@@ -30,9 +29,15 @@ class Reader:
             runs out.
         compile_network: torch.compile; see `Denoiser.compile`.
 
+    Attributes:
+        full_batches: whether every network call has as many rows as the batch size, and rows share no work, so that no
+            bit of an error depends on what else is in its batch.
+
     Raises:
         InputError: a batch size below 1.
     """
+
+    full_batches = False
 
     def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto", compile_network: bool = False) -> None:
         if batch_size != "auto" and (not isinstance(batch_size, int) or batch_size < 1):
@@ -49,9 +54,20 @@ class Reader:
 
     def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
         """The settings that `stream` will use for these candidates, if given these options."""
+        loss = options.get("loss") or self.denoiser.defaults.loss
         if isinstance(options.get("weights"), str) and options["weights"] == "training":
-            options["weights"] = training_weights(self.denoiser)
-        return resolve_reading(self.denoiser.defaults, class_names, **options)
+            options["weights"] = training_weights(self.denoiser, loss)
+        return resolve_reading(self.denoiser.defaults, usual_weights(self.denoiser, loss), class_names, **options)
+
+    def table_settings(self, class_names: Sequence[str], **options: Any) -> dict[str, Any]:
+        """What `tables.table_writer` keeps beside errors that are read with these options; arguments as `reading`."""
+        reading = self.reading(class_names, **options)
+        return {
+            "num_dimensions": self.num_dimensions,
+            "num_timesteps": self.denoiser.schedule.num_timesteps,
+            "usual_weights": usual_weights(self.denoiser, reading.loss),
+            **reading.as_dict(),
+        }
 
     def _score(
         self,
@@ -74,6 +90,7 @@ class Reader:
             weights=weights,
             batch_size=batch_size,
             class_names=class_names,
+            full_batches=self.full_batches,
         )
 
     def _ready(
@@ -81,13 +98,15 @@ class Reader:
     ) -> int:
         """`prepare`; complains of loss, times and weights before the network is tuned, which takes a while."""
         schedule = self.denoiser.schedule
-        check_loss(loss)
+        self.denoiser.check_loss(loss)
         draws.times(schedule, range(max(1, len(draws.timesteps.values))), 0)
         check_weights(weights, draws, schedule, strategy.init(len(conditioning)).errors.shape[1])
         return self.prepare(conditioning)
 
     def prepare(self, conditioning: Conditioning) -> int:
         """Tune and compile the network, where that was asked for; returns the batch size."""
+        if self.full_batches:
+            self.denoiser.prefix.remove()
         if isinstance(self.batch_size, str):
             self.batch_size = tune(self.denoiser, conditioning.first_prompts())
         if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled

@@ -42,6 +42,7 @@ class Reading:
 
 def resolve_reading(
     defaults: ModelDefaults,
+    usual: Weights | None,
     class_names: Sequence[str],
     *,
     strategy: Strategy | str | None = None,
@@ -57,6 +58,7 @@ def resolve_reading(
 
     Args:
         defaults: the model's own.
+        usual: weights over time where none were fitted for the loss; uniform if None.
         class_names: the candidates.
 
     Raises:
@@ -68,8 +70,9 @@ def resolve_reading(
     timesteps = timesteps if timesteps is not None else defaults.timesteps
     timesteps = Timesteps.parse(timesteps) if isinstance(timesteps, str) else timesteps
     loss = loss if loss is not None else defaults.loss
-    found = _weights(weights, loss, defaults)
-    as_fitted = (loss, found) == (defaults.loss, _own_weights(defaults))
+    own = usual if defaults.weights is None or loss != defaults.loss else read_weights(defaults.weights)
+    found = own if weights is None else _weights(weights, own, loss, defaults)
+    as_fitted = (loss, found) == (defaults.loss, own)
     if as_fitted:
         strategy = _calibrated(strategy, timesteps, class_names, defaults)
     if temperature is None and as_fitted and reduction == "sum":
@@ -83,22 +86,15 @@ def resolve_reading(
     return reading
 
 
-def _own_weights(defaults: ModelDefaults) -> Weights | None:
-    return None if defaults.weights is None else read_weights(defaults.weights)
-
-
-def _weights(weights: WeightsSource | None, loss: str, defaults: ModelDefaults) -> Weights | None:
-    own = _own_weights(defaults)
-    if weights is None:
-        return own if loss == defaults.loss else None
+def _weights(weights: WeightsSource, own: Weights | None, loss: str, defaults: ModelDefaults) -> Weights | None:
     if not isinstance(weights, str) or weights not in ("fitted", "uniform"):
         return read_weights(weights)
     if weights == "uniform":
         return None
-    if own is None:
+    if defaults.weights is None:
         raise InputError(
             "no weights over time were fitted for this model, or none that gain anything: `calibrate` fits them; "
-            "without, they are uniform"
+            "without, they are uniform, or those of training for a model that predicts x"
         )
     if loss != defaults.loss:
         raise InputError(f"the weights over time of this model were fitted for the loss {defaults.loss}, not {loss}")

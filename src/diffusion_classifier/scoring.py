@@ -21,7 +21,7 @@ from .draws import Draws
 from .exceptions import InputError
 from .flops import shared_share
 from .jobs import Job, Scored, Spent
-from .losses import BOUNDS, LOSSES, check_loss, variational_bound
+from .losses import BOUNDS, LOSSES, variational_bound
 from .schedules import Schedule, add_noise
 from .strategies import Request, State, Strategy
 from .weights import Weights, weights_at
@@ -114,6 +114,7 @@ def score(
     batch_size: int = 64,
     class_names: Sequence[str] | None = None,
     ahead: int | None = None,
+    full_batches: bool = False,
 ) -> Iterator[Scored]:
     """Score images, each by its own search, and yield each as it is done.
 
@@ -133,16 +134,20 @@ def score(
         class_names: K names, for messages; indices if None.
         ahead: batches that are given to the device before the errors of the one before them are read, so that the
             device never waits for the CPU; 1 on CUDA, else 0, if None.
+        full_batches: fill up the last batches with rows that are not used, so that all have the same number: how a
+            library sums up may depend on it.
 
     Raises:
-        InputError: an unknown loss, a batch size below 1.
+        InputError: a loss that is unknown or not for this network; a batch size below 1.
     """
     if batch_size < 1:
         raise InputError(f"the batch size must be at least 1; got {batch_size}")
     if ahead is None:
         ahead = 1 if denoiser.device.type == "cuda" else 0
-    check_loss(loss)
-    engine = _Engine(denoiser, conditioning, draws or Draws(), loss, weights, batch_size, class_names, ahead)
+    denoiser.check_loss(loss)
+    engine = _Engine(
+        denoiser, conditioning, draws or Draws(), loss, weights, batch_size, class_names, ahead, full_batches
+    )
     return engine.run(iter(jobs), strategy)
 
 
@@ -158,6 +163,7 @@ class _Engine:
     batch_size: int
     class_names: Sequence[str] | None
     ahead: int
+    full_batches: bool
 
     @property
     def pairs(self) -> int:
@@ -272,7 +278,7 @@ class _Engine:
     def predict(self, rows: list[_Row]) -> Tensor:
         """Errors (B,), float32, on the device. Rows of the same image and draw share one noisy latent."""
         num_rows, num_prompts = len(rows), self.conditioning.num_prompts
-        if self.denoiser.compiled:  # for batches of one size
+        if self.full_batches or self.denoiser.compiled:  # for batches of one size
             rows = rows + rows[-1:] * (self.pairs - num_rows)
         denoiser, device = self.denoiser, self.denoiser.device
         position = {pair: u for u, pair in enumerate(dict.fromkeys((f, j) for f, _, j in rows))}
@@ -301,10 +307,7 @@ class _Engine:
         if self.loss not in BOUNDS:
             return LOSSES[self.loss](noise, self.denoiser.predict_noise(noisy, t, conditioning, latent_index))
         predicted, variance = self.denoiser.predict(noisy, t, conditioning, latent_index)
-        if variance is None:
-            raise InputError(
-                f"this model predicts no variance, which the loss {self.loss} needs: use {', '.join(LOSSES)}"
-            )
+        assert variance is not None
         bound = variational_bound(noise, predicted, variance, t[latent_index], self.denoiser.schedule)
         return bound + BOUNDS[self.loss] * LOSSES["l2"](noise, predicted)
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def made(informative=lambda t: np.ones_like(t), truths=True):
     errors[np.arange(M), truth] -= informative(T)
     return ErrorTables(
         NAMES,
-        {"strategy": f"fixed:{N}", "loss": "l2", "timesteps": "even", "num_dimensions": 9},
+        {"strategy": f"fixed:{N}", "loss": "l2", "timesteps": "even", "num_dimensions": 9, "num_timesteps": 1000},
         tuple(map(str, range(M))),
         tuple(NAMES[i] if truths else None for i in truth),
         tuple(torch.from_numpy(errors).float()),
@@ -48,6 +50,35 @@ def test_points_are_those_of_a_plain_replay():
             right += NAMES[int(means.argmin())] == truth
         assert point.num_evaluations == pytest.approx(spent / M)
         assert point.accuracy[0] == pytest.approx(right / M)
+
+
+def test_weights_are_those_that_the_tables_were_read_with(tmp_path):
+    weights = [2.0, 1.0, 0.0]
+    (tmp_path / "w.json").write_text("[2, 1, 0]")
+    tables = made(lambda t: 2.0 * (t < 450))
+    read = replace(tables, settings=tables.settings | {"weights": weights})
+    found = list(frontier(read))
+    assert found == list(frontier(tables, weights)) == list(frontier(tables, tmp_path / "w.json"))
+    assert found != list(frontier(tables)) == list(frontier(read, "uniform"))
+    points = {(p.family, p.strategy): p for p in found}
+    w = np.interp(T / 1000, [0, 0.5, 1], weights)
+    for family, strategy, part in (
+        ("every class, all times", "fixed:4", slice(None)),
+        ("staged, a 4th of the draws first", "staged:2,8/3,1", slice(None)),
+        ("every class, first half", "fixed:2", T < 451),
+    ):
+        right = 0
+        for table, truth in zip(tables.errors, tables.truth, strict=True):
+            errors = torch.from_numpy(table.numpy()[:, part] * w[part]).float()
+            state = replay(parse_strategy(strategy), errors)
+            means = state.errors.nan_to_num().sum(1).where(state.active, torch.inf)
+            right += NAMES[int(means.argmin())] == truth
+        assert points[family, strategy].accuracy[0] == pytest.approx(right / M)
+    (calibrated,) = [p for p in found if p.family.endswith("at most 8 draws") and p.strategy == "sequential:8/0.05"]
+    (plain,) = [
+        p for p in frontier(tables, "uniform") if (p.family, p.strategy) == (calibrated.family, calibrated.strategy)
+    ]
+    assert calibrated.accuracy[0] > plain.accuracy[0]
 
 
 def test_accuracy_of_one_draw_is_the_chance_that_the_right_class_is_least():

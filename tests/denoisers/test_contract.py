@@ -27,10 +27,12 @@ CLASSES = {
     "sd-v": ["a photo of a cat", "a dog", ""],
     "dit": [0, 4, 2],
     "class-unet": [2, 0, 1],
+    "edm-unet": [2, 0, 1],
     "gaussian": [1, 2, 0],
     **{name: ["a photo of a cat", "a dog", ""] for name in TEXT_BUILDERS},
 }
 T = torch.tensor([3, 500, 999])
+IN_PIXELS = ("class-unet", "edm-unet")
 
 
 @cache
@@ -110,14 +112,33 @@ def dit_row(pipe, image, label, t, noise):
     return (noise - reference_noise(pipe, output, t, noisy)).square().mean()
 
 
+def folded(image):
+    """Pixels (…, H, W) as four channels (…, 4, H/2, W/2)."""
+    return torch.stack([image[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=-3)
+
+
 def class_unet_row(pipe, image, label, t, noise):
-    folded = torch.stack([image[:, 0, i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=1)
-    noisy = pipe.scheduler.add_noise(folded, noise, t)
+    folded_image = folded(image[:, 0])
+    noisy = pipe.scheduler.add_noise(folded_image, noise, t)
     output = pipe.unet(noisy, t, class_labels=torch.tensor([label])).sample
     return (noise - reference_noise(pipe, output, t, noisy)).square().mean()
 
 
-ROWS = {"sd-epsilon": stable_diffusion_row, "sd-v": stable_diffusion_row, "dit": dit_row, "class-unet": class_unet_row}
+def edm_unet_row(pipe, image, label, t, noise):
+    """As Karras et al. 2022 have it, table 1 and equation 7."""
+    low, high, mean = pipe.scheduler.config.sigma_min, pipe.scheduler.config.sigma_max, 0.5
+    s = (low ** (1 / 7) + float(t) / 1000 * (high ** (1 / 7) - low ** (1 / 7))) ** 7
+    noisy = folded(image[:, 0]) + s * noise
+    total = s**2 + mean**2
+    output = pipe.unet(noisy / total**0.5, torch.tensor(s).log() / 4, class_labels=torch.tensor([label])).sample
+    denoised = noisy * mean**2 / total + output * s * mean / total**0.5
+    return (noise - (noisy - denoised) / s).square().mean()
+
+
+ROWS = {
+    "sd-epsilon": stable_diffusion_row, "sd-v": stable_diffusion_row, "dit": dit_row, "class-unet": class_unet_row,
+    "edm-unet": edm_unet_row,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("saved", ROWS)
@@ -157,7 +178,7 @@ CALLS = {  # arguments of a pipeline's __call__ that keep guidance away
 }
 
 
-@pytest.mark.parametrize("saved", [name for name in CLASSES if name not in ("gaussian", "class-unet")])
+@pytest.mark.parametrize("saved", [name for name in CLASSES if name not in ("gaussian", *IN_PIXELS)])
 @torch.no_grad()
 def test_the_network_is_called_as_the_pipeline_calls_it(saved, load, pipeline, monkeypatch):
     """One step of sampling: what the scheduler is given is what `forward` makes of the same latent and time."""
@@ -257,7 +278,7 @@ class Exact(torch.nn.Module):
 def exact_output(saved, pipe, x, noise, t):
     """What a perfect network of this family returns, in its own layout."""
     config = pipe.scheduler.config
-    if saved == "playground":
+    if saved in ("playground", "edm-unet"):
         image, noisy, s = edm_units(pipe, x, noise, t)
         without = pipe.scheduler.precondition_outputs(noisy, torch.zeros_like(noisy), s)
         unit = pipe.scheduler.precondition_outputs(noisy, torch.ones_like(noisy), s) - without
@@ -283,7 +304,7 @@ def test_a_perfect_network_is_read_as_the_noise(saved, load, pipeline, monkeypat
     name = next(iter(denoiser._modules))
     monkeypatch.setitem(denoiser._modules, name, Exact(exact_output(saved, pipe, x, noise, T)))
     found = denoiser.predict_noise(noised(pipe, x, noise, T), T, conditioning, torch.arange(len(T)))
-    torch.testing.assert_close(found, noise, rtol=1e-3, atol=1e-3 if saved == "playground" else 1e-4)
+    torch.testing.assert_close(found, noise, rtol=1e-3, atol=1e-3 if saved in ("playground", "edm-unet") else 1e-4)
 
 
 @torch.no_grad()
@@ -306,9 +327,10 @@ def test_latents_are_those_of_the_librarys_own_preprocessing(saved, load, pipeli
         expected = pixels
     else:
         grey = torch.from_numpy(np.array(image.convert("L"))).float() / 127.5 - 1
-        expected = torch.stack([grey[i::2, j::2] for i in (0, 1) for j in (0, 1)])[None]
+        expected = folded(grey)[None] / (0.5 if saved == "edm-unet" else 1)
     # Half a grey level: Pillow rounds the luma to 8 bits.
-    torch.testing.assert_close(latent, expected, rtol=0, atol=1.01 / 255 if saved == "class-unet" else 1e-5)
+    atol = {"class-unet": 1.01 / 255, "edm-unet": 2.02 / 255}.get(saved, 1e-5)
+    torch.testing.assert_close(latent, expected, rtol=0, atol=atol)
 
 
 def test_global_randomness_is_neither_read_nor_written(name, model_folder):

@@ -10,7 +10,7 @@ import huggingface_hub
 import pytest
 import torch
 from builders import edit_json
-from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
 
 from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
@@ -92,7 +92,51 @@ def test_nor_where_only_a_variant_is_in_safetensors(copy):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     torch.save(load_file(weights), weights.with_suffix(".bin"))
     weights.rename(weights.with_suffix(".fp16.safetensors"))
-    refused(folder, "cannot be loaded", "diffusion_pytorch_model.safetensors")
+    refused(folder, "unet has weights of the variant fp16 only", "variant")
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_variants_of_weights(model_folder, tmp_path, sharded):
+    """As diffusers saves them, in whole or in parts; the autoencoder has none of its own."""
+    pipe = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"), safety_checker=None)
+    for name in ("unet", "text_encoder"):
+        network = pipe.components[name]
+        with torch.no_grad():
+            next(network.parameters()).mul_(2)
+        options = {"variant": "fp16", **({"max_shard_size": "20KB"} if sharded else {})}
+        network.save_pretrained(tmp_path / "m" / name, **options)
+    pipe.unet, pipe.text_encoder = None, None
+    for name, part in pipe.components.items():
+        if part is not None:
+            part.save_pretrained(tmp_path / "m" / name)
+    shutil.copy(model_folder("sd-epsilon") / "model_index.json", tmp_path / "m")
+    assert len(list((tmp_path / "m" / "unet").glob("*.fp16*.safetensors"))) > sharded
+    assert len(list((tmp_path / "m" / "text_encoder").glob("*.fp16*.safetensors"))) > sharded
+    refused(tmp_path / "m", "of the variant fp16 only")
+    found, plain = load(tmp_path / "m", variant="fp16"), load(model_folder("sd-epsilon"))
+    for a, b in ((found.network, plain.network), (found._encoders[0], plain._encoders[0])):
+        (first, doubled), *others = zip(a.parameters(), b.parameters(), strict=True)
+        torch.testing.assert_close(first, 2 * doubled)
+        assert all(torch.equal(*pair) for pair in others)
+    # Where both are there, the one that is asked for.
+    for name in ("unet", "text_encoder"):
+        for file in (model_folder("sd-epsilon") / name).iterdir():
+            shutil.copy(file, tmp_path / "m" / name)
+    for variant, expected in ((None, plain), ("fp16", found)):
+        same = load(tmp_path / "m", variant=variant).network.state_dict()
+        assert all(torch.equal(same[key], value) for key, value in expected.network.state_dict().items())
+    refused(tmp_path / "m", "no weights of the variant 'bf16'", variant="bf16")
+
+
+def test_an_index_of_a_variant_must_not_name_a_pickle(copy, tmp_path):
+    folder = copy("sd-epsilon")
+    shard = "model.fp16-00001-of-00001.bin"
+    (folder / "text_encoder" / shard).write_bytes(pickle.dumps(Payload(tmp_path / "run")))
+    (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "model.fp16-1-of-1.safetensors")
+    index = {"metadata": {}, "weight_map": {"final_layer_norm.bias": shard}}
+    (folder / "text_encoder" / "model.safetensors.index.fp16.json").write_text(json.dumps(index))
+    refused(folder, "text_encoder", "safetensors", variant="fp16")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_index_of_shards_must_not_name_a_pickle(copy, tmp_path):

@@ -121,6 +121,7 @@ def test_images_of_another_size(model_folder):
         ("sdxl", 17, "multiple of 2 .* got 17"),
         ("flux-dev", 18, "multiple of 4"),
         ("z-image", 18, "multiple of 4"),
+        ("sd3", 52, "48 pixels at most along an edge; got 52"),
         ("dit", 32, "16 pixels only; 32"),
         ("class-unet", 8, "16 pixels only"),
     ],

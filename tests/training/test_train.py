@@ -14,6 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from scipy.integrate import quad
+from scipy.special import expit
+from scipy.stats import norm
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.base import scheduler_config
@@ -98,6 +101,7 @@ class TestConfig:
         [
             ("objective", "noise"),
             ("objective", ""),
+            ("times", "late"),
             ("weighting", "uniform"),
             ("beta_schedule", "cosine"),
             ("patch_size", 0),
@@ -133,8 +137,8 @@ class TestConfig:
     def test_the_stored_settings_of_older_checkpoints_stay_valid(self):
         """A run under way is resumed by comparing these: a name or default that changes means one that is refused."""
         assert {f.name: f.default for f in fields(TrainConfig)} == {
-            "objective": "v_prediction", "beta_schedule": "linear", "weighting": "output", "patch_size": 1,
-            "channels": (64, 128), "layers": 2,
+            "objective": "v_prediction", "beta_schedule": "linear", "times": "even", "weighting": "output",
+            "patch_size": 1, "channels": (64, 128), "layers": 2,
             "attention": False, "dropout": 0.0, "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
             "learning_rate": 1e-3, "warmup": 500,
             "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "start": "", "seed": 0,
@@ -414,6 +418,21 @@ def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective
         output = network.train()(alpha * x + sigma * noise, t, class_labels=labels).sample
     expected = (factor * (output - goal)).square().mean()
     assert losses[1] == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_times_as_stable_diffusion_3_has_them(tmp_path):
+    """By the density that the saved model states; and a batch has one in each B-th of the distribution."""
+    config = replace(CONFIG, objective="flow", times="logit-normal", batch_size=64, epochs=0.1)
+    _, scheduler = build_network(config, DATA)
+    schedule, _ = read_scheduler(scheduler_config(scheduler))
+    u = torch.cat([_batch(step, DATA, config, schedule)[2] for step in range(50)]).double() / 1000
+    model = load_denoiser(train(DATA, config, tmp_path))
+    density = quad(lambda v: float(model.time_density(torch.tensor(v))), 0, 1)[0]
+    for edge in (0.1, 0.3, 0.5, 0.8):
+        expected = quad(lambda v: float(model.time_density(torch.tensor(v))), 0, edge)[0] / density
+        assert float((u < edge).double().mean()) == pytest.approx(expected, abs=1 / 64)
+    edges = torch.from_numpy(expit(norm.ppf(np.arange(1, 64) / 64)))
+    assert torch.bucketize(u[:64], edges).unique().numel() == 64
 
 
 def test_muon_is_for_what_lies_between_the_first_and_the_last_layer():

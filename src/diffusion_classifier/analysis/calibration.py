@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..calibration import Calibration
 from ..exceptions import InputError
@@ -32,7 +34,7 @@ def draw_calibration(calibration: Calibration, file: Path) -> None:
     weights = calibration.fitted_weights
     left.plot(np.linspace(0, 1, len(weights)), weights, "o-", color="C0", ms=4, label="on all")
     gain, low, high = calibration.gain
-    used = "used" if calibration.defaults.weights else "not used"
+    used = "used" if calibration.gains else "not used"
     left.set(
         xlabel="time t/T: no noise to pure noise",
         ylabel="weight w(t)",
@@ -41,20 +43,32 @@ def draw_calibration(calibration: Calibration, file: Path) -> None:
     )
     left.legend(fontsize=8)
 
-    scores, hits = (torch.tensor(values) for values in zip(*calibration.answers, strict=True))
-    bins = (scores * NUM_BINS).ceil().long().clamp(1, NUM_BINS) - 1
-    right.plot([0, 1], [0, 1], color="gray", lw=1, ls=":")
+    scores, hits = (np.array(values) for values in zip(*calibration.answers, strict=True))
+    draw_reliability(right, scores, hits)
+    right.set_title(f"calibration error {calibration.calibration_error:.3f}")
+    figure.suptitle(f"{calibration.num_images} images, cross-validated", fontsize=10)
+    save(figure, file)
+
+
+def draw_reliability(axes: Any, scores: NDArray[np.float64], right: NDArray[np.bool_]) -> None:
+    """How often answers are right whose score is near a value; larger dots for more images.
+
+    Args:
+        axes: of matplotlib.
+        scores: of the answers, (M,).
+        right: whether they are, (M,).
+    """
+    bins = np.ceil(scores * NUM_BINS).astype(int).clip(1, NUM_BINS) - 1
+    axes.plot([0, 1], [0, 1], color="gray", lw=1, ls=":")
     for b in sorted(set(bins.tolist())):
-        share, low, high = share_interval(hits[bins == b])
-        x = float(scores[bins == b].mean())
-        right.plot([x, x], [low, high], color="C1", lw=1.2)
-        right.plot(x, share, "o", color="C1", ms=3 + 9 * float((bins == b).double().mean()) ** 0.5)
-    right.set(
+        inside = bins == b
+        share, low, high = share_interval(torch.from_numpy(right[inside]))
+        x = float(scores[inside].mean())
+        axes.plot([x, x], [low, high], color="C1", lw=1.2)
+        axes.plot(x, share, "o", color="C1", ms=3 + 9 * float(inside.mean()) ** 0.5)
+    axes.set(
         xlabel="score of the answer",
         ylabel="share that is right, with 95 % interval",
         xlim=(0, 1.02),
         ylim=(0, 1.02),
-        title=f"calibration error {calibration.calibration_error:.3f}",
     )
-    figure.suptitle(f"{calibration.num_images} images, cross-validated", fontsize=10)
-    save(figure, file)

@@ -17,6 +17,7 @@ from ..exceptions import InputError
 from ..metrics import share_interval
 from ..strategies import Fixed, Sequential, Staged, Strategy
 from ..tables import ErrorTables
+from ..weights import WeightsSource, read_weights, weights_at
 from .figures import pyplot, save
 
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -42,22 +43,29 @@ class Point:
     accuracy: tuple[float, float, float]
 
 
-def frontier(tables: ErrorTables) -> Iterator[Point]:
+def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Iterator[Point]:
     """Points of every family; sequential strategies are calibrated on four fifths and shown on the rest, in turn.
 
+    Args:
+        tables: full ones.
+        weights: over time, as `read_weights` takes them, or "uniform"; those that the tables were read with if None.
+
     Raises:
-        InputError: tables that are not full, or have a single draw.
+        InputError: tables that are not full, or have a single draw; weights that cannot be read.
     """
     errors = tables.complete()
     num_classes, num_draws = errors.shape[1:]
     if num_draws < 2:
         raise InputError("tables of a single draw leave strategies nothing to choose")
+    if weights is None:
+        weights = tables.settings.get("weights") or "uniform"
+    w = None if weights == "uniform" else weights_at(read_weights(weights), tables.fractions())
     truth = true_classes(tables)
     if truth is None:
-        truth = errors.double().mean(2).argmin(1)
+        truth = search_all(Fixed(num_draws), errors, w)[0].argmin(1)
 
-    def point(family: str, strategy: Strategy, part: Tensor = errors) -> Point:
-        means, spent = search_all(strategy, part)
+    def point(family: str, strategy: Strategy, part: Tensor = errors, w: Tensor | None = w) -> Point:
+        means, spent = search_all(strategy, part, w)
         return Point(family, str(strategy), float(spent.mean()), share_interval(means.argmin(1) == truth))
 
     for n in _doublings(num_draws):
@@ -70,8 +78,9 @@ def frontier(tables: ErrorTables) -> Iterator[Point]:
         if count:  # each image's first draws in the window
             columns = inside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
             part = errors.gather(2, columns[:, None].expand(-1, num_classes, -1))
+            own = None if w is None else w.gather(1, columns)
             for n in _doublings(count):
-                yield point(f"every class, {family}", Fixed(n), part)
+                yield point(f"every class, {family}", Fixed(n), part, own)
     for share in (16, 4):
         for last in _doublings(num_draws):
             kept = min(5, num_classes // 2)
@@ -84,8 +93,11 @@ def frontier(tables: ErrorTables) -> Iterator[Point]:
             if error_rate * (len(errors) * 4 // 5 + 1) >= 1:
                 family = f"sequential, calibrated, at most {budget} draws"
                 right, spent = torch.empty(len(errors), dtype=torch.bool), torch.empty(len(errors))
-                for held_out, strategy in calibrated_folds(errors[..., :budget], error_rate):
-                    means, spent[held_out] = search_all(strategy, errors[held_out, :, :budget])
+                part, own = errors[..., :budget], None if w is None else w[:, :budget]
+                for held_out, strategy in calibrated_folds(part, error_rate, own):
+                    means, spent[held_out] = search_all(
+                        strategy, part[held_out], None if own is None else own[held_out]
+                    )
                     right[held_out] = means.argmin(1) == truth[held_out]
                 yield Point(family, str(strategy), float(spent.mean()), share_interval(right))
 

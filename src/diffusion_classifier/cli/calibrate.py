@@ -14,7 +14,9 @@ from .common import app, say, stderr
 
 @app.command()
 def calibrate(
-    tables: Annotated[Path, typer.Argument(help="Error tables, as `classify --save-errors` keeps them.")],
+    tables: Annotated[
+        Path, typer.Argument(help="Error tables of `classify --save-errors`, or folder of a run that kept errors.")
+    ],
     out: Annotated[Path, typer.Option(help="JSON file for `classify --calibration`.")],
     draws: Annotated[
         int | None, typer.Option(min=1, help="Most draws of an image; as in the tables if not given.")
@@ -54,7 +56,10 @@ def calibrate(
 
 @app.command()
 def frontier(
-    tables: Annotated[Path, typer.Argument(help="Full error tables: `classify --draws N --save-errors FILE`.")],
+    tables: Annotated[Path, typer.Argument(help="Full error tables of `classify --save-errors`, or folder of a run.")],
+    weights: Annotated[
+        str | None, typer.Option(help="Over time: JSON file of numbers, or uniform; those of the tables if not given.")
+    ] = None,
     figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
 ) -> None:
@@ -67,7 +72,7 @@ def frontier(
     from ..tables import read_tables
 
     read = read_tables(tables)
-    points = list(track(find(read), description="strategies", console=stderr, transient=True))
+    points = list(track(find(read, weights), description="strategies", console=stderr, transient=True))
     print_frontier(points, as_json)
     if figure is not None:
         ylabel = "agreement with all draws" if None in read.truth else "accuracy"

@@ -30,6 +30,7 @@ from .common import (
     Temperature,
     Template,
     Timesteps,
+    Variant,
     Weights,
     Without,
     Word,
@@ -79,6 +80,7 @@ def classify(
     word: Word = None,
     config: Config = None,
     without: Without = None,
+    variant: Variant = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -115,6 +117,7 @@ def classify(
     classifier = load_classifier(
         model, device, dtype, batch_size, compile_network, calibration,
         image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
+        variant=variant,
     )  # fmt: skip
     failures = 0
     options: dict[str, Any] = {
@@ -134,10 +137,8 @@ def classify(
     with ExitStack() as stack:
         if save_errors is not None:
             class_names, _ = classifier.condition(names, **prompts)
-            about = {"model": model, **prompts, "num_dimensions": classifier.num_dimensions}
-            about["shortlist"] = None if narrowing is None else str(narrowing)
-            about["num_timesteps"] = classifier.denoiser.schedule.num_timesteps
-            about |= classifier.reading(class_names, **options).as_dict()
+            about = {"model": model, **prompts, "shortlist": None if narrowing is None else str(narrowing)}
+            about |= classifier.table_settings(class_names, **options)
             write_table = stack.enter_context(table_writer(save_errors, class_names, about))
             results = _kept(results, write_table)
         write = stack.enter_context(writer(output, top))

@@ -78,6 +78,9 @@ Without = Annotated[
     list[str] | None,
     typer.Option(help="Component to leave out: text_encoder_3 and tokenizer_3 of Stable Diffusion 3. Repeatable."),
 ]
+Variant = Annotated[
+    str | None, typer.Option(help="Of the weights, as fp16, where a folder or hub id has several or no other.")
+]
 Output = Annotated[Format, typer.Option("--format", help="What is printed on standard output.")]
 
 

@@ -9,7 +9,19 @@ from rich.table import Table
 from rich.text import Text
 
 from ..results import print_bench
-from .common import BatchSize, Compile, Device, Dtype, Model, app, load_classifier, stdout
+from .common import (
+    BatchSize,
+    Compile,
+    Device,
+    Dtype,
+    ImageSize,
+    Model,
+    Variant,
+    Without,
+    app,
+    load_classifier,
+    stdout,
+)
 
 
 @app.command()
@@ -22,6 +34,9 @@ def bench(
     device: Device = "auto",
     dtype: Dtype = "auto",
     compile_network: Compile = False,
+    image_size: ImageSize = None,
+    without: Without = None,
+    variant: Variant = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
     """Measure how fast a model runs on this machine, and tell what an image will cost.
@@ -30,7 +45,9 @@ def bench(
     """
     from ..bench import bench as measure
 
-    classifier = load_classifier(model, device, dtype, batch_size, compile_network)
+    classifier = load_classifier(
+        model, device, dtype, batch_size, compile_network, image_size=image_size, without=without or (), variant=variant
+    )
     print_bench(measure(classifier, model, strategy or ()), as_json)
 
 

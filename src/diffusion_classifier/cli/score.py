@@ -28,6 +28,7 @@ from .common import (
     Temperature,
     Template,
     Timesteps,
+    Variant,
     Weights,
     Without,
     Word,
@@ -64,6 +65,7 @@ def score(
     word: Word = None,
     config: Config = None,
     without: Without = None,
+    variant: Variant = None,
     batch_size: BatchSize = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -90,6 +92,7 @@ def score(
     classifier = load_classifier(
         model, device, dtype, batch_size, compile_network, calibration,
         image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
+        variant=variant,
     )  # fmt: skip
     results = classifier.stream_scores(
         found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, template=template or None,

@@ -40,6 +40,7 @@ def train(
     ] = None,
     objective: Annotated[str, typer.Option(help="epsilon, v_prediction, sample or flow.")] = "v_prediction",
     beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear or squaredcos_cap_v2.")] = "linear",
+    times: Annotated[str, typer.Option(help="At which it trains: even, or logit-normal for middle ones.")] = "even",
     weighting: Annotated[
         str, typer.Option(help="Minimise the error of the network's 'output', or of the 'noise' that follows from it.")
     ] = "output",
@@ -79,7 +80,7 @@ def train(
 
     names = class_names.split(",") if class_names is not None else None
     config = TrainConfig(
-        objective=objective, beta_schedule=beta_schedule, weighting=weighting, patch_size=patch_size,
+        objective=objective, beta_schedule=beta_schedule, times=times, weighting=weighting, patch_size=patch_size,
         channels=_ints(channels, "--channels"),
         layers=layers, attention=attention, dropout=dropout, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema,

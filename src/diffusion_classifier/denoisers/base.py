@@ -5,6 +5,7 @@ Shape legend: K classes, B rows of one network batch, U distinct noisy latents i
 
 from __future__ import annotations
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,6 +21,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import to_device
 from ..exceptions import InputError
+from ..losses import BOUNDS, LOSSES, check_loss
 from ..prediction import split_variance, to_noise
 from ..prompts import fill_template
 from ..schedules import Schedule
@@ -27,6 +29,8 @@ from .class_inputs import ClassInputs, of_tensors
 from .conditioning import Conditioning as Conditioning
 from .prefix import Prefix
 
+TIMES = ("even", "logit-normal")
+"""How times may lie at which a network was trained."""
 Average = Literal["error", "embedding"]
 """Over what the prompts of one class are averaged."""
 
@@ -44,7 +48,8 @@ class ModelDefaults:
         lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
             timesteps; None where it was not calibrated.
         classes: those that the lags were found among: among others the promise would not hold.
-        weights: over time, for this loss: see `weights.Weights`; uniform if None. Temperature and lags are for them.
+        weights: over time, for this loss: see `weights.Weights`; the usual ones if None, which are uniform but for
+            networks that return x (`posterior.usual_weights`). Temperature and lags are for them.
     """
 
     strategy: str = "sequential:64/0.01"
@@ -86,6 +91,7 @@ class Denoiser(ABC):
         class_names: the classes that the network was trained with; None where it reads text.
         conditions: names of the tensors of its conditioning.
         licence: of the weights, where their folder states it.
+        times: how those lay at which the network was trained; see `time_density`.
     """
 
     family: ClassVar[str]
@@ -95,6 +101,7 @@ class Denoiser(ABC):
     class_names: Sequence[str] | None = None
     conditions: ClassVar[tuple[str, ...]]
     licence: str | None = None
+    times: str = "even"
 
     def __init__(
         self,
@@ -121,6 +128,20 @@ class Denoiser(ABC):
         """The module that predicts: the first of the family's modules."""
         return next(iter(self._modules.values()))
 
+    def modules(self) -> list[torch.nn.Module]:
+        """All networks, those that encode included."""
+        return list(self._modules.values())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the names and shapes of all weights and of some of each one's values: tells models apart."""
+        digest = hashlib.sha256()
+        for module in self.modules():
+            for name, tensor in module.state_dict().items():
+                values = tensor.detach().flatten()
+                some = values[:: max(1, len(values) // 64)].float().cpu()
+                digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
+        return digest.hexdigest()
+
     @property
     def has_weights(self) -> bool:
         """Whether there is a network to speak of; a closed form has none."""
@@ -142,6 +163,22 @@ class Denoiser(ABC):
             _to(module, device)
         _to(self.network, dtype)
         return self
+
+    @property
+    def predicts_variance(self) -> bool:
+        """Whether `forward` returns twice the channels, of which the second half tells the variance."""
+        config = getattr(self.network, "config", None)
+        return getattr(config, "out_channels", None) == 2 * self.latent_shape[0]
+
+    def check_loss(self, loss: str) -> None:
+        """Complain of what the errors of this model cannot be.
+
+        Raises:
+            InputError: no such loss, or one that needs a variance, which the network does not predict.
+        """
+        check_loss(loss)
+        if loss in BOUNDS and not self.predicts_variance:
+            raise InputError(f"this model predicts no variance, which the loss {loss} needs: use {', '.join(LOSSES)}")
 
     def compile(self) -> None:
         """torch.compile the network: faster from the second batch of a size on, the first takes a minute or so.
@@ -183,8 +220,14 @@ class Denoiser(ABC):
         raise InputError("this model has no null condition: it was not trained to predict without a class")
 
     def time_density(self, u: Tensor) -> Tensor:
-        """Density, up to a factor, of the fractions u of the schedule at which the network was trained; even times."""
-        return torch.ones_like(u)
+        """Density, up to a factor, of the fractions u of the schedule at which the network was trained.
+
+        Even, or logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1).
+        """
+        if self.times == "even":
+            return torch.ones_like(u)
+        logit = u.clamp(1e-6, 1 - 1e-6).logit()
+        return torch.exp(-(logit**2) / 2) / (u * (1 - u)).clamp(min=1e-6)
 
     @abstractmethod
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:

@@ -26,7 +26,7 @@ from transformers.utils import logging as transformers_logging
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
 from .addons import add_loras, add_words
-from .base import Denoiser, ModelDefaults, without_advice
+from .base import TIMES, Denoiser, ModelDefaults, without_advice
 from .families import FAMILIES, why_unsupported
 from .single_file import check_file, load_single_file, usual_config
 
@@ -60,6 +60,7 @@ def load_denoiser(
     dtype: str | torch.dtype = "auto",
     image_size: int | None = None,
     without: Collection[str] = (),
+    variant: str | None = None,
     loras: Iterable[str | Path] = (),
     words: Iterable[str | Path] = (),
     config: str | Path | None = None,
@@ -76,6 +77,8 @@ def load_denoiser(
         image_size: edge in pixels of the images that a text-to-image model is given, where it is not to be what the
             model was trained for: a Flux of 512 pixels takes a quarter of the time.
         without: components to leave out, such as "text_encoder_3" and "tokenizer_3", the T5 of Stable Diffusion 3.
+        variant: of the weights, such as "fp16", where a folder holds several or no other; components that have none of
+            it are loaded as they are.
         loras: LoRA weights to add; see `addons.add_loras`.
         words: learned words (textual inversion) to add; see `addons.add_words`.
         config: of a checkpoint of one file: folder or hub id of a pipeline with the same configs; the one that its
@@ -95,7 +98,9 @@ def load_denoiser(
     elif config is not None:
         raise InputError(f"a config is for a checkpoint of one file, and {source} is none")
     elif not folder.exists():
-        folder = _download(str(source), without)
+        folder = _download(str(source), without, variant)
+    if file is not None and variant is not None:
+        raise InputError(f"{source} is one file, of which there are no variants; {variant!r} was asked for")
     if not (folder / "model_index.json").is_file():
         raise InputError(f"{folder} is not a folder that a diffusers pipeline was saved to: it has no model_index.json")
     index = _read_json(folder / "model_index.json")
@@ -110,7 +115,7 @@ def load_denoiser(
             (network,) = ((n, index[n][1]) for n in ("unet", "transformer") if n in index)
             pipeline = load_single_file(file, str(config), pipeline_class, network, dtype, absent)
         else:
-            pipeline = _load_folder(folder, source, index, pipeline_class, dtype, absent)
+            pipeline = _load_folder(folder, source, index, pipeline_class, dtype, absent, variant)
         add_loras(pipeline, loras)
         add_words(pipeline, words)
     settings = _read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
@@ -127,6 +132,9 @@ def load_denoiser(
         raise InputError(f"{source} takes images of {denoiser.image_size} pixels only; {image_size} was asked for")
     denoiser.defaults = defaults
     denoiser.licence = settings.get("licence")
+    denoiser.times = settings.get("times", denoiser.times)
+    if denoiser.times not in TIMES:
+        raise InputError(f"{folder / SETTINGS_FILE}: times {denoiser.times!r} are not one of {', '.join(TIMES)}")
     return denoiser.to(device, dtype)
 
 
@@ -152,13 +160,17 @@ def _load_folder(
     pipeline_class: Any,
     dtype: torch.dtype,
     absent: dict[str, Any],
+    variant: str | None,
 ) -> Any:
     components = {name: part for name, part in _components(index).items() if name not in absent}
     for name in components:
         _check_files(folder / name)
+    variants = {name: _variant(folder / name, variant) for name in components}
+    if variant is not None and variant not in variants.values():
+        raise InputError(f"{source} has no weights of the variant {variant!r}")
     try:
         networks = {
-            name: _load_network(folder / name, library, class_name, _dtype(class_name, dtype))
+            name: _load_network(folder / name, library, class_name, _dtype(class_name, dtype), variants[name])
             for name, (library, class_name) in components.items()
             if (folder / name / "config.json").is_file()
         }
@@ -172,7 +184,7 @@ def _load_folder(
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
 
 
-def _download(source: str, without: Collection[str]) -> Path:
+def _download(source: str, without: Collection[str], variant: str | None) -> Path:
     """The folder of a hub model in the local cache, with no more than is needed of it."""
     names = ", ".join(bundled_models()) or "none"
     nothing = f"no model {source!r}: it is neither a folder here nor a bundled model ({names})"
@@ -181,7 +193,7 @@ def _download(source: str, without: Collection[str]) -> Path:
     index = _read_json(Path(_download_index(source, nothing)))
     absent = _absent(index, _pipeline_class(index, source), source, without)
     try:
-        folder = DiffusionPipeline.download(source, use_safetensors=True, **absent)
+        folder = DiffusionPipeline.download(source, use_safetensors=True, variant=variant, **absent)
         _download_settings(source)
     except (OSError, ValueError) as e:
         raise InputError(f"{source} cannot be had from the hub: {one_line(e)}") from e
@@ -243,9 +255,25 @@ def _dtype(class_name: str, dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if dtype is torch.float16 and class_name.startswith(("Gemma", "Qwen")) else dtype
 
 
-def _load_network(folder: Path, library: str, class_name: str, dtype: torch.dtype) -> torch.nn.Module:
+def _variant(component: Path, variant: str | None) -> str | None:
+    """The variant to load a component's weights of: that which was asked for, where it has any of it."""
+    names = [file.name for file in component.glob("*.safetensors")]
+    found = {m[1] if (m := re.search(r"\.(\w+)(-\d+-of-\d+)?\.safetensors$", name)) else None for name in names}
+    if variant not in found and found and None not in found:
+        raise InputError(
+            f"{component} has weights of the variant {', '.join(sorted(map(str, found)))} only: ask "
+            "for it by the argument variant or the option --variant"
+        )
+    return variant if variant in found else None
+
+
+def _load_network(
+    folder: Path, library: str, class_name: str, dtype: torch.dtype, variant: str | None
+) -> torch.nn.Module:
     network_class = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
-    network, report = network_class.from_pretrained(folder, dtype=dtype, output_loading_info=True, **_OPTIONS)
+    network, report = network_class.from_pretrained(
+        folder, dtype=dtype, variant=variant, output_loading_info=True, **_OPTIONS
+    )
     if report["missing_keys"]:
         raise InputError(f"{folder} lacks weights, which would be random: {', '.join(sorted(report['missing_keys']))}")
     return network  # type: ignore[no-any-return]
@@ -260,7 +288,7 @@ def _check_files(component: Path) -> None:
     if not (component / "config.json").is_file():
         return  # no network, but a scheduler or a tokenizer
     names = [_read_json(component / "config.json").get("transformers_weights", "model.safetensors")]
-    for shards in component.glob("*.safetensors.index.json"):
+    for shards in component.glob("*.safetensors*.json"):  # of variants, too
         names += _read_json(shards).get("weight_map", {}).values()
     names = [name for name in names if not name.endswith((".safetensors", ".safetensors.index.json"))]
     if names or not any(component.glob("*.safetensors")):

@@ -73,6 +73,11 @@ class TextConditional(Denoiser):
             unit = scale * max(self.packing, self.patch_size or network.config.get("patch_size") or 1)
             if image_size % unit or image_size < unit:
                 raise InputError(f"the edge of an image must be a multiple of {unit} for this model; got {image_size}")
+            largest = unit * (network.config.get("pos_embed_max_size") or image_size)
+            if image_size > largest:
+                raise InputError(
+                    f"this model knows places in images of {largest} pixels at most along an edge; got {image_size}"
+                )
             sample_size = image_size // scale
         elif sample_size is None:
             sample_size = network.config.sample_size
@@ -91,6 +96,10 @@ class TextConditional(Denoiser):
         for encoder in self._encoders:
             encoder.eval().requires_grad_(False)
         self.prefix = Prefix(before_the_prompt)
+
+    def modules(self) -> list[torch.nn.Module]:
+        """See `Denoiser.modules`."""
+        return [*super().modules(), *self._encoders]
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, settings: Mapping[str, Any]) -> Self:

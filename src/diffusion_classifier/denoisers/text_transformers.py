@@ -69,6 +69,7 @@ class StableDiffusion3(TextConditional):
     family = "stable-diffusion-3"
     conditions = ("prompt_embeds", "pooled")
     flow = True
+    times = "logit-normal"
     optional = ("text_encoder_3", "tokenizer_3")
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
@@ -78,11 +79,6 @@ class StableDiffusion3(TextConditional):
         )
         # CLIP's float32 would have made T5's part twice as large.
         return {"prompt_embeds": embeds.to(self.dtype), "pooled": pooled}
-
-    def time_density(self, u: Tensor) -> Tensor:
-        """Logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1); see `Denoiser`."""
-        logit = u.clamp(1e-6, 1 - 1e-6).logit()
-        return torch.exp(-(logit**2) / 2) / (u * (1 - u)).clamp(min=1e-6)
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """See `Denoiser.forward`."""

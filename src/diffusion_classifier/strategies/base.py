@@ -71,8 +71,9 @@ class Strategy(Protocol):
 
 
 def replay(strategy: Strategy, table: Tensor, weights: Tensor | None = None) -> State:
-    """The last state of a search through a full error table (K, N), without the network; weights as in `State`."""
-    state = replace(strategy.init(len(table)), weights=weights)
+    """The last state of a search through a full error table (K, N), without the network; weights (N,) as in `State`."""
+    state = strategy.init(len(table))
+    state = state if weights is None else replace(state, weights=weights[: state.errors.shape[1]])
     while (request := strategy.propose(state)) is not None:
         state = strategy.update(state, table[request.classes, request.draws.start : request.draws.stop])
     return state

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoisers import load_denoiser
-from ..denoisers.base import scheduler_config
+from ..denoisers.base import TIMES, scheduler_config
 from ..denoisers.load import SETTINGS_FILE
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
@@ -50,6 +50,8 @@ class TrainConfig:
     Args:
         objective: what the network predicts: one of `OBJECTIVES`; "flow" has its own schedule.
         beta_schedule: of diffusers' DDPMScheduler: one of `BETA_SCHEDULES`.
+        times: how those of the schedule lie that are trained at: one of `TIMES`, evenly or, as Stable Diffusion 3 does,
+            the middle ones more often.
         weighting: whose squared error is minimised: "output" for what the network returns, "noise" for the ε that
             follows from it, which is what a classifier compares.
         patch_size: p×p pixels are folded into channels before the network sees them.
@@ -75,6 +77,7 @@ class TrainConfig:
 
     objective: str = "v_prediction"
     beta_schedule: str = "linear"
+    times: str = "even"
     weighting: str = "output"
     patch_size: int = 1
     channels: tuple[int, ...] = (64, 128)
@@ -97,6 +100,7 @@ class TrainConfig:
         choices = {
             "objective": OBJECTIVES,
             "beta_schedule": BETA_SCHEDULES,
+            "times": TIMES,
             "weighting": WEIGHTINGS,
             "optimizer": OPTIMIZERS,
         }
@@ -245,6 +249,7 @@ def _batch(
     labels[torch.rand(b, generator=generator) < config.label_dropout] = len(data.class_names)
     # One time in each B-th of the schedule: the loss of a batch varies less than with independent times.
     u = (torch.randperm(b, generator=generator) + torch.rand(b, generator=generator)) / b
+    u = u if config.times == "even" else torch.special.ndtri(u).sigmoid()
     t = schedule.timesteps(u.clamp(max=1 - 2**-24))  # the sum may have been rounded up to 1
     x = torch.nn.functional.pixel_unshuffle(images.float() / 127.5 - 1, config.patch_size)
     return x, torch.randn(x.shape, generator=generator), t, labels
@@ -295,7 +300,7 @@ def train(
     if step == 0:
         with _writing(out):  # now, since it may not be allowed
             out.mkdir(parents=True, exist_ok=True)
-            settings = {"class_names": data.class_names, "patch_size": config.patch_size}
+            settings = {"class_names": data.class_names, "patch_size": config.patch_size, "times": config.times}
             write_text(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
     autocast = native_bfloat16(torch.device(device)) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet

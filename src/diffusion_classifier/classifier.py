@@ -116,6 +116,7 @@ class DiffusionClassifier(Reader):
             conditioning: ready encodings of the classes, as `Denoiser.condition` returns them, in place of prompts.
             shortlist: narrows down the candidates of each image before the search, such as `Screened(clip, keep=20)`
                 or "gradient:4"; see `shortlists`.
+            also: other losses, whose errors are wanted of the same predictions (`Classification.also`).
             strategy: such as `Fixed(64)` or "staged:25,250/5,1"; the model's own if None, without those of its
                 stages that would keep all classes.
             timesteps: where the draws lie, such as "even" or "middle:0.5"; the model's own if None.
@@ -148,6 +149,7 @@ class DiffusionClassifier(Reader):
         average: Average = "error",
         conditioning: Conditioning | None = None,
         shortlist: Shortlist | str | None = None,
+        also: Sequence[str] = (),
         **options: Any,
     ) -> Iterator[tuple[int, Classification]]:
         """As `stream`, with the position of each image among those that were given."""
@@ -170,7 +172,7 @@ class DiffusionClassifier(Reader):
             templates = as_templates(template)
             setting = Setting(self.denoiser, names, templates, average, conditioning, draws, loss, weights, batch_size)
             jobs = narrowing.narrow(setting, jobs)
-        scores = self._score(jobs, conditioning, strategy, draws, loss, names, weights)
+        scores = self._score(jobs, conditioning, strategy, draws, loss, names, weights, also)
         return ((i, decide(scored, names, notes=notes, **settings)) for i, scored, notes in intake.results(scores))
 
     def score(

@@ -5,7 +5,8 @@ Shape legend: K classes, N draws.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from PIL.Image import Image
 from torch import Tensor
@@ -64,6 +65,7 @@ class Scored:
         weights: (N,), float64, or None: see `State`.
         candidates: of the job. Any other class has no errors, is not active, and no doubt is left about it.
         screening: the part of `spent` that narrowed the candidates down.
+        also: error tables of other losses, by their names.
     """
 
     name: str
@@ -77,3 +79,4 @@ class Scored:
     weights: Tensor | None = None
     candidates: Tensor | None = None
     screening: Spent = NOTHING
+    also: Mapping[str, Tensor] = field(default_factory=dict)

@@ -14,8 +14,8 @@ Shape legend: K classes, N draws.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from typing import Any, Literal, get_args
 
@@ -196,6 +196,7 @@ class Classification:
         cost: the same in full predictions, which shared work makes fewer.
         seconds: from the first prediction for this image to the last; images in flight together share them.
         screening: the part of these three that the shortlist took.
+        also: error tables of other losses, where those were asked for.
         notes: what was decided about the image on the way.
         failure: why there is no answer; None if there is one.
     """
@@ -218,6 +219,7 @@ class Classification:
     cost: float
     seconds: float
     screening: Spent = NOTHING
+    also: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     failure: str | None = None
 
@@ -257,6 +259,7 @@ def decide(
         "cost": scored.spent.cost,
         "seconds": scored.spent.seconds,
         "screening": scored.screening,
+        "also": scored.also,
         "notes": tuple(notes),
         "failure": scored.failure,
     }

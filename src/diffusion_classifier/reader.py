@@ -78,6 +78,7 @@ class Reader:
         loss: str,
         class_names: Sequence[str],
         weights: Weights | None = None,
+        also: Sequence[str] = (),
     ) -> Iterator[Scored]:
         batch_size = self._ready(conditioning, strategy, draws, loss, weights)
         return score(
@@ -91,6 +92,7 @@ class Reader:
             batch_size=batch_size,
             class_names=class_names,
             full_batches=self.full_batches,
+            also=also,
         )
 
     def _ready(

@@ -40,6 +40,7 @@ class _InFlight:
     num_latents: int = 0
     failure: str | None = None
     landed: bool = False
+    also: dict[str, Tensor] = field(default_factory=dict)
 
     def begin(self, request: Request, t: Tensor) -> None:
         """A request (k, n), whose draws stand at t (n,)."""
@@ -66,7 +67,7 @@ _Row = tuple[_InFlight, int, int]
 
 
 class _Batch:
-    """Rows that the network was given, and their errors (B,), float32, on the way to the CPU."""
+    """Rows that the network was given, and their errors (B, losses), float32, on the way to the CPU."""
 
     def __init__(self, rows: list[_Row], errors: Tensor) -> None:
         self.rows = rows
@@ -80,11 +81,11 @@ class _Batch:
         else:
             self._errors = errors.cpu()
 
-    def read(self) -> list[float]:
+    def read(self) -> list[list[float]]:
         """Waits for the errors."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        values: list[float] = self._errors.tolist()
+        values: list[list[float]] = self._errors.tolist()
         return values
 
 
@@ -115,6 +116,7 @@ def score(
     class_names: Sequence[str] | None = None,
     ahead: int | None = None,
     full_batches: bool = False,
+    also: Sequence[str] = (),
 ) -> Iterator[Scored]:
     """Score images, each by its own search, and yield each as it is done.
 
@@ -136,6 +138,7 @@ def score(
             device never waits for the CPU; 1 on CUDA, else 0, if None.
         full_batches: fill up the last batches with rows that are not used, so that all have the same number: how a
             library sums up may depend on it.
+        also: other losses, whose errors are kept for the same predictions.
 
     Raises:
         InputError: a loss that is unknown or not for this network; a batch size below 1.
@@ -144,9 +147,11 @@ def score(
         raise InputError(f"the batch size must be at least 1; got {batch_size}")
     if ahead is None:
         ahead = 1 if denoiser.device.type == "cuda" else 0
-    denoiser.check_loss(loss)
+    for name in (loss, *also):
+        denoiser.check_loss(name)
+    losses = (loss, *also)
     engine = _Engine(
-        denoiser, conditioning, draws or Draws(), loss, weights, batch_size, class_names, ahead, full_batches
+        denoiser, conditioning, draws or Draws(), losses, weights, batch_size, class_names, ahead, full_batches
     )
     return engine.run(iter(jobs), strategy)
 
@@ -158,7 +163,7 @@ class _Engine:
     denoiser: Denoiser
     conditioning: Conditioning
     draws: Draws
-    loss: str
+    losses: tuple[str, ...]
     weights: Weights | None
     batch_size: int
     class_names: Sequence[str] | None
@@ -211,7 +216,8 @@ class _Engine:
             u = self.times(job, state) / self.denoiser.schedule.num_timesteps
             state = replace(state, weights=weights_at(self.weights, u))
         latent = self.denoiser.encode(to_device(job.image[None], self.denoiser.device))[0]
-        return _InFlight(job, latent, strategy, state)
+        also = {loss: torch.full_like(state.errors, torch.nan) for loss in self.losses[1:]}
+        return _InFlight(job, latent, strategy, state, also=also)
 
     def times(self, job: Job, state: State) -> Tensor:
         return self.draws.times(self.denoiser.schedule, range(state.errors.shape[1]), job.key)
@@ -244,23 +250,25 @@ class _Engine:
         depend on those that share its batch.
         """
         values = batch.read()
-        broken = [b for b, value in enumerate(values) if not isfinite(value)]
+        broken = [b for b, row in enumerate(values) if not isfinite(row[0])]
         tried = str(self.denoiser.dtype).removeprefix("torch.")
         if broken and self.denoiser.dtype != torch.float32:
             batch_size = self.batch_size
             try:
                 with self.denoiser.full_precision():
                     again = chain.from_iterable(part.read() for part in self.submit([batch.rows[b] for b in broken]))
-                    for b, value in zip(broken, again, strict=True):
-                        values[b] = value
+                    for b, row in zip(broken, again, strict=True):
+                        values[b] = row
                 tried += ", nor in float32"
             except (MemoryError, RuntimeError) as e:  # these images fail; the others go on
                 if not out_of_memory(e):
                     raise
                 tried += ", and memory does not suffice for float32"
             self.batch_size = batch_size  # float32 may have needed smaller ones
-        for (f, i, j), value in zip(batch.rows, values, strict=True):
+        for (f, i, j), (value, *others) in zip(batch.rows, values, strict=True):
             f.errors[i, j] = value
+            for table, other in zip(f.also.values(), others, strict=True):
+                table[f.request.classes[i], f.request.draws[j]] = other
             f.done += 1
             f.num_evaluations += self.conditioning.num_prompts
             if not isfinite(value) and f.failure is None:
@@ -276,7 +284,7 @@ class _Engine:
 
     @torch.inference_mode()
     def predict(self, rows: list[_Row]) -> Tensor:
-        """Errors (B,), float32, on the device. Rows of the same image and draw share one noisy latent."""
+        """Errors (B, losses), float32, on the device. Rows of the same image and draw share one noisy latent."""
         num_rows, num_prompts = len(rows), self.conditioning.num_prompts
         if self.full_batches or self.denoiser.compiled:  # for batches of one size
             rows = rows + rows[-1:] * (self.pairs - num_rows)
@@ -298,43 +306,49 @@ class _Engine:
             self.distance(eps[to_device(index, device)], noisy, t, self.conditioning[prompts], index)
             for prompts, index in parts
         ]
-        return torch.cat(errors).view(-1, num_prompts).mean(1)[:num_rows]
+        return torch.cat(errors).view(-1, num_prompts, len(self.losses)).mean(1)[:num_rows]
 
     def distance(
         self, noise: Tensor, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor
     ) -> Tensor:
-        """Errors (B,) of predictions; noise is (B, *), all else as in `Denoiser.predict`."""
-        if self.loss not in BOUNDS:
-            return LOSSES[self.loss](noise, self.denoiser.predict_noise(noisy, t, conditioning, latent_index))
-        predicted, variance = self.denoiser.predict(noisy, t, conditioning, latent_index)
-        assert variance is not None
-        bound = variational_bound(noise, predicted, variance, t[latent_index], self.denoiser.schedule)
-        return bound + BOUNDS[self.loss] * LOSSES["l2"](noise, predicted)
+        """Errors (B, losses) of predictions; noise is (B, *), all else as in `Denoiser.predict`."""
+        variance = None
+        if BOUNDS.keys() & set(self.losses):
+            predicted, variance = self.denoiser.predict(noisy, t, conditioning, latent_index)
+        else:
+            predicted = self.denoiser.predict_noise(noisy, t, conditioning, latent_index)
+
+        def error(loss: str) -> Tensor:
+            if loss in LOSSES:
+                return LOSSES[loss](noise, predicted)
+            assert variance is not None
+            bound = variational_bound(noise, predicted, variance, t[latent_index], self.denoiser.schedule)
+            return bound + BOUNDS[loss] * LOSSES["l2"](noise, predicted)
+
+        return torch.stack([error(loss) for loss in self.losses], dim=1)
 
     def result(self, f: _InFlight) -> Scored:
         state, num_classes = f.state, len(self.conditioning)
 
-        def among_all(values: Tensor | None, other: float) -> Tensor | None:
-            if values is None or f.job.candidates is None:
+        def among_all(values: Tensor, other: float) -> Tensor:
+            if f.job.candidates is None:
                 return values
             everyone = values.new_full((num_classes, *values.shape[1:]), other)
             everyone[f.job.candidates] = values
             return everyone
 
-        errors, active = among_all(state.errors, torch.nan), among_all(state.active, False)
-        assert errors is not None
-        assert active is not None
         saved = shared_share(self.denoiser, self.conditioning) * (f.num_evaluations - f.num_latents)
         return Scored(
             name=f.job.name,
-            errors=errors,
-            active=active,
+            errors=among_all(state.errors, torch.nan),
+            active=among_all(state.active, False),
             t=self.times(f.job, state),
             spent=f.job.spent + Spent(f.num_evaluations, f.num_evaluations - saved, time.perf_counter() - f.started),
             failure=f.failure,
-            doubt=among_all(state.doubt, 0.0),
-            undecided=among_all(state.undecided, False),
+            doubt=None if state.doubt is None else among_all(state.doubt, 0.0),
+            undecided=None if state.undecided is None else among_all(state.undecided, False),
             weights=state.weights,
             candidates=f.job.candidates,
             screening=f.job.spent,
+            also={loss: among_all(table, torch.nan) for loss, table in f.also.items()},
         )

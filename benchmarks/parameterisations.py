@@ -29,6 +29,7 @@ parser.add_argument("--epochs", type=float, default=3)
 parser.add_argument("--channels", default="32,64")
 parser.add_argument("--images", type=int, default=1000, help="held-out images to read")
 parser.add_argument("--draws", type=int, default=32)
+parser.add_argument("--only", nargs="+", help="such as epsilon, or flow-logit-normal; all if not given")
 parser.add_argument("--out", type=Path, required=True, help="folder for the models; goes on where it was")
 options = parser.parse_args()
 
@@ -36,6 +37,9 @@ everything = load_labelled_images(options.data)
 training, held_out = everything.split(HELD_OUT, SEED)
 truth = held_out.labels[: options.images].long()
 for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("flow", "logit-normal")]:
+    name = objective if times == "even" else f"{objective}-{times}"
+    if options.only and name not in options.only:
+        continue
     config = TrainConfig(
         objective=objective,
         times=times,
@@ -48,9 +52,7 @@ for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("f
         learning_rate=3e-3,
         warmup=100,
     )
-    clf = DiffusionClassifier.from_pretrained(
-        train(training, config, options.out / (objective if times == "even" else f"{objective}-{times}"))
-    )
+    clf = DiffusionClassifier.from_pretrained(train(training, config, options.out / name))
     results = clf.classify(
         (held_out.images[i] for i in range(options.images)), strategy=f"fixed:{options.draws}", weights="uniform"
     )
@@ -72,6 +74,8 @@ for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("f
         "training": right(weights=weights_at(training_weights(clf.denoiser), u)),
         "fitted": fitted,
     }
-    for name, hits in ways.items():
-        row = {"objective": objective, "times": times, "weights": name, "accuracy": share_interval(hits)}
-        print(json.dumps(row | {"gain": None if name == "uniform" else difference_interval(hits, uniform)}), flush=True)
+    for weights, hits in ways.items():
+        row = {"objective": objective, "times": times, "weights": weights, "accuracy": share_interval(hits)}
+        print(
+            json.dumps(row | {"gain": None if weights == "uniform" else difference_interval(hits, uniform)}), flush=True
+        )

@@ -1,10 +1,14 @@
+from dataclasses import replace
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from test_runs import SPEC, row
 
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.posterior import decide
+from diffusion_classifier.runs import open_run
 from diffusion_classifier.scoring import Scored, Spent
 from diffusion_classifier.tables import ROWS_PER_GROUP, read_tables, table_writer
 
@@ -102,3 +106,28 @@ class TestBadFiles:
     def test_a_folder_that_is_not_there(self, tmp_path):
         with pytest.raises(InputError, match="cannot be written"):
             write(tmp_path / "no" / "t.parquet", [])
+
+
+def test_the_error_tables_of_a_run(tmp_path):
+    """In an order that does not depend on which image was done first, and without those that failed."""
+    spec = replace(SPEC, num_images=4, store_errors=True)
+    with open_run(tmp_path / "run", spec) as run:
+        for i in (10, 9, 2):
+            run.write(row(i))
+        run.write({"id": "image 3", "label": "cat", "status": "failed", "reason": "broken"})
+    tables = read_tables(tmp_path / "run")
+    assert tables.images == ("image 2", "image 9", "image 10")
+    assert (tables.class_names, tables.truth) == (("cat", "dog"), ("cat",) * 3)
+    assert tables.settings["strategy"] == "fixed:4"
+    for i, errors, t in zip((2, 9, 10), tables.errors, tables.t, strict=True):
+        assert errors.tolist() == row(i)["errors"]
+        assert t.tolist() == pytest.approx(row(i)["timesteps"])
+    assert tables.complete().shape == (3, 2, 4)
+
+
+@pytest.mark.parametrize(("store", "message"), [(False, "holds no errors"), (True, "holds no images")])
+def test_runs_without_tables(tmp_path, store, message):
+    with open_run(tmp_path / "run", replace(SPEC, store_errors=store)):
+        pass
+    with pytest.raises(InputError, match=message):
+        read_tables(tmp_path / "run")

@@ -1,8 +1,8 @@
 """Put a trained model into the package: weights in float16, and how the validation split says it is best read.
 
 python tools/bundle_fashion.py build/fashion
-python tools/fashion_tables.py --images 1000 --draws 64 --out build/validation.parquet
-diffusion-classifier calibrate build/validation.parquet --draws 16 --out build/calibration.json
+(error tables of held-out images in build/validation: see fashion_held_out.py)
+diffusion-classifier calibrate build/validation --out build/calibration.json
 python tools/bundle_fashion.py build/fashion --calibration build/calibration.json
 """
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .calibration import Calibration
     from .captions import CaptionScore
     from .posterior import Classification
+    from .summary import Comparison, Summary
 
 Row = dict[str, Any]
 
@@ -209,7 +210,7 @@ def print_calibration(calibration: Calibration, as_json: bool) -> None:
     ece = calibration.calibration_error
     gain = _percent(calibration.gain)
     if calibration.gain is not None:
-        gain += ": used" if defaults.weights else ": not shown, so that they stay uniform"
+        gain += ": used" if calibration.gains else ": not shown, so that they are not used"
     for name, value in {
         "strategy": defaults.strategy,
         "evaluations an image": f"{calibration.num_evaluations:.1f}; all: {calibration.full_evaluations}",
@@ -236,5 +237,52 @@ def print_frontier(points: list[Point], as_json: bool) -> None:
     Console().print(table)
 
 
-def _percent(share: tuple[float, float, float] | None) -> str:
-    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})" if share else "no true labels"
+def print_summaries(summaries: list[Summary], comparisons: list[Comparison], output: str) -> None:
+    """What runs show, one column a run, and how the others compare with the first: "table", "json" or "markdown"."""
+    if output == "json":
+        print(json.dumps({"runs": [asdict(s) for s in summaries], "comparisons": [asdict(c) for c in comparisons]}))
+        return
+    lines = [("", *(s.run for s in summaries))]
+    for name, value in {
+        "task": lambda s: s.task or "–",
+        "model": lambda s: s.model,
+        "strategy": lambda s: s.strategy,
+        "images": lambda s: f"{s.num_done} of {s.num_images}" + (f", {s.num_failed} failed" if s.num_failed else ""),
+        "accuracy": lambda s: _percent(s.accuracy, "–"),
+        "mean per class": lambda s: _percent(s.mean_per_class, "–"),
+        "true class among the best five": lambda s: _percent(s.top5, "–"),
+        "calibration error": lambda s: _number(s.calibration_error, ".3f"),
+        "undecided": lambda s: _number(s.undecided, ".1%"),
+        "evaluations an image": lambda s: _number(s.num_evaluations, ",.1f"),
+        "cost in full predictions": lambda s: _number(s.cost, ",.1f"),
+    }.items():
+        lines.append((name, *map(value, summaries)))
+    for i, c in enumerate(comparisons, start=1):
+        blank = [""] * len(summaries)
+        blank[i] = f"{_points(c.difference)} on {c.num_images} images; p = {c.p_value:.2g} (McNemar)"
+        lines.append((f"against {c.first}", *blank))
+    if output == "markdown":
+        lines.insert(1, ("---",) * (1 + len(summaries)))
+        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        return
+    table = Table(*lines[0])
+    for column in table.columns:
+        column.overflow = "fold"
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    Console().print(table)
+    for s in summaries:
+        for reason in s.reasons:
+            Console(stderr=True).print(Text(f"{s.run}: failed: {reason}"))
+
+
+def _percent(share: tuple[float, float, float] | None, missing: str = "no true labels") -> str:
+    return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})" if share else missing
+
+
+def _points(difference: tuple[float, float, float]) -> str:
+    return "{:+.1f} points ({:+.1f} to {:+.1f})".format(*(100 * value for value in difference))
+
+
+def _number(value: float | None, spec: str) -> str:
+    return "–" if value is None else f"{value:{spec}}"

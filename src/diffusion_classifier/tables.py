@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from .exceptions import InputError
 from .posterior import Classification
+from .runs import read_rows, read_spec
 
 VERSION = 2
 ROWS_PER_GROUP = 100
@@ -46,7 +47,8 @@ class ErrorTables:
 
     Args:
         class_names: K.
-        settings: what made them: model, loss, timesteps, strategy …; `num_dimensions` of a latent; `num_timesteps`.
+        settings: what made them: model, loss, timesteps, strategy …; `num_dimensions` of a latent; `num_timesteps`;
+            `weights` over time that they were read with, and `usual_weights` of the model: uniform if None.
         images: names.
         truth: the right label of each, None where it is not known.
         errors: of each image (K, N), float32, NaN where never evaluated.
@@ -128,11 +130,16 @@ def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any
 
 
 def read_tables(file: Path) -> ErrorTables:
-    """What `table_writer` wrote.
+    """What `table_writer` wrote, or the error tables of a run.
+
+    Args:
+        file: the file, or the folder of the run.
 
     Raises:
-        InputError: no such file, another kind of file, or no images in it.
+        InputError: no such file, another kind of file, or no images in it; a run that kept no errors.
     """
+    if file.is_dir():
+        return _of_run(file)
     try:
         table = pq.read_table(file)
         about = json.loads(table.schema.metadata[_KEY])
@@ -142,13 +149,33 @@ def read_tables(file: Path) -> ErrorTables:
         raise InputError(f"{file} holds error tables of version {about['version']}; this is for version {VERSION}")
     if not len(table):
         raise InputError(f"{file} holds no images")
-    shape = len(about["class_names"]), -1
-    values = [np.array(errors.values.flatten(), dtype=np.float32) for errors in table["errors"]]
+    columns = (table[name] for name in ("image", "truth", "errors", "t"))
+    return _tables(tuple(about["class_names"]), about["settings"], *columns)
+
+
+def _of_run(folder: Path) -> ErrorTables:
+    spec = read_spec(folder)
+    if not spec.store_errors:
+        raise InputError(f"{folder} holds no errors, which `evaluate --store-errors` keeps")
+    columns = ["id", "label", "errors", "timesteps"]
+    rows = read_rows(folder, [*columns, "status"])
+    rows = rows.filter(pa.compute.equal(rows["status"], "done"))
+    if not len(rows):
+        raise InputError(f"{folder} holds no images")
+    # Not in the order in which they were finished, so that folds do not depend on it; 9 comes before 10.
+    ids = rows["id"].to_pylist()
+    rows = rows.take(sorted(range(len(ids)), key=lambda i: (len(ids[i]), ids[i])))
+    return _tables(spec.class_names, asdict(spec), *(rows[name] for name in columns))
+
+
+def _tables(class_names: tuple[str, ...], settings: dict[str, Any], *columns: pa.ChunkedArray) -> ErrorTables:
+    images, truth, errors, t = columns
+    values = [np.array(table.values.flatten(), dtype=np.float32) for table in errors]
     return ErrorTables(
-        class_names=tuple(about["class_names"]),
-        settings=about["settings"],
-        images=tuple(table["image"].to_pylist()),
-        truth=tuple(table["truth"].to_pylist()),
-        errors=tuple(torch.from_numpy(v).view(shape) for v in values),
-        t=tuple(map(torch.tensor, table["t"].to_pylist())),
+        class_names=class_names,
+        settings=settings,
+        images=tuple(images.to_pylist()),
+        truth=tuple(truth.to_pylist()),
+        errors=tuple(torch.from_numpy(v).view(len(class_names), -1) for v in values),
+        t=tuple(map(torch.tensor, t.to_pylist())),
     )

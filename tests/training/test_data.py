@@ -128,7 +128,7 @@ class TestIdx:
             (np.zeros((6, 4, 4)), np.zeros(5), r"\(6, 4, 4\) and labels \(5,\)"),
             (np.zeros((0, 4, 4)), np.zeros(0), r"\(0, 4, 4\)"),
             (np.zeros(6), np.zeros(6), r"images \(6,\)"),
-            (np.zeros((6, 5, 4)), np.zeros(6), "4×5 are not square"),
+            (np.zeros((6, 5, 4)), LABELS, r"idx\[0\] is 4×5: give a size"),
         ],
     )
     def test_arrays_that_do_not_fit(self, idx_folder, images, labels, message):
@@ -357,7 +357,7 @@ def test_the_fingerprint_changes_with_the_data():
     )
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_broken_file(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match="no folder"):
+    with pytest.raises(InputError, match=r"x\.parquet cannot be read as a data set"):
         load_labelled_images(str(tmp_path / "x.parquet"))

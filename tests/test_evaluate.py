@@ -1,0 +1,233 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import fields, replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gaussians import gaussian
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.evaluate import Question, candidates, choose, evaluate
+from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.runs import Part, read_rows, read_spec
+from diffusion_classifier.sources import Source
+from diffusion_classifier.tasks import TASKS
+
+NAMES = ("cat", "dog", "door")
+M = 14
+
+
+def pixels(i, size=16):
+    return np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
+
+
+def source(count=M, names=NAMES, read=pixels):
+    labels = tuple(i % len(names) for i in range(count))
+    return Source("photos", names, labels, tuple(f"{i}.png" for i in range(count)), read)
+
+
+@pytest.fixture
+def classifier(model_folder):
+    def make(batch_size=7):
+        return DiffusionClassifier.from_pretrained(
+            model_folder("class-unet"), device="cpu", dtype="float32", batch_size=batch_size
+        )
+
+    return make
+
+
+def rows(folder):
+    """By id, without what a clock says."""
+    return {row["id"]: {k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder).to_pylist()}
+
+
+def ask(classifier, images, folder, **options):
+    """`evaluate` with all that may be asked in one place."""
+    question = {f.name: options.pop(f.name) for f in fields(Question) if f.name in options}
+    own = {k: options.pop(k) for k in ("positions", "part", "model", "command", "on_start") if k in options}
+    return evaluate(classifier, images, folder, Question(**question, options=options), **own)
+
+
+OPTIONS = {"strategy": "sequential:8/0.2", "store_errors": True, "weights": "uniform"}
+
+
+def test_rows_are_what_the_classifier_says(classifier, tmp_path):
+    written = list(ask(classifier(), source(), tmp_path / "run", **OPTIONS))
+    assert sorted(row["id"] for row in written) == sorted(source().ids)
+    found = rows(tmp_path / "run")
+    options = {k: v for k, v in OPTIONS.items() if k != "store_errors"}
+    results = classifier().classify([pixels(i) for i in range(M)], NAMES, **options)
+    for i, result in enumerate(results):
+        row = found[f"{i}.png"]
+        assert (row["label"], row["prediction"], row["status"]) == (NAMES[i % 3], result.label, "done")
+        assert row["num_evaluations"] == result.num_evaluations
+        torch.testing.assert_close(torch.tensor(row["errors"]), result.errors, equal_nan=True)
+        torch.testing.assert_close(torch.tensor(row["posterior"], dtype=torch.float64), result.posterior)
+        assert row["timesteps"] == result.t.tolist()
+    assert read_spec(tmp_path / "run").class_names == NAMES
+
+
+@pytest.mark.parametrize("stops", [(1,), (5, 6), (2, 3, 4, 13)])
+def test_broken_off_and_gone_on_with_is_the_same_to_the_bit(classifier, tmp_path, stops):
+    list(ask(classifier(), source(), tmp_path / "whole", **OPTIONS))
+    done = 0
+    for stop in stops:
+        run = ask(classifier(), source(), tmp_path / "run", **OPTIONS)
+        for _ in range(stop - done):
+            next(run)
+        run.close()
+        done = stop
+    told = []
+    list(ask(classifier(), source(), tmp_path / "run", on_start=lambda *a: told.append(a), **OPTIONS))
+    assert told == [(stops[-1], M, [])]
+    assert str(rows(tmp_path / "run")) == str(dict.fromkeys(rows(tmp_path / "run")) | rows(tmp_path / "whole"))
+
+
+def test_parts_make_the_whole(classifier, tmp_path):
+    list(ask(classifier(), source(), tmp_path / "whole", **OPTIONS))
+    for i in range(3):
+        part = Part(i, 3)
+        mine = list(ask(classifier(), source(), tmp_path / "run", part=part, **OPTIONS))
+        assert {row["id"] for row in mine} == {f"{j}.png" for j in range(i, M, 3)}
+    whole, found = rows(tmp_path / "whole"), rows(tmp_path / "run")
+    assert {i: str(row) for i, row in found.items()} == {i: str(row) for i, row in whole.items()}
+
+
+def test_the_batch_size_is_kept(classifier, tmp_path, monkeypatch):
+    """It is a matter of rounding alone, but of that."""
+    list(ask(classifier(5), source(), tmp_path / "run", positions=[0, 1], **OPTIONS))
+    monkeypatch.setattr("diffusion_classifier.reader.tune", lambda *_: pytest.fail("measured again"))
+    list(ask(classifier("auto"), source(), tmp_path / "run", positions=[0, 1], **OPTIONS))
+    assert read_spec(tmp_path / "run").batch_size == 5
+
+
+def test_images_that_cannot_be_read_are_rows_with_a_reason(classifier, tmp_path):
+    def read(i):
+        return b"no image" if i == 3 else tmp_path / "gone.png" if i == 5 else pixels(i)
+
+    list(ask(classifier(), source(read=read), tmp_path / "run", **OPTIONS))
+    found = rows(tmp_path / "run")
+    failed = {i: row["reason"] for i, row in found.items() if row["status"] == "failed"}
+    assert failed.keys() == {"3.png", "5.png"}
+    assert "no such file" in failed["5.png"]
+    assert len(found) == M
+    # Done with, too: not tried again, but when somebody asks.
+    assert list(ask(classifier(), source(read=read), tmp_path / "run", **OPTIONS)) == []
+
+
+def test_another_question_in_the_same_folder_is_refused(classifier, tmp_path):
+    list(ask(classifier(), source(), tmp_path / "run", positions=[0], **OPTIONS))
+    for other, word in (({"seed": 1}, "seed 0 there, 1 now"), ({"loss": "l1"}, 'loss "l2" there, "l1" now')):
+        with pytest.raises(InputError, match=word):
+            next(ask(classifier(), source(), tmp_path / "run", positions=[0], **OPTIONS, **other))
+    with pytest.raises(InputError, match="num_images 1 there, 2 now"):
+        next(ask(classifier(), source(), tmp_path / "run", positions=[0, 1], **OPTIONS))
+    changed = classifier()
+    with torch.no_grad():
+        next(changed.denoiser.network.parameters()).add_(0.01)
+    with pytest.raises(InputError, match="weights_of_model"):
+        next(ask(changed, source(), tmp_path / "run", positions=[0], **OPTIONS))
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments(model_folder, classifier, tmp_path):
+    """Processes of their own, -9: none lost, none doubled, equal to the run that nobody disturbed."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
+        "from test_evaluate import *\n"
+        "clf = DiffusionClassifier.from_pretrained(sys.argv[2], device='cpu', dtype='float32', batch_size=7)\n"
+        "print('ready', flush=True)\n"
+        "for row in ask(clf, source(60), __import__('pathlib').Path(sys.argv[3]), **OPTIONS): pass\n"
+        "print('done', flush=True)\n"
+    )
+    here, model = os.path.dirname(__file__), model_folder("class-unet")
+    rng, kills, done = np.random.default_rng(), 0, False
+    while not done:
+        with subprocess.Popen(
+            [sys.executable, script, here, model, tmp_path / "run"], stdout=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(rng.uniform(0, 0.4) if kills < 3 else 0)
+            if kills < 3:
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            done = "done" in process.stdout.read()
+    list(ask(classifier(), source(60), tmp_path / "whole", **OPTIONS))
+    found = read_rows(tmp_path / "run", ["id"])["id"].to_pylist()
+    assert len(found) == len(set(found)) == 60
+    assert {i: str(r) for i, r in rows(tmp_path / "run").items()} == {
+        i: str(r) for i, r in rows(tmp_path / "whole").items()
+    }
+
+
+class TestChoose:
+    def test_a_limit_spreads_evenly(self):
+        assert choose(source(10), limit=4) == [0, 2, 5, 7]
+        assert choose(source(10), limit=10) == choose(source(10)) == list(range(10))
+
+    def test_a_subset_by_id(self):
+        assert choose(source(10), subset=["7.png", "2.png", "7.png"]) == [2, 7]
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"limit": 0}, "between 1 and the 10 images of photos; got 0"),
+            ({"limit": 11}, "got 11"),
+            ({"limit": 1, "subset": ["2.png"]}, "a limit or a subset, not both"),
+            (
+                {"subset": ["2.png", "12.png"]},
+                "'12.png' is not the id of an image of photos; the first are 0.png, 1.png",
+            ),
+            ({"subset": []}, "an empty subset"),
+        ],
+    )
+    def test_mistakes(self, options, message):
+        with pytest.raises(InputError, match=message):
+            choose(source(10), **options)
+
+
+class TestCandidates:
+    def test_of_a_model_that_reads_text(self):
+        clf = SimpleNamespace(denoiser=SimpleNamespace(class_names=None))
+        assert candidates(clf, None, source()) == NAMES
+
+    def test_of_one_that_knows_them_in_another_order(self, tmp_path):
+        clf = DiffusionClassifier(gaussian(4, size=4, class_names=["Door", "bird", "dog", "CAT"]), batch_size=8)
+        run = ask(clf, source(read=lambda i: pixels(i, 4)), tmp_path / "run", strategy="fixed:4")
+        assert {row["prediction"] for row in run} <= set(NAMES)
+        assert read_spec(tmp_path / "run").class_names == NAMES
+
+    def test_of_imagenets_thousand_by_their_numbers(self):
+        clf = SimpleNamespace(denoiser=SimpleNamespace(class_names=tuple(map(str, range(1000)))))
+        ids = candidates(clf, TASKS["imagenet-a"], source())
+        assert len(ids) == 200
+        assert ids[0] == 6
+
+    def test_of_others(self):
+        clf = SimpleNamespace(denoiser=SimpleNamespace(class_names=("cat", "cow")))
+        with pytest.raises(
+            InputError, match="photos has the class 'dog', which the model does not know: its own are cat"
+        ):
+            candidates(clf, None, source())
+
+
+def test_prompts_are_the_tasks_or_the_data_sets(model_folder, tmp_path):
+    clf = DiffusionClassifier.from_pretrained(model_folder("sd-epsilon"), device="cpu", dtype="float32", batch_size=3)
+    options = {"strategy": "fixed:1", "positions": [0]}
+    for i, (task, given, template, expected) in enumerate(
+        [
+            (TASKS["stl10"], (), None, ("a photo of a {}.",)),
+            (None, ("a {}.", "the {}."), None, ("a {}.",)),
+            (None, (), None, None),
+            (TASKS["stl10"], ("a {}.",), ["one {}", "two {}"], ("one {}", "two {}")),
+        ]
+    ):
+        images = replace(source(), templates=given)
+        list(ask(clf, images, tmp_path / f"{i}", task=task, template=template, **options))
+        assert read_spec(tmp_path / f"{i}").templates == expected

@@ -1,0 +1,179 @@
+import gzip
+import io
+import json
+import struct
+import tarfile
+
+import datasets
+import huggingface_hub
+import numpy as np
+import pytest
+from huggingface_hub.errors import EntryNotFoundError
+from PIL import Image
+
+from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.images import load_image
+from diffusion_classifier.sources import open_source, renamed
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def png(grey):
+    file = io.BytesIO()
+    Image.new("L", (4, 4), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def greys(source):
+    """The grey of each image, decoded as the classifier would."""
+    return [load_image(source.read(i)).image.getpixel((0, 0))[0] for i in range(len(source))]
+
+
+def add(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def webdataset(folder, labels=(1, 0, 1), split="test"):
+    """Two shards with the files that CLIP benchmark puts beside them."""
+    (folder / split).mkdir(parents=True)
+    for shard, rows in enumerate((range(2), range(2, len(labels)))):
+        with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
+            for i in rows:
+                add(tar, f"s{i:07d}.cls", str(labels[i]).encode())
+                add(tar, f"s{i:07d}.webp", png(10 * i + 10))
+    (folder / "classnames.txt").write_text("cat\ndog\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}, blurred.\n")
+    return folder
+
+
+def test_webdataset_shards_with_names_and_templates_beside_them(tmp_path):
+    source = open_source(str(webdataset(tmp_path / "d")))
+    assert source.class_names == ("cat", "dog")
+    assert source.labels == (1, 0, 1)
+    assert source.ids == ("s0000000", "s0000001", "s0000002")
+    assert source.templates == ("a photo of a {}.", "a {}, blurred.")
+    assert greys(source) == [10, 20, 30]
+
+
+def test_a_single_shard(tmp_path):
+    source = open_source(str(webdataset(tmp_path / "d") / "test" / "0.tar"))
+    assert (source.class_names, source.labels) == (("cat", "dog"), (1, 0))
+
+
+def test_labels_without_a_name(tmp_path):
+    with pytest.raises(InputError, match=r"d\[2\] has the label 2, and there are names for 2 classes"):
+        open_source(str(webdataset(tmp_path / "d", (1, 0, 2))))
+
+
+def test_names_and_templates_of_a_data_set_on_the_hub(tmp_path, monkeypatch):
+    local = webdataset(tmp_path / "d")
+    load = datasets.load_dataset
+
+    def download(source, name, repo_type):
+        assert (source, repo_type) == ("some/pets", "dataset")
+        if not (local / name).exists():
+            raise EntryNotFoundError("none")
+        return str(local / name)
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda _, split: load(str(local), split=split))
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    assert open_source("some/pets", split="test").class_names == ("cat", "dog")
+    (local / "classnames.txt").unlink()
+    source = open_source("some/pets", split="test")
+    assert (source.class_names, source.labels, len(source.templates)) == (("0", "1"), (1, 0, 1), 2)
+
+
+def test_an_image_folder(tmp_path):
+    for name, grey in (("dog/b", 40), ("cat/a", 30), ("dog/a", 50)):
+        (tmp_path / "d" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "d" / f"{name}.png").write_bytes(png(grey))
+    source = open_source(str(tmp_path / "d"))
+    assert source.class_names == ("cat", "dog")
+    assert dict(zip(source.ids, source.labels, strict=True)) == {"cat/a.png": 0, "dog/a.png": 1, "dog/b.png": 1}
+    assert dict(zip(source.ids, greys(source), strict=True)) == {"cat/a.png": 30, "dog/a.png": 50, "dog/b.png": 40}
+    (tmp_path / "d" / "dog" / "a.png").write_bytes(b"broken")  # said when it is read, not before
+    open_source(str(tmp_path / "d"))
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_a_csv_file_of_paths(tmp_path, relative):
+    (tmp_path / "d" / "i").mkdir(parents=True)
+    lines = ["path,class"]
+    for i, name in enumerate(("owl", "ant", "owl")):
+        (tmp_path / "d" / "i" / f"{i}.png").write_bytes(png(i))
+        lines.append(f"{'i' if relative else tmp_path / 'd' / 'i'}/{i}.png,{name}")
+    (tmp_path / "d" / "labels.csv").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "d" / "labels.csv"))
+    assert (source.class_names, source.labels) == (("ant", "owl"), (1, 0, 1))
+    assert greys(source) == [0, 1, 2]
+    assert source.ids[0].endswith("i/0.png")
+
+
+def test_a_parquet_file_and_splits(tmp_path):
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["no", "yes"]))
+    (tmp_path / "d").mkdir()
+    for split, grey in (("train", 1), ("test", 2)):
+        columns = {"image": [{"bytes": png(grey), "path": None}] * 2, "label": [1, 0]}
+        datasets.Dataset.from_dict(columns, features=features).to_parquet(
+            tmp_path / "d" / f"{split}-00000-of-1.parquet"
+        )
+    assert greys(open_source(str(tmp_path / "d"))) == [2, 2]
+    assert greys(open_source(str(tmp_path / "d"), split="train")) == [1, 1]
+    source = open_source(str(tmp_path / "d" / "train-00000-of-1.parquet"))
+    assert (greys(source), source.class_names, source.ids) == ([1, 1], ("no", "yes"), ("0", "1"))
+    with pytest.raises(InputError, match=r"split 'dev'"):
+        open_source(str(tmp_path / "d"), split="dev")
+
+
+def test_idx_files(tmp_path):
+    pixels, labels = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
+    for name, array in (("t10k-images-idx3-ubyte", pixels), ("t10k-labels-idx1-ubyte", labels)):
+        header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
+    source = open_source(str(tmp_path))
+    assert (source.class_names, source.labels, source.ids) == (("0", "1"), (1, 0, 1), ("0", "1", "2"))
+    assert np.array_equal(source.read(1), pixels[1])
+
+
+def test_the_fingerprint_is_of_what_the_images_are_called_not_of_where_they_lie(tmp_path):
+    first, moved = (open_source(str(webdataset(tmp_path / name))) for name in ("a", "b"))
+    assert first.fingerprint() == moved.fingerprint()
+    others = [open_source(str(webdataset(tmp_path / "c", (1, 1, 1)))), renamed(first, ["cat", "cow"])]
+    assert len({s.fingerprint() for s in (first, *others)}) == 3
+
+
+def test_other_names(tmp_path):
+    source = open_source(str(webdataset(tmp_path / "d")), class_names=["feline", "canine"])
+    assert source.class_names == ("feline", "canine")
+    with pytest.raises(InputError, match="3 class names were given for the 2 classes"):
+        renamed(source, ["a", "b", "c"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_column": "photo"}, "no column 'photo'; it has"),
+        ({"label_column": "kind"}, "no column 'kind'; it has"),
+        ({"label_column": "webp"}, "does not hold labels"),
+        ({"image_column": "cls"}, "cannot be read as images"),
+    ],
+)
+def test_columns_that_are_not_there(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        open_source(str(webdataset(tmp_path / "d")), **options)
+
+
+def test_files_that_are_no_data_set(tmp_path):
+    (tmp_path / "x.json").write_text(json.dumps([]))
+    with pytest.raises(InputError, match=r"of files, .parquet, .csv, .tar can be read"):
+        open_source(str(tmp_path / "x.json"))
+    (tmp_path / "x.tar").write_bytes(b"no archive")
+    with pytest.raises(InputError, match=r"x.tar cannot be read as a data set"):
+        open_source(str(tmp_path / "x.tar"))
+    with pytest.raises(InputError, match="there is no folder nowhere/at/all"):
+        open_source("nowhere/at/all")

@@ -1,0 +1,15 @@
+"""The images that `make train-fashion` held out, by which every choice is made: their ids, one a line.
+
+python tools/fashion_held_out.py 1000 > build/held-out.txt
+diffusion-classifier evaluate fashion-mnist --data /usr/share/datasets/fashion-mnist --split train --subset
+build/held-out.txt --model build/fashion --strategy fixed:64 --store-errors --out build/validation
+"""
+
+import sys
+
+from diffusion_classifier.training.data import load_labelled_images
+
+HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
+
+data = load_labelled_images(sys.argv[2] if len(sys.argv) > 2 else "/usr/share/datasets/fashion-mnist")
+print("\n".join(map(str, data.held_out(HELD_OUT, SEED).tolist()[: int(sys.argv[1])])))

@@ -351,10 +351,18 @@ class TestTrainingWeights:
             assert usual_weights(denoiser, loss) == expected
             assert DiffusionClassifier(denoiser).reading(("a", "b"), loss=loss).weights == expected
 
+    def test_they_are_usual_for_stable_diffusion_3(self, model_folder):
+        clf = DiffusionClassifier.from_pretrained(model_folder("sd3"), device="cpu", dtype="float32")
+        reading = clf.reading(("cat", "dog"))
+        assert reading.weights == training_weights(clf.denoiser)
+        low, middle, high = weights_at(reading.weights, torch.tensor([0.01, 0.5, 0.999]))
+        assert low < 0.1 * middle
+        assert high < middle
+
     def test_a_model_of_x_can_still_be_read_otherwise(self, model_folder):
         clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32")
         assert clf.reading(("cat", "dog"), weights="uniform").weights is None
-        with pytest.raises(InputError, match="those of training for a model that predicts x"):
+        with pytest.raises(InputError, match="those of training for a model that returns x"):
             clf.reading(("cat", "dog"), weights="fitted")
         clf.denoiser.defaults = ModelDefaults(temperature=3.0, weights=(1.0, 3.0))
         assert clf.reading(("cat", "dog")).weights == (0.5, 1.5)

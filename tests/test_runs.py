@@ -222,6 +222,14 @@ def test_folders_that_are_no_runs(tmp_path, content, message):
         read_rows(tmp_path)
 
 
+def test_killed_as_it_began(tmp_path):
+    (tmp_path / "run" / "shards").mkdir(parents=True)
+    for name in ("1-of-1.lock", "spec.json.tmp"):
+        (tmp_path / "run" / name).touch()
+    write(tmp_path / "run", [0])
+    assert ids(tmp_path / "run") == ["image 0"]
+
+
 def test_nothing_of_others_is_overwritten(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")

@@ -1,4 +1,4 @@
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import count
 
 import pytest
@@ -383,3 +383,59 @@ def test_candidates_alone_are_evaluated():
             if found.doubt is not None:
                 assert (found.doubt[left_out] == 0).all()
                 assert not found.undecided[left_out].any()
+
+
+@pytest.mark.parametrize("strategy", [Fixed(5), STAGED, Sequential(40, 0.2)], ids=str)
+@pytest.mark.parametrize("batch_size", [4, 7, 64])
+@pytest.mark.parametrize("ahead", [0, 1, 3])
+def test_full_batches_change_nothing_and_waste_little(strategy, batch_size, ahead):
+    """What fills them up is asked for early and never again; what is counted is what the search asked for."""
+    stub = Stub()
+    found = tables(stub, images(9), strategy, batch_size=batch_size, full_batches=True, ahead=ahead)
+    plain = Stub()
+    same(found, tables(plain, images(9), strategy, batch_size=batch_size, ahead=ahead))
+    assert set(stub.sizes) == {batch_size}
+    assert len(stub.sizes) <= len(plain.sizes)
+    if isinstance(strategy, Sequential) and batch_size == 64 and not ahead:
+        assert len(stub.sizes) <= len(plain.sizes) / 2
+
+
+def test_a_guess_is_predicted_once():
+    stub = Stub()
+    tables(stub, images(5), Sequential(40, 0.2), batch_size=8, full_batches=True)
+    rows = Counter()
+    for _, noisy, t, c, index in stub.batches:
+        batch = [(int(k), int(t[u]), noisy[u].numpy().tobytes()) for k, u in zip(c, index.tolist(), strict=True)]
+        while len(batch) > 1 and batch[-1] == batch[-2]:  # what fills up the last batches when no guess is left
+            batch.pop()
+        rows.update(batch)
+    assert set(rows.values()) == {1}
+
+
+def test_a_guess_that_overflows_is_asked_for_again_if_it_is_wanted():
+    """And harms nothing if it is not."""
+
+    def spoil_late_draws(output, noisy, t, _c):
+        late = (t.float() != 500).view(-1, 1, 1, 1)  # all but the first draw
+        return output if noisy.dtype == torch.float32 else output.where(~late, torch.inf)
+
+    stub = Stub(torch.bfloat16, spoil_late_draws)
+    found = tables(stub, images(4), Sequential(20, 0.2), batch_size=16, full_batches=True)
+    plain = tables(Stub(torch.bfloat16, spoil_late_draws), images(4), Sequential(20, 0.2), batch_size=16)
+    assert all(r.failure is None for r in found.values())
+    same(found, plain)
+
+
+def test_other_losses_are_of_the_same_predictions():
+    stub = Stub()
+    found = tables(stub, images(6), STAGED, also=("l1", "huber"), batch_size=5)
+    own = {loss: tables(Stub(), images(6), STAGED, loss=loss, batch_size=5) for loss in ("l1", "huber")}
+    plain = Stub()
+    same(found, tables(plain, images(6), STAGED, batch_size=5))
+    assert stub.sizes == plain.sizes
+    for name, result in found.items():
+        for loss, table in result.also.items():
+            both = ~table.isnan() & ~own[loss][name].errors.isnan()
+            assert torch.equal(table.isnan(), result.errors.isnan())
+            torch.testing.assert_close(table[both], own[loss][name].errors[both])
+            assert both.any()

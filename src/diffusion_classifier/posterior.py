@@ -80,11 +80,14 @@ def training_weights(denoiser: Denoiser, loss: str = "l2") -> Weights:
 
 
 def usual_weights(denoiser: Denoiser, loss: str = "l2") -> Weights | None:
-    """Weights over time where nobody fitted any: uniform, the paper's choice, but for networks that return x.
+    """Weights over time where nobody fitted any: uniform, the paper's choice, with two exceptions.
 
-    To make ε of x, errors are divided by σ: in a uniform average those at times with little noise drown the others.
+    Networks that return x: to make ε of it, errors are divided by σ, so that in a uniform average those at times with
+    little noise drown the others. And networks that were trained at logit-normal times, which know little of either
+    end. For both, those of their training (docs/strategies.md has what they gain).
     """
-    return training_weights(denoiser, loss) if denoiser.prediction_type == "sample" else None
+    exception = denoiser.prediction_type == "sample" or denoiser.times == "logit-normal"
+    return training_weights(denoiser, loss) if exception else None
 
 
 def mean_errors(errors: Tensor, weights: Tensor | None = None) -> Tensor:

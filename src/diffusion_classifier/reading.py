@@ -94,7 +94,7 @@ def _weights(weights: WeightsSource, own: Weights | None, loss: str, defaults: M
     if defaults.weights is None:
         raise InputError(
             "no weights over time were fitted for this model, or none that gain anything: `calibrate` fits them; "
-            "without, they are uniform, or those of training for a model that predicts x"
+            "without, they are uniform, or those of training for a model that returns x or learned at uneven times"
         )
     if loss != defaults.loss:
         raise InputError(f"the weights over time of this model were fitted for the loss {defaults.loss}, not {loss}")

@@ -250,7 +250,7 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         "images": lambda s: f"{s.num_done} of {s.num_images}" + (f", {s.num_failed} failed" if s.num_failed else ""),
         "accuracy": lambda s: _percent(s.accuracy, "–"),
         "mean per class": lambda s: _percent(s.mean_per_class, "–"),
-        "true class among the best five": lambda s: _percent(s.top5, "–"),
+        "true class among the five best": lambda s: _percent(s.top5, "–"),
         "calibration error": lambda s: _number(s.calibration_error, ".3f"),
         "undecided": lambda s: _number(s.undecided, ".1%"),
         "evaluations an image": lambda s: _number(s.num_evaluations, ",.1f"),

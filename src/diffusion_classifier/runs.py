@@ -342,7 +342,7 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
             work in it.
     """
     part = part or Part()
-    if folder.exists() and not (folder / SPEC).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder / SPEC).is_file() and not _may_become_a_run(folder):
         raise InputError(f"{folder} exists and is not the folder of a run: choose another --out")
     with ExitStack() as stack:
         try:
@@ -362,6 +362,14 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
         finally:
             with suppress(OSError):  # rows can be read from where they are
                 run.seal()
+
+
+def _may_become_a_run(folder: Path) -> bool:
+    """Whether a folder is empty, or holds no more than what a process left that was killed as it began."""
+    if not folder.is_dir():
+        return False
+    ours = {SHARDS, f"{SPEC}.tmp"}
+    return all(path.name in ours or path.suffix == ".lock" for path in folder.iterdir())
 
 
 def _lock(folder: Path, part: Part, stack: ExitStack) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import isfinite
 
@@ -19,51 +19,15 @@ from .denoisers.base import Conditioning, Denoiser
 from .devices import out_of_memory, to_device
 from .draws import Draws
 from .exceptions import InputError
+from .flight import InFlight, Pair
 from .flops import shared_share
 from .jobs import Job, Scored, Spent
 from .losses import BOUNDS, LOSSES, variational_bound
 from .schedules import Schedule, add_noise
-from .strategies import Request, State, Strategy
+from .strategies import Strategy
 from .weights import Weights, weights_at
 
-
-@dataclass(eq=False)
-class _InFlight:
-    """An image with its search: which pair comes next, and what came back of the request under way."""
-
-    job: Job
-    latent: Tensor
-    strategy: Strategy
-    state: State
-    started: float = field(default_factory=time.perf_counter)
-    num_evaluations: int = 0
-    num_latents: int = 0
-    failure: str | None = None
-    landed: bool = False
-    also: dict[str, Tensor] = field(default_factory=dict)
-
-    def begin(self, request: Request, t: Tensor) -> None:
-        """A request (k, n), whose draws stand at t (n,)."""
-        self.request, self.t = request, t
-        given = self.job.candidates
-        self.classes = request.classes if given is None else given[request.classes]
-        self.errors = torch.empty(len(request.classes), len(request.draws))
-        self.next = self.done = 0
-
-    @property
-    def num_waiting(self) -> int:
-        return self.errors.numel() - self.next
-
-    def take(self, limit: int) -> list[tuple[int, int]]:
-        """The next pairs (row, column) of the request, draw by draw, so that rows of one noisy latent lie together."""
-        k, last = len(self.request.classes), min(self.next + limit, self.errors.numel())
-        pairs = [(i % k, i // k) for i in range(self.next, last)]
-        self.next = last
-        return pairs
-
-
-_Row = tuple[_InFlight, int, int]
-"""An image, and a row and a column of the errors that its request asks for."""
+_Row = tuple[InFlight, Pair]
 
 
 class _Batch:
@@ -136,8 +100,8 @@ def score(
         class_names: K names, for messages; indices if None.
         ahead: batches that are given to the device before the errors of the one before them are read, so that the
             device never waits for the CPU; 1 on CUDA, else 0, if None.
-        full_batches: fill up the last batches with rows that are not used, so that all have the same number: how a
-            library sums up may depend on it.
+        full_batches: fill up the last batches, with pairs that images may want next and then with rows that are not
+            used, so that all have the same number: how a library sums up may depend on it.
         also: other losses, whose errors are kept for the same predictions.
 
     Raises:
@@ -176,7 +140,7 @@ class _Engine:
         return max(1, self.batch_size // self.conditioning.num_prompts)
 
     def run(self, jobs: Iterator[Job], strategy: Strategy) -> Iterator[Scored]:
-        flying: deque[_InFlight] = deque()
+        flying: deque[InFlight] = deque()
         pending: deque[_Batch] = deque()
         more = True
         while True:
@@ -186,13 +150,15 @@ class _Engine:
                     more = False
                     break
                 flying.append(self.start(job, strategy))
-                self.proceed(flying[-1])
+                flying[-1].proceed()
             rows: list[_Row] = []
             for f in flying:
-                rows += [(f, i, j) for i, j in f.take(self.pairs - len(rows))]
+                rows += [(f, pair) for pair in f.take(self.pairs - len(rows))]
                 if len(rows) == self.pairs:
                     break
             if rows:
+                if self.fills_up:
+                    rows += self.guesses(flying, self.pairs - len(rows))
                 pending += self.submit(rows)
             elif not pending:
                 return
@@ -200,34 +166,39 @@ class _Engine:
                 for f in self.collect(pending.popleft()):
                     if f.failure is None:
                         f.state = f.strategy.update(f.state, f.errors)
-                        if self.proceed(f):
+                        if f.proceed():
                             continue
                     flying.remove(f)
                     f.landed = True
                     yield self.result(f)
 
-    def start(self, job: Job, strategy: Strategy) -> _InFlight:
+    @property
+    def fills_up(self) -> bool:
+        """Whether all batches have the same number of rows."""
+        return self.full_batches or self.denoiser.compiled
+
+    def guesses(self, flying: Iterable[InFlight], room: int) -> list[_Row]:
+        """Rows for the room that is left in a batch, of all images alike: they cost nothing, some will be wanted."""
+        rows: list[_Row] = []
+        before = -1
+        while before < len(rows) < room:
+            before = len(rows)
+            for f in flying:
+                rows += [(f, pair) for pair in f.guess(room - len(rows))]
+        return rows
+
+    def start(self, job: Job, strategy: Strategy) -> InFlight:
         num_classes = len(self.conditioning)
         if job.candidates is not None:
             num_classes = len(job.candidates)
             strategy = strategy.among(num_classes)
         state = strategy.init(num_classes)
+        times = self.draws.times(self.denoiser.schedule, range(state.errors.shape[1]), job.key)
         if self.weights is not None:
-            u = self.times(job, state) / self.denoiser.schedule.num_timesteps
-            state = replace(state, weights=weights_at(self.weights, u))
+            state = replace(state, weights=weights_at(self.weights, times / self.denoiser.schedule.num_timesteps))
         latent = self.denoiser.encode(to_device(job.image[None], self.denoiser.device))[0]
         also = {loss: torch.full_like(state.errors, torch.nan) for loss in self.losses[1:]}
-        return _InFlight(job, latent, strategy, state, also=also)
-
-    def times(self, job: Job, state: State) -> Tensor:
-        return self.draws.times(self.denoiser.schedule, range(state.errors.shape[1]), job.key)
-
-    def proceed(self, f: _InFlight) -> bool:
-        """Begin with what the strategy wants next; False where it wants nothing more."""
-        request = f.strategy.propose(f.state)
-        if request is not None:
-            f.begin(request, self.draws.times(self.denoiser.schedule, request.draws, f.job.key))
-        return request is not None
+        return InFlight(job, latent, strategy, state, times, self.conditioning.num_prompts, also)
 
     def submit(self, rows: list[_Row]) -> Iterator[_Batch]:
         """Give rows to the network, in batches that memory suffices for."""
@@ -243,14 +214,17 @@ class _Engine:
                 rows = rows[len(batch.rows) :]
                 yield batch
 
-    def collect(self, batch: _Batch) -> list[_InFlight]:
+    def collect(self, batch: _Batch) -> list[InFlight]:
         """Note the errors; the images whose request is done or that failed, in the order of the rows.
 
         Rows whose error is not finite are predicted again in float32, the others are not: what an image gets does not
         depend on those that share its batch.
         """
         values = batch.read()
-        broken = [b for b, row in enumerate(values) if not isfinite(row[0])]
+        broken = []
+        for b, ((f, pair), row) in enumerate(zip(batch.rows, values, strict=True)):
+            if not isfinite(row[0]):
+                (broken.append(b) if f.wants(pair) else f.forget(pair))
         tried = str(self.denoiser.dtype).removeprefix("torch.")
         if broken and self.denoiser.dtype != torch.float32:
             batch_size = self.batch_size
@@ -265,38 +239,44 @@ class _Engine:
                     raise
                 tried += ", and memory does not suffice for float32"
             self.batch_size = batch_size  # float32 may have needed smaller ones
-        for (f, i, j), (value, *others) in zip(batch.rows, values, strict=True):
-            f.errors[i, j] = value
-            for table, other in zip(f.also.values(), others, strict=True):
-                table[f.request.classes[i], f.request.draws[j]] = other
-            f.done += 1
-            f.num_evaluations += self.conditioning.num_prompts
-            if not isfinite(value) and f.failure is None:
-                c = int(f.classes[i])
-                f.failure = (
-                    f"the prediction for class {self.class_names[c] if self.class_names else c} at t = {f.t[j]:g} is "
-                    f"not finite in {tried}"
-                )
-        for f, _ in {(f, j) for f, _, j in batch.rows}:
+        latents = set()
+        for (f, pair), row in zip(batch.rows, values, strict=True):
+            if f.wants(pair):
+                latents.add((f, pair[1]))
+                if not isfinite(row[0]) and f.failure is None:
+                    c = self.class_of(f, pair)
+                    f.failure = (
+                        f"the prediction for class {self.class_names[c] if self.class_names else c} at t = "
+                        f"{f.times[pair[1]]:g} is not finite in {tried}"
+                    )
+            elif not isfinite(row[0]):
+                continue
+            f.receive(pair, row)
+        for f, _ in latents:
             f.num_latents += 1
-        images = dict.fromkeys(f for f, _, _ in batch.rows)
-        return [f for f in images if not f.landed and (f.failure is not None or f.done == f.errors.numel())]
+        images = dict.fromkeys(f for f, _ in batch.rows)
+        return [f for f in images if not f.landed and (f.failure is not None or f.answered)]
+
+    @staticmethod
+    def class_of(f: InFlight, pair: Pair) -> int:
+        """Among all K."""
+        return pair[0] if f.job.candidates is None else int(f.job.candidates[pair[0]])
 
     @torch.inference_mode()
     def predict(self, rows: list[_Row]) -> Tensor:
         """Errors (B, losses), float32, on the device. Rows of the same image and draw share one noisy latent."""
         num_rows, num_prompts = len(rows), self.conditioning.num_prompts
-        if self.full_batches or self.denoiser.compiled:  # for batches of one size
+        if self.fills_up:
             rows = rows + rows[-1:] * (self.pairs - num_rows)
         denoiser, device = self.denoiser, self.denoiser.device
-        position = {pair: u for u, pair in enumerate(dict.fromkeys((f, j) for f, _, j in rows))}
-        t = torch.stack([f.t[j] for f, j in position])
-        noise = [self.draws.noise(f.request.draws[j], f.job.key, f.latent.shape) for f, j in position]
+        position = {latent: u for u, latent in enumerate(dict.fromkeys((f, d) for f, (_, d) in rows))}
+        t = torch.stack([f.times[d] for f, d in position])
+        noise = [self.draws.noise(d, f.job.key, f.latent.shape) for f, d in position]
         eps = to_device(torch.stack(noise), device)
         alpha, sigma = (to_device(a, device) for a in denoiser.schedule(t))
         noisy = add_noise(torch.stack([f.latent for f, _ in position]), eps, alpha, sigma)
-        classes = torch.stack([f.classes[i] for f, i, _ in rows])
-        latent_index = torch.tensor([position[f, j] for f, _, j in rows])
+        classes = torch.tensor([self.class_of(f, pair) for f, pair in rows])
+        latent_index = torch.tensor([position[f, d] for f, (_, d) in rows])
         parts = zip(
             torch.split(self.conditioning.rows(classes), self.batch_size),
             torch.split(latent_index.repeat_interleave(num_prompts), self.batch_size),
@@ -327,7 +307,7 @@ class _Engine:
 
         return torch.stack([error(loss) for loss in self.losses], dim=1)
 
-    def result(self, f: _InFlight) -> Scored:
+    def result(self, f: InFlight) -> Scored:
         state, num_classes = f.state, len(self.conditioning)
 
         def among_all(values: Tensor, other: float) -> Tensor:
@@ -342,7 +322,7 @@ class _Engine:
             name=f.job.name,
             errors=among_all(state.errors, torch.nan),
             active=among_all(state.active, False),
-            t=self.times(f.job, state),
+            t=f.times,
             spent=f.job.spent + Spent(f.num_evaluations, f.num_evaluations - saved, time.perf_counter() - f.started),
             failure=f.failure,
             doubt=None if state.doubt is None else among_all(state.doubt, 0.0),

@@ -147,6 +147,8 @@ def _draw_evaluations(axes: Any, spent: NDArray[Any], right: NDArray[np.bool_]) 
     axes.step(spent[order], share, where="post", label="share of the images")
     axes.step(spent[order], accuracy, where="post", label="accuracy among these")
     axes.set(xlabel="evaluations of an image, at most", xscale="log", ylim=(0, 1.02))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.set_minor_formatter("{x:,.0f}")
     axes.grid(alpha=0.3)
     axes.legend()
 

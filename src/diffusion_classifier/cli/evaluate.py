@@ -74,6 +74,7 @@ def evaluate(
     workers: Annotated[int, typer.Option(min=1, help="That hold the model; with --ray.")] = 1,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray; may be less than one.")] = 0.0,
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray.")] = 1.0,
+    log: Annotated[str | None, typer.Option(help="Log the summary to mlflow or wandb, by its own client.")] = None,
     store_errors: Annotated[bool, typer.Option("--store-errors", help="Keep error tables in the run.")] = False,
     also: Annotated[
         list[str] | None,
@@ -118,7 +119,10 @@ def evaluate(
     from ..shortlists import parse_shortlist
     from ..summary import write_summary
     from ..tasks import find_preset, open_task
+    from ..trackers import check_tracker, log_run
 
+    if log is not None:
+        check_tracker(log)
     if keep is not None and shortlist is None:
         raise InputError("--keep says how long a --shortlist is: give one")
     if ray is not None and part is not None:
@@ -187,6 +191,8 @@ def evaluate(
             bar.update(line.id, advance=1, right=f"{right / max(1, answered):.1%} right")
     summary = write_summary(out)
     print_summaries([summary], [], "table")
+    if log is not None:
+        log_run(log, out, summary)
     if summary.num_failed:
         raise typer.Exit(1)
 
@@ -213,8 +219,9 @@ def _list(context: typer.Context) -> None:
     from ..tasks import TASKS
 
     table = Table("task", "data set", "classes", "images", "metric", "presets")
-    for column in table.columns:
+    for column in table.columns[1:]:
         column.overflow = "fold"
+    table.columns[0].no_wrap = True
     for t in TASKS.values():
         metric = t.metric.replace("_", " ")
         table.add_row(t.name, Text(t.title), f"{t.num_classes:,}", f"{t.num_images:,}", metric, ", ".join(t.presets))

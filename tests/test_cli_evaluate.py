@@ -121,9 +121,14 @@ class TestEvaluate:
     @pytest.mark.slow
     @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
     def test_asked_to_end_it_seals_what_is_done(self, model, photos, tmp_path, signum):
+        # A shell that was started in the background has its children ignore the interrupt.
+        program = (
+            "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from diffusion_classifier.cli import main; main()"
+        )
         command = [
-            sys.executable, "-c", "from diffusion_classifier.cli import main; main()", "evaluate", photos, "--out",
-            tmp_path / "run", "--model", model, "--strategy", "fixed:400", "--batch-size", "4",
+            sys.executable, "-c", program, "evaluate", photos, "--out", tmp_path / "run", "--model", model,
+            "--strategy", "fixed:400", "--batch-size", "4",
         ]  # fmt: skip
         environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
         with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as p:

@@ -29,8 +29,9 @@ import pyarrow as pa
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.evaluate import Question, choose, describe, evaluate
 from diffusion_classifier.rescore import rescore
-from diffusion_classifier.runs import SCHEMA, RunSpec, open_run, read_rows
+from diffusion_classifier.runs import SCHEMA, open_run, read_rows
 from diffusion_classifier.sources import Source
+from diffusion_classifier.spec import RunSpec
 from diffusion_classifier.summary import summarize
 from diffusion_classifier.tasks import open_task
 

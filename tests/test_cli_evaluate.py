@@ -9,7 +9,8 @@ import time
 import pytest
 from commands import error
 
-from diffusion_classifier.runs import read_rows, read_spec
+from diffusion_classifier.runs import read_rows
+from diffusion_classifier.spec import read_spec
 
 
 @pytest.fixture

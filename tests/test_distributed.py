@@ -9,7 +9,8 @@ import pytest
 from diffusion_classifier.distributed import Work, evaluate_distributed
 from diffusion_classifier.evaluate import Question, evaluate
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.runs import read_rows, read_spec
+from diffusion_classifier.runs import read_rows
+from diffusion_classifier.spec import read_spec
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]

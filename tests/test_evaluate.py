@@ -14,8 +14,9 @@ from gaussians import gaussian
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.evaluate import Question, candidates, choose, evaluate
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.runs import Part, read_rows, read_spec
+from diffusion_classifier.runs import Part, read_rows
 from diffusion_classifier.sources import Source
+from diffusion_classifier.spec import read_spec
 from diffusion_classifier.tasks import TASKS
 
 NAMES = ("cat", "dog", "door")

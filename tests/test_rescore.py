@@ -9,7 +9,8 @@ from test_evaluate import NAMES, ask, pixels, source
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.rescore import rescore
-from diffusion_classifier.runs import read_rows, read_spec
+from diffusion_classifier.runs import read_rows
+from diffusion_classifier.spec import read_spec
 
 NUM_IMAGES = 12
 

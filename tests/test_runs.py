@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from diffusion_classifier import runs
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.runs import Part, RunSpec, open_run, read_rows, read_spec
+from diffusion_classifier.runs import Part, open_run, read_rows
+from diffusion_classifier.spec import RunSpec, read_spec
 
 SPEC = RunSpec(
     data="d", selection="s", num_images=9, class_names=("cat", "dog"), weights_of_model="w", templates=("a {}",),

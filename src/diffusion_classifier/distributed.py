@@ -19,8 +19,9 @@ import pyarrow as pa
 from .classifier import DiffusionClassifier
 from .evaluate import OnStart, Question, answers, describe, kept_batch_size
 from .exceptions import InputError
-from .runs import SCHEMA, Row, RunSpec, open_run
+from .runs import SCHEMA, Row, open_run
 from .sources import Source
+from .spec import RunSpec
 
 CHUNK = 64
 """Images that a worker is given at once, at most: the last of its batches hold rows that count for nothing."""

@@ -16,9 +16,10 @@ from .classifier import DiffusionClassifier
 from .denoisers import Average
 from .exceptions import InputError
 from .posterior import Classification
-from .runs import SPEC, Part, Row, RunSpec, open_run, read_spec
+from .runs import Part, Row, open_run
 from .shortlists import Shortlist, parse_shortlist
 from .sources import Source
+from .spec import SPEC, RunSpec, read_spec
 from .tasks import Task
 
 OnStart = Callable[[int, int, Sequence[str]], None]

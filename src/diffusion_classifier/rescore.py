@@ -16,7 +16,8 @@ from torch import Tensor
 
 from .exceptions import InputError
 from .posterior import log_prior_of, scale_of
-from .runs import RunSpec, open_run, read_rows, read_spec
+from .runs import open_run, read_rows
+from .spec import RunSpec, spec_with_errors
 from .weights import Weights, WeightsSource, read_weights, weights_at
 
 
@@ -44,9 +45,7 @@ def rescore(
     Raises:
         InputError: a run without errors, or settings that cannot be used.
     """
-    spec = read_spec(folder)
-    if not spec.store_errors:
-        raise InputError(f"{folder} holds no errors, which `evaluate --store-errors` keeps")
+    spec = spec_with_errors(folder)
     loss = spec.loss if loss is None else loss
     if loss not in (spec.loss, *spec.also):
         raise InputError(

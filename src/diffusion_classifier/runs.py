@@ -6,18 +6,15 @@ A run is a folder:
     shards/*.parquet     finished rows
     shards/*.arrows      rows of the shard that is being written: each is on disk before the next image is done
     summary.json         what the rows say; made of them, never the only copy
-
-Shape legend: M images, K classes, N draws.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +23,10 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from .exceptions import InputError
+from .files import sync, write_durably
+from .spec import SPEC, RunSpec, read_spec, refuse_another, write_spec
 
-VERSION = 1
-SPEC, SHARDS, SUMMARY = "spec.json", "shards", "summary.json"
+SHARDS, SUMMARY = "shards", "summary.json"
 ROWS_PER_SHARD, BYTES_PER_SHARD = 1000, 2**26
 SYNC_EVERY = 64
 """Rows after which the disk is waited for: so many may be lost to a power cut, none to a killed process."""
@@ -55,138 +53,6 @@ SCHEMA = pa.schema(
 )
 """Columns of a shard. `status` is "done" or "failed", for the `reason`; the last three are null unless stored: error
 tables of the run's loss, their times, and error tables of other losses."""
-
-
-def _identity(**options: Any) -> Any:
-    return field(metadata={"identity": True}, **options)
-
-
-def _runtime(**options: Any) -> Any:
-    return field(metadata={"identity": False}, **options)
-
-
-@dataclass(frozen=True)
-class RunSpec:
-    """What a run is. Fields of its identity decide the results; those of runtime do not, but for float tolerance.
-
-    Args:
-        version: of the format.
-        data: fingerprint of class names, ids and labels.
-        selection: fingerprint of which of its images are evaluated.
-        num_images: so many are evaluated.
-        class_names: K.
-        weights_of_model: fingerprint of the weights of all its networks.
-        templates: of prompts.
-        average: over what several prompts of a class are averaged.
-        image_size: edge in pixels that images are brought to.
-        dtype: of the network.
-        strategy: as the command line spells it.
-        lags: fingerprint of what calibrates it.
-        shortlist: before it.
-        timesteps: where the draws lie.
-        loss: of the errors.
-        weights: over time.
-        seed: of the noise.
-        reduction: of errors in the posterior.
-        temperature: of the posterior.
-        prior: of the classes.
-        store_errors: whether rows hold error tables.
-        also: other losses, of which they hold them too.
-        num_dimensions: of a latent.
-        num_timesteps: of the schedule.
-        usual_weights: over time, of the model.
-        task: its name.
-        model: as it was named.
-        source: where the images were.
-        metric: by which the task is reported.
-        device: of the network.
-        batch_size: rows of a network call.
-        compiled: whether the network was.
-        command: that began it.
-        versions: of libraries.
-        created: when, in UTC.
-    """
-
-    data: str = _identity()
-    selection: str = _identity()
-    num_images: int = _identity()
-    class_names: tuple[str, ...] = _identity()
-    weights_of_model: str = _identity()
-    templates: tuple[str, ...] | None = _identity()
-    average: str = _identity()
-    image_size: int = _identity()
-    dtype: str = _identity()
-    strategy: str = _identity()
-    lags: str | None = _identity()
-    shortlist: str | None = _identity()
-    timesteps: str = _identity()
-    loss: str = _identity()
-    weights: tuple[float, ...] | None = _identity()
-    seed: int = _identity()
-    reduction: str = _identity()
-    temperature: float = _identity()
-    prior: tuple[float, ...] | None = _identity()
-    store_errors: bool = _identity()
-    also: tuple[str, ...] = _identity()
-    num_dimensions: int = _identity()
-    num_timesteps: int = _identity()
-    usual_weights: tuple[float, ...] | None = _identity()
-    task: str | None = _runtime()
-    model: str = _runtime()
-    source: str = _runtime()
-    metric: str = _runtime()
-    device: str = _runtime()
-    batch_size: int = _runtime()
-    compiled: bool = _runtime()
-    command: str = _runtime(default="")
-    versions: Mapping[str, str] = _runtime(default_factory=dict)
-    created: str = _runtime(default="")
-    version: int = _identity(default=VERSION)
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that decide the results, as JSON has them."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["identity"]}
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-def read_spec(folder: Path) -> RunSpec:
-    """The spec of a run.
-
-    Raises:
-        InputError: the folder holds no run, or one of another version.
-    """
-    path = folder / SPEC
-    if not path.is_file():
-        raise InputError(f"{folder} is not the folder of a run: it has no {SPEC}")
-    try:
-        stored = json.loads(path.read_text("utf-8"))
-        version = stored.get("version")
-        if version != VERSION:
-            raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
-        values: dict[str, Any] = {f.name: stored[f.name] for f in fields(RunSpec)}
-    except (OSError, ValueError, AttributeError, KeyError) as e:
-        if isinstance(e, InputError):
-            raise
-        raise InputError(f"{path} cannot be read as the spec of a run: {e}") from e
-    for name, value in values.items():
-        values[name] = tuple(value) if isinstance(value, list) else value
-    return RunSpec(**values)
-
-
-def _refuse_another(folder: Path, there: RunSpec, now: RunSpec) -> None:
-    a, b = there.identity(), now.identity()
-    different = [name for name in b if a[name] != b[name]]
-    if different:
-        told = "; ".join(f"{name} {_short(a[name])} there, {_short(b[name])} now" for name in different)
-        raise InputError(f"{folder} holds a run of something else ({told}): choose another --out")
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 80 else f"{text[:60]}…"
 
 
 @dataclass(frozen=True)
@@ -272,7 +138,7 @@ class Run:
                 raise
             self._rows += 1
             if self._rows % SYNC_EVERY == 0:
-                _sync(path)
+                sync(path)
             if self._rows == ROWS_PER_SHARD or self._file.tell() > BYTES_PER_SHARD:
                 self.seal()
         except OSError as e:
@@ -350,10 +216,10 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
             _lock(folder, part, stack)
             if (folder / SPEC).is_file():
                 there = read_spec(folder)
-                _refuse_another(folder, there, spec)
+                refuse_another(folder, there, spec)
                 spec = there
             else:
-                write_durably(folder / SPEC, (json.dumps(asdict(spec), indent=2, ensure_ascii=False) + "\n").encode())
+                write_spec(folder, spec)
             run = Run(folder, spec, part)
         except OSError as e:
             raise InputError(f"{folder} cannot be used as the folder of a run: {e}") from e
@@ -384,26 +250,6 @@ def _lock(folder: Path, part: Part, stack: ExitStack) -> None:
             f"another process is at work in {folder} (it holds {Path(e.lock_file).name}): wait for it, or let several "
             "share the run, --part 1/2 and --part 2/2"
         ) from e
-
-
-def write_durably(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there, whenever the process or the machine ends."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync(path.parent)
-
-
-def _sync(path: Path) -> None:
-    """Wait until what was written to a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_stream(path: Path) -> pa.Table:
@@ -443,3 +289,8 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
             parts.append(_read_stream(path).select(names))
     schema = pa.schema([SCHEMA.field(name) for name in names])
     return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()
+
+
+def with_status(rows: pa.Table, status: str) -> pa.Table:
+    """Those of the rows that are "done", or "failed"."""
+    return rows.filter(pa.compute.equal(rows["status"], status))

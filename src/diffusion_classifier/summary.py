@@ -18,10 +18,14 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from .exceptions import InputError
+from .files import write_durably
 from .metrics import difference_interval, expected_calibration_error, share_interval
-from .runs import SUMMARY, RunSpec, read_rows, read_spec, write_durably
+from .runs import SUMMARY, read_rows, with_status
+from .spec import RunSpec, read_spec
 
 Interval = tuple[float, float, float]
+COLUMNS = ["label", "prediction", "posterior", "undecided", "num_evaluations", "cost", "seconds", "status", "reason"]
+"""Of the rows, that a summary is made of."""
 RESAMPLES = 2000
 """Of the bootstrap."""
 
@@ -104,21 +108,18 @@ def summarize(folder: Path) -> Summary:
     Raises:
         InputError: no run, or a shard that cannot be read.
     """
-    spec = read_spec(folder)
-    columns = [
-        "label",
-        "prediction",
-        "posterior",
-        "undecided",
-        "num_evaluations",
-        "cost",
-        "seconds",
-        "status",
-        "reason",
-    ]
-    rows = read_rows(folder, columns)
-    done = rows.filter(pa.compute.equal(rows["status"], "done"))
-    failed = rows.filter(pa.compute.equal(rows["status"], "failed"))
+    return summary_of(folder, read_spec(folder), read_rows(folder, COLUMNS))
+
+
+def summary_of(folder: Path, spec: RunSpec, rows: pa.Table) -> Summary:
+    """What these rows of a run say.
+
+    Args:
+        folder: of the run.
+        spec: of the run.
+        rows: with `COLUMNS` at least.
+    """
+    done, failed = with_status(rows, "done"), with_status(rows, "failed")
     about: dict[str, Any] = {
         "run": str(folder),
         "task": spec.task,
@@ -158,9 +159,8 @@ def summarize(folder: Path) -> Summary:
 def write_summary(folder: Path) -> Summary:
     """`summarize`, kept in the folder."""
     summary = summarize(folder)
-    text = json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n"
     try:
-        write_durably(folder / SUMMARY, text.encode())
+        write_durably(folder / SUMMARY, json.dumps(asdict(summary), indent=2, ensure_ascii=False) + "\n")
     except OSError as e:
         raise InputError(f"{folder / SUMMARY} cannot be written: {e}") from e
     return summary
@@ -177,8 +177,7 @@ def compare(first: Path, second: Path) -> Comparison:
         raise InputError(f"{first} and {second} are of different data and cannot be compared image by image")
     tables = []
     for folder in (first, second):
-        rows = read_rows(folder, ["id", "label", "prediction", "status"])
-        rows = rows.filter(pa.compute.equal(rows["status"], "done"))
+        rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
         tables.append({row["id"]: (row["label"], row["prediction"]) for row in rows.to_pylist()})
     common = sorted(tables[0].keys() & tables[1].keys())
     if not common:

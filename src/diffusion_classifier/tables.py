@@ -24,7 +24,8 @@ from torch import Tensor
 
 from .exceptions import InputError
 from .posterior import Classification
-from .runs import read_rows, read_spec
+from .runs import read_rows, with_status
+from .spec import spec_with_errors
 
 VERSION = 2
 ROWS_PER_GROUP = 100
@@ -154,12 +155,9 @@ def read_tables(file: Path) -> ErrorTables:
 
 
 def _of_run(folder: Path) -> ErrorTables:
-    spec = read_spec(folder)
-    if not spec.store_errors:
-        raise InputError(f"{folder} holds no errors, which `evaluate --store-errors` keeps")
+    spec = spec_with_errors(folder)
     columns = ["id", "label", "errors", "timesteps"]
-    rows = read_rows(folder, [*columns, "status"])
-    rows = rows.filter(pa.compute.equal(rows["status"], "done"))
+    rows = with_status(read_rows(folder, [*columns, "status"]), "done")
     if not len(rows):
         raise InputError(f"{folder} holds no images")
     # Not in the order in which they were finished, so that folds do not depend on it; 9 comes before 10.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .exceptions import InputError
-from .runs import RunSpec, read_spec
+from .spec import RunSpec, read_spec
 from .summary import Summary
 
 PROJECT = "diffusion-classifier"

@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..exceptions import InputError
+from ..files import write_durably
 from ..images import ImageError, load_image
-from ..runs import RunSpec, read_rows, read_spec, write_durably
+from ..runs import read_rows, with_status
 from ..sources import Source
-from ..summary import Summary, summarize
+from ..spec import RunSpec, read_spec
+from ..summary import Summary, summary_of
 from .calibration import draw_reliability
 from .figures import pyplot
 
@@ -55,13 +57,13 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     Raises:
         InputError: no run, nothing done yet, images of something else, or the file cannot be written.
     """
-    spec, summary = read_spec(folder), summarize(folder)
+    spec, rows = read_spec(folder), read_rows(folder)
+    summary = summary_of(folder, spec, rows)
     if summary.accuracy is None:
         raise InputError(f"no image of {folder} is done yet: there is nothing to report")
     if source is not None and source.fingerprint() != spec.data:
         raise InputError(f"{source.name} is not the data set of {folder}, which was {spec.source}")
-    rows = read_rows(folder)
-    done = rows.filter(pa.compute.equal(rows["status"], "done"))
+    done = with_status(rows, "done")
     truth, answer = (np.array(done[name].to_pylist()) for name in ("label", "prediction"))
     score = np.array([max(p) for p in done["posterior"].to_pylist()])
     figures: list[tuple[str, Callable[[Any], None]]] = [
@@ -81,7 +83,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     title = html.escape(f"{summary.model} on {spec.task or spec.source}")
     page = f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>\n"
     try:
-        write_durably(out, (page + "\n".join(parts) + "\n</html>\n").encode())
+        write_durably(out, page + "\n".join(parts) + "\n</html>\n")
     except OSError as e:
         raise InputError(f"{out} cannot be written: {e}") from e
 
@@ -154,7 +156,7 @@ def _draw_evaluations(axes: Any, spent: NDArray[Any], right: NDArray[np.bool_]) 
 
 
 def _draw_times(axes: Any, done: pa.Table, truth: NDArray[Any], spec: RunSpec) -> None:
-    """How far the true class is ahead of the best of the others at each time, in standard errors of its mean."""
+    """How far the true class is ahead of the best of the others at each time, with the 95 % interval of the mean."""
     index = {name: i for i, name in enumerate(spec.class_names)}
     leads: list[list[float]] = [[] for _ in range(NUM_BINS)]
     for row, name in zip(done.select(["errors", "timesteps", "posterior"]).to_pylist(), truth, strict=True):

@@ -305,8 +305,8 @@ def report(
     Example: `diffusion-classifier report runs/sample -o report.html`
     """
     from ..analysis.report import write_report
-    from ..runs import read_spec
     from ..sources import renamed
+    from ..spec import read_spec
     from ..tasks import open_task
 
     spec = read_spec(run)

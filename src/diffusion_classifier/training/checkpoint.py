@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..exceptions import InputError
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that is either the old or the new one, whenever the process ends."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, "utf-8")
-    os.replace(temporary, path)
+from ..files import write_durably
 
 
 def save_checkpoint(
@@ -33,7 +26,7 @@ def save_checkpoint(
             tensors[f"optimizer.{key}.{name}"] = value
     name = f"step-{step}.safetensors"
     save_file(tensors, folder / name)
-    write_text(folder / "run.json", json.dumps(run | {"step": step, "tensors": name}, indent=2))
+    write_durably(folder / "run.json", json.dumps(run | {"step": step, "tensors": name}, indent=2))
     for old in folder.glob("step-*.safetensors"):
         if old.name != name:
             old.unlink()

@@ -27,12 +27,13 @@ from ..denoisers.base import TIMES, scheduler_config
 from ..denoisers.load import SETTINGS_FILE
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
+from ..files import write_durably
 from ..jobs import Job
 from ..prediction import target, to_noise
 from ..schedules import Schedule, add_noise, read_scheduler
 from ..scoring import score
 from ..strategies import Fixed
-from .checkpoint import load_checkpoint, save_checkpoint, write_text
+from .checkpoint import load_checkpoint, save_checkpoint
 from .data import LabelledImages
 from .muon import Muon
 
@@ -301,7 +302,7 @@ def train(
         with _writing(out):  # now, since it may not be allowed
             out.mkdir(parents=True, exist_ok=True)
             settings = {"class_names": data.class_names, "patch_size": config.patch_size, "times": config.times}
-            write_text(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
+            write_durably(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
     autocast = native_bfloat16(torch.device(device)) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet
     num_steps = config.num_steps(len(data))

@@ -1,0 +1,172 @@
+"""What a run is: what decides its results, and what does not.
+
+Shape legend: K classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .exceptions import InputError
+from .files import write_durably
+
+VERSION = 1
+SPEC = "spec.json"
+
+
+def _identity(**options: Any) -> Any:
+    return field(metadata={"identity": True}, **options)
+
+
+def _runtime(**options: Any) -> Any:
+    return field(metadata={"identity": False}, **options)
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is. Fields of its identity decide the results; those of runtime do not, but for float tolerance.
+
+    Args:
+        version: of the format.
+        data: fingerprint of class names, ids and labels.
+        selection: fingerprint of which of its images are evaluated.
+        num_images: so many are evaluated.
+        class_names: K.
+        weights_of_model: fingerprint of the weights of all its networks.
+        templates: of prompts.
+        average: over what several prompts of a class are averaged.
+        image_size: edge in pixels that images are brought to.
+        dtype: of the network.
+        strategy: as the command line spells it.
+        lags: fingerprint of what calibrates it.
+        shortlist: before it.
+        timesteps: where the draws lie.
+        loss: of the errors.
+        weights: over time.
+        seed: of the noise.
+        reduction: of errors in the posterior.
+        temperature: of the posterior.
+        prior: of the classes.
+        store_errors: whether rows hold error tables.
+        also: other losses, of which they hold them too.
+        num_dimensions: of a latent.
+        num_timesteps: of the schedule.
+        usual_weights: over time, of the model.
+        task: its name.
+        model: as it was named.
+        source: where the images were.
+        metric: by which the task is reported.
+        device: of the network.
+        batch_size: rows of a network call.
+        compiled: whether the network was.
+        command: that began it.
+        versions: of libraries.
+        created: when, in UTC.
+    """
+
+    data: str = _identity()
+    selection: str = _identity()
+    num_images: int = _identity()
+    class_names: tuple[str, ...] = _identity()
+    weights_of_model: str = _identity()
+    templates: tuple[str, ...] | None = _identity()
+    average: str = _identity()
+    image_size: int = _identity()
+    dtype: str = _identity()
+    strategy: str = _identity()
+    lags: str | None = _identity()
+    shortlist: str | None = _identity()
+    timesteps: str = _identity()
+    loss: str = _identity()
+    weights: tuple[float, ...] | None = _identity()
+    seed: int = _identity()
+    reduction: str = _identity()
+    temperature: float = _identity()
+    prior: tuple[float, ...] | None = _identity()
+    store_errors: bool = _identity()
+    also: tuple[str, ...] = _identity()
+    num_dimensions: int = _identity()
+    num_timesteps: int = _identity()
+    usual_weights: tuple[float, ...] | None = _identity()
+    task: str | None = _runtime()
+    model: str = _runtime()
+    source: str = _runtime()
+    metric: str = _runtime()
+    device: str = _runtime()
+    batch_size: int = _runtime()
+    compiled: bool = _runtime()
+    command: str = _runtime(default="")
+    versions: Mapping[str, str] = _runtime(default_factory=dict)
+    created: str = _runtime(default="")
+    version: int = _identity(default=VERSION)
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the results, as JSON has them."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["identity"]}
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """The spec of a run.
+
+    Raises:
+        InputError: the folder holds no run, or one of another version.
+    """
+    path = folder / SPEC
+    if not path.is_file():
+        raise InputError(f"{folder} is not the folder of a run: it has no {SPEC}")
+    try:
+        stored = json.loads(path.read_text("utf-8"))
+        version = stored.get("version")
+        if version != VERSION:
+            raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
+        values: dict[str, Any] = {f.name: stored[f.name] for f in fields(RunSpec)}
+    except (OSError, ValueError, AttributeError, KeyError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"{path} cannot be read as the spec of a run: {e}") from e
+    for name, value in values.items():
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return RunSpec(**values)
+
+
+def refuse_another(folder: Path, there: RunSpec, now: RunSpec) -> None:
+    """Complain of a run that asks for something else, naming the differences.
+
+    Raises:
+        InputError: it does.
+    """
+    a, b = there.identity(), now.identity()
+    different = [name for name in b if a[name] != b[name]]
+    if different:
+        told = "; ".join(f"{name} {_short(a[name])} there, {_short(b[name])} now" for name in different)
+        raise InputError(f"{folder} holds a run of something else ({told}): choose another --out")
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 80 else f"{text[:60]}…"
+
+
+def write_spec(folder: Path, spec: RunSpec) -> None:
+    """What `read_spec` reads."""
+    write_durably(folder / SPEC, json.dumps(asdict(spec), indent=2, ensure_ascii=False) + "\n")
+
+
+def spec_with_errors(folder: Path) -> RunSpec:
+    """The spec of a run that kept its errors.
+
+    Raises:
+        InputError: it did not, or as `read_spec`.
+    """
+    spec = read_spec(folder)
+    if not spec.store_errors:
+        raise InputError(f"{folder} holds no errors, which `evaluate --store-errors` keeps")
+    return spec

@@ -17,7 +17,7 @@ from .denoisers import Average
 from .exceptions import InputError
 from .posterior import Classification
 from .runs import Part, Row, open_run
-from .shortlists import Shortlist, parse_shortlist
+from .shortlists import Shortlist
 from .sources import Source
 from .spec import SPEC, RunSpec, read_spec
 from .tasks import Task
@@ -84,7 +84,7 @@ class Question:
         task: which the images are of.
         template: as in `DiffusionClassifier.stream`, and so the others; the task's for a model that reads text if None.
         average: see there.
-        shortlist: as the command line spells it, or one.
+        shortlist: see there.
         store_errors: keep error tables, for `rescore`.
         also: other losses, whose error tables are kept too.
         options: strategy, timesteps, loss, weights, seed, reduction, temperature, prior; see there.
@@ -93,7 +93,7 @@ class Question:
     task: Task | None = None
     template: Template = None
     average: Average = "error"
-    shortlist: Shortlist | str | None = None
+    shortlist: Shortlist | None = None
     store_errors: bool = False
     also: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -104,10 +104,6 @@ class Question:
         if template is None and classifier.denoiser.class_names is None:
             template = self.task.template if self.task else source.templates[:1] or None
         return {"template": template, "average": self.average}
-
-    def narrowing(self) -> Shortlist | None:
-        """The shortlist itself."""
-        return parse_shortlist(self.shortlist) if isinstance(self.shortlist, str) else self.shortlist
 
 
 def describe(
@@ -125,9 +121,8 @@ def describe(
     prompts, denoiser = question.prompts(classifier, source), classifier.denoiser
     classifier.full_batches = True
     names, conditioning = classifier.condition(candidates(classifier, question.task, source), **prompts)
-    settings = classifier.table_settings(names, **question.options)
-    lags = getattr(classifier.reading(names, **question.options).strategy, "lags", None)
-    narrowing, task = question.narrowing(), question.task
+    reading, task = classifier.reading(names, **question.options), question.task
+    settings, lags = classifier.table_settings(reading), getattr(reading.strategy, "lags", None)
     return RunSpec(
         data=source.fingerprint(),
         selection=_digest(source.ids[i] for i in positions),
@@ -139,7 +134,7 @@ def describe(
         image_size=denoiser.image_size,
         dtype=str(denoiser.dtype).removeprefix("torch."),
         lags=None if lags is None else _digest(map(repr, lags)),
-        shortlist=None if narrowing is None else str(narrowing),
+        shortlist=None if question.shortlist is None else str(question.shortlist),
         store_errors=question.store_errors,
         also=question.also,
         task=None if task is None else task.name,
@@ -165,7 +160,7 @@ def answers(
         (source.read(i) for i in positions),
         candidates(classifier, question.task, source),
         **question.prompts(classifier, source),
-        shortlist=question.narrowing(),
+        shortlist=question.shortlist,
         also=question.also,
         **question.options,
     )

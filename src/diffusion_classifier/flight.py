@@ -78,6 +78,10 @@ class InFlight:
         """Whether the request under way asks for it."""
         return pair[0] in self._row and pair[1] in self.request.draws
 
+    def class_of(self, pair: Pair) -> int:
+        """The pair's class, counted among all."""
+        return pair[0] if self.job.candidates is None else int(self.job.candidates[pair[0]])
+
     def take(self, limit: int) -> list[Pair]:
         """The next pairs of the request, draw by draw, so that rows of one noisy latent lie together."""
         pairs: list[Pair] = []

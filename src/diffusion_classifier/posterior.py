@@ -91,16 +91,16 @@ def usual_weights(denoiser: Denoiser, loss: str = "l2") -> Weights | None:
 
 
 def mean_errors(errors: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Σ_n w_n·e_kn / Σ_n w_n over the draws that each class has, (K,), float64.
+    """Σ_n w_n·e_kn / Σ_n w_n over the draws that each class has, (K,), float64; or of many tables at once.
 
     Args:
-        errors: (K, N), NaN where never evaluated.
-        weights: (N,), at least 0; uniform if None.
+        errors: (…, K, N), NaN where never evaluated.
+        weights: (…, N), at least 0; uniform if None.
     """
     errors = errors.double()
     known = ~errors.isnan()
-    w = known.double() if weights is None else known * weights.double()
-    return (errors.nan_to_num() * w).sum(1) / w.sum(1)
+    w = known.double() if weights is None else known * weights.double()[..., None, :]
+    return (errors.nan_to_num() * w).sum(-1) / w.sum(-1)
 
 
 def log_posterior(

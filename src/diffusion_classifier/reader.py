@@ -59,9 +59,8 @@ class Reader:
             options["weights"] = training_weights(self.denoiser, loss)
         return resolve_reading(self.denoiser.defaults, usual_weights(self.denoiser, loss), class_names, **options)
 
-    def table_settings(self, class_names: Sequence[str], **options: Any) -> dict[str, Any]:
-        """What `tables.table_writer` keeps beside errors that are read with these options; arguments as `reading`."""
-        reading = self.reading(class_names, **options)
+    def table_settings(self, reading: Reading) -> dict[str, Any]:
+        """What `tables.table_writer` keeps beside errors that are read with these settings."""
         return {
             "num_dimensions": self.num_dimensions,
             "num_timesteps": self.denoiser.schedule.num_timesteps,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .exceptions import InputError
-from .posterior import log_prior_of, scale_of
+from .posterior import log_prior_of, mean_errors, scale_of
 from .runs import open_run, read_rows
 from .spec import RunSpec, spec_with_errors
 from .weights import Weights, WeightsSource, read_weights, weights_at
@@ -71,11 +71,12 @@ def rescore(
 
 def _with_loss(rows: pa.Table, own: str, loss: str) -> pa.Table:
     """The same rows with the errors of another loss in the place of their own."""
-    errors, also = rows["errors"].to_pylist(), [dict(tables or ()) for tables in rows["also"].to_pylist()]
-    others = [None if e is None else list((tables | {own: e}).items()) for e, tables in zip(errors, also, strict=True)]
-    chosen = [tables.pop(loss, None) for tables in also]
-    columns = {"errors": chosen, "also": [o and [pair for pair in o if pair[0] != loss] for o in others]}
-    return _replaced(rows, columns)
+    chosen, others = [], []
+    for errors, also in zip(rows["errors"].to_pylist(), rows["also"].to_pylist(), strict=True):
+        tables = None if errors is None else {**dict(also), own: errors}  # none of an image that failed
+        chosen.append(tables and tables.pop(loss))
+        others.append(tables and list(tables.items()))
+    return _replaced(rows, {"errors": chosen, "also": others})
 
 
 def _replaced(rows: pa.Table, columns: Mapping[str, list[Any]]) -> pa.Table:
@@ -98,13 +99,11 @@ def _answered(rows: pa.Table, spec: RunSpec, weights: Weights | None, scale: flo
         at = [i for i, count in enumerate(counts) if count == n]
         errors = torch.stack([flat[k * starts[i] : k * starts[i] + k * n].view(k, n) for i in at]).double()
         t = torch.stack([times[starts[i] : starts[i] + n] for i in at])
-        w = torch.ones_like(t) if weights is None else weights_at(weights, t / spec.num_timesteps)
-        known = ~errors.isnan()
-        share = known * w[:, None]
-        if not bool(share.sum(2).gt(0).any(1).all()):
+        means = mean_errors(errors, None if weights is None else weights_at(weights, t / spec.num_timesteps))
+        if bool(means.isnan().all(1).any()):
             raise InputError("all draws of an image are at times whose weight is 0: choose other weights")
-        means = (errors.nan_to_num() * share).sum(2) / share.sum(2)
-        left = known.sum(2) == known.sum(2).amax(1, keepdim=True)
+        known = (~errors.isnan()).sum(2)
+        left = known == known.amax(1, keepdim=True)
         logits = (log_prior - scale * means).where(left, -torch.inf)
         for i, p in zip(at, logits.softmax(1), strict=True):
             predictions[i], posteriors[i] = names[int(p.argmax())], p.tolist()

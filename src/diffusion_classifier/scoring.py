@@ -244,7 +244,7 @@ class _Engine:
             if f.wants(pair):
                 latents.add((f, pair[1]))
                 if not isfinite(row[0]) and f.failure is None:
-                    c = self.class_of(f, pair)
+                    c = f.class_of(pair)
                     f.failure = (
                         f"the prediction for class {self.class_names[c] if self.class_names else c} at t = "
                         f"{f.times[pair[1]]:g} is not finite in {tried}"
@@ -256,11 +256,6 @@ class _Engine:
             f.num_latents += 1
         images = dict.fromkeys(f for f, _ in batch.rows)
         return [f for f in images if not f.landed and (f.failure is not None or f.answered)]
-
-    @staticmethod
-    def class_of(f: InFlight, pair: Pair) -> int:
-        """Among all K."""
-        return pair[0] if f.job.candidates is None else int(f.job.candidates[pair[0]])
 
     @torch.inference_mode()
     def predict(self, rows: list[_Row]) -> Tensor:
@@ -275,7 +270,7 @@ class _Engine:
         eps = to_device(torch.stack(noise), device)
         alpha, sigma = (to_device(a, device) for a in denoiser.schedule(t))
         noisy = add_noise(torch.stack([f.latent for f, _ in position]), eps, alpha, sigma)
-        classes = torch.tensor([self.class_of(f, pair) for f, pair in rows])
+        classes = torch.tensor([f.class_of(pair) for f, pair in rows])
         latent_index = torch.tensor([position[f, d] for f, (_, d) in rows])
         parts = zip(
             torch.split(self.conditioning.rows(classes), self.batch_size),

@@ -15,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +107,7 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
         raise InputError(
             f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"
         )
-    names = tuple(parse_labels(class_names))
-    return Source(source.name, names, source.labels, source.ids, source.read, source.templates)
+    return replace(source, class_names=tuple(parse_labels(class_names)))
 
 
 def _positions(count: int) -> tuple[str, ...]:

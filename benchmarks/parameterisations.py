@@ -18,7 +18,8 @@ from diffusion_classifier.calibration import fit_weights_to
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.posterior import training_weights
 from diffusion_classifier.training.data import load_labelled_images
-from diffusion_classifier.training.train import OBJECTIVES, TrainConfig, train
+from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
+from diffusion_classifier.training.train import train
 from diffusion_classifier.weights import folds, weights_at
 
 HELD_OUT, SEED = 5000, 0

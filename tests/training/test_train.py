@@ -24,19 +24,12 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.schedules import RectifiedFlow, read_scheduler
 from diffusion_classifier.scoring import Scored, Spent
 from diffusion_classifier.training import checkpoint as checkpoints
+from diffusion_classifier.training import denoising
 from diffusion_classifier.training import train as module
 from diffusion_classifier.training.data import LabelledImages
-from diffusion_classifier.training.train import (
-    CHECKPOINT,
-    OBJECTIVES,
-    TrainConfig,
-    _batch,
-    batch_rows,
-    build_network,
-    build_optimizer,
-    learning_rate,
-    train,
-)
+from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
+from diffusion_classifier.training.loop import batch_rows, build_optimizer, learning_rate, seeded
+from diffusion_classifier.training.train import CHECKPOINT, OUTER, _batch, build_network, train
 
 
 def toy(n, seed=0):
@@ -159,16 +152,14 @@ class TestStreams:
     @settings(max_examples=30, deadline=None)
     @given(st.integers(1, 40), st.integers(1, 50), st.integers(0, 2**63 - 1))
     def test_every_epoch_has_each_image_once(self, num_images, batch_size, seed):
-        config = TrainConfig(batch_size=batch_size, seed=seed)
         epochs = 3
         steps = math.ceil(epochs * num_images / batch_size)
-        rows = torch.cat([batch_rows(step, num_images, config) for step in range(steps)]).tolist()
+        rows = torch.cat([batch_rows(step, num_images, batch_size, seed) for step in range(steps)]).tolist()
         for epoch in range(epochs):
             assert sorted(rows[epoch * num_images : (epoch + 1) * num_images]) == list(range(num_images))
 
     def test_epochs_and_seeds_differ_in_order(self):
-        config = TrainConfig(batch_size=50)
-        orders = [batch_rows(0, 50, config), batch_rows(1, 50, config), batch_rows(0, 50, replace(config, seed=1))]
+        orders = [batch_rows(*place) for place in ((0, 50, 50, 0), (1, 50, 50, 0), (0, 50, 50, 1))]
         assert len({tuple(order.tolist()) for order in orders}) == 3
 
     def test_a_batch_depends_on_seed_and_step_alone(self):
@@ -186,7 +177,7 @@ class TestStreams:
     def test_a_batch_holds_what_it_should(self):
         config = replace(CONFIG, batch_size=19, label_dropout=0.5, patch_size=2)
         x, noise, _, labels = _batch(0, DATA, config, RectifiedFlow())
-        rows = batch_rows(0, 19, config)
+        rows = batch_rows(0, 19, config.batch_size, config.seed)
         images = torch.nn.functional.pixel_shuffle(x, 2)
         as_they_are = (DATA.images[rows].float() / 127.5 - 1 - images).abs().amax((1, 2, 3)) < 1e-6
         mirrored = (DATA.images[rows].flip(-1).float() / 127.5 - 1 - images).abs().amax((1, 2, 3)) < 1e-6
@@ -393,8 +384,8 @@ class TestRandomness:
 
     def test_dropout_differs_from_step_to_step(self, monkeypatch, tmp_path):
         seeds = []
-        seeded = module._seeded
-        monkeypatch.setattr(module, "_seeded", lambda seed: seeds.append(seed) or seeded(seed))
+        for place in (module, denoising):
+            monkeypatch.setattr(place, "seeded", lambda seed: seeds.append(seed) or seeded(seed))
         run(tmp_path)
         assert len(set(seeds)) == 1 + NUM_STEPS  # the first for the initial weights
 
@@ -438,7 +429,7 @@ def test_times_as_stable_diffusion_3_has_them(tmp_path):
 def test_muon_is_for_what_lies_between_the_first_and_the_last_layer():
     unet, _ = build_network(CONFIG, DATA)
     names = {id(p): name for name, p in unet.named_parameters()}
-    optimizer = build_optimizer(unet, replace(CONFIG, optimizer="muon"))
+    optimizer = build_optimizer(unet, replace(CONFIG, optimizer="muon"), OUTER)
     inner, others = ({names[id(p)] for p in group["params"]} for group in optimizer.param_groups)
     assert inner | others == set(names.values())
     assert {"time_embedding.linear_1.weight", "down_blocks.0.resnets.0.conv1.weight"} <= inner

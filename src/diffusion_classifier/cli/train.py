@@ -74,8 +74,8 @@ def train(
     """
     from ..devices import resolve_device
     from ..training.data import load_labelled_images
-    from ..training.train import Progress as TrainProgress
-    from ..training.train import TrainConfig
+    from ..training.denoising import TrainConfig
+    from ..training.loop import Progress as TrainProgress
     from ..training.train import train as run_training
 
     names = class_names.split(",") if class_names is not None else None

@@ -1,0 +1,161 @@
+"""Denoising as all models here are trained for it: settings, times, loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
+from torch import Tensor
+
+from ..denoisers.base import TIMES
+from ..exceptions import InputError
+from ..prediction import target, to_noise
+from ..schedules import Schedule, add_noise
+from .loop import OPTIMIZERS, seed_of, seeded
+
+BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+OBJECTIVES = ("epsilon", "v_prediction", "sample", "flow")
+WEIGHTINGS = ("output", "noise")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    Args:
+        objective: what the network predicts: one of `OBJECTIVES`; "flow" has its own schedule.
+        beta_schedule: of diffusers' DDPMScheduler: one of `BETA_SCHEDULES`.
+        times: how those of the schedule lie that are trained at: one of `TIMES`, evenly or, as Stable Diffusion 3 does,
+            the middle ones more often.
+        weighting: whose squared error is minimised: "output" for what the network returns, "noise" for the ε that
+            follows from it, which is what a classifier compares.
+        patch_size: p×p pixels are folded into channels before the network sees them.
+        channels: width of each resolution level, high to low.
+        layers: residual blocks per level.
+        attention: self-attention in all blocks of the lowest resolution, not in the middle one alone.
+        dropout: in the residual blocks.
+        epochs: passes over the training images.
+        batch_size: images per step.
+        optimizer: one of `OPTIMIZERS`; "muon" is for the kernels and matrices between the first and last convolution.
+        learning_rate: peak of the cosine schedule.
+        warmup: steps of linear warm-up.
+        weight_decay: of the optimizer, as a share of the learning rate.
+        ema: decay of the exponential moving average that is saved.
+        label_dropout: share of images shown with the null class, which trains an unconditional row.
+        flip: mirror images at random.
+        start: model whose weights training starts from, as `load_denoiser` takes it; fresh ones if empty.
+        seed: of initial weights, data order, noise, times and dropout.
+
+    Raises:
+        InputError: a value cannot be used.
+    """
+
+    objective: str = "v_prediction"
+    beta_schedule: str = "linear"
+    times: str = "even"
+    weighting: str = "output"
+    patch_size: int = 1
+    channels: tuple[int, ...] = (64, 128)
+    layers: int = 2
+    attention: bool = False
+    dropout: float = 0.0
+    epochs: float = 10.0
+    batch_size: int = 128
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    label_dropout: float = 0.1
+    flip: bool = False
+    start: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        choices = {
+            "objective": OBJECTIVES,
+            "beta_schedule": BETA_SCHEDULES,
+            "times": TIMES,
+            "weighting": WEIGHTINGS,
+            "optimizer": OPTIMIZERS,
+        }
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
+        requirements = {
+            "patch_size": (self.patch_size >= 1, "at least 1"),
+            "channels": (len(self.channels) > 0 and min(self.channels) >= 1, "one or more widths of at least 1"),
+            "layers": (self.layers >= 1, "at least 1"),
+            "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+            "epochs": (0 < self.epochs < math.inf, "above 0"),
+            "batch_size": (self.batch_size >= 1, "at least 1"),
+            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
+            "warmup": (self.warmup >= 0, "at least 0"),
+            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
+            "ema": (0 <= self.ema < 1, "at least 0 and below 1"),
+            "label_dropout": (0 <= self.label_dropout < 1, "at least 0 and below 1"),
+            "seed": (0 <= self.seed < 2**63, "at least 0 and below 2⁶³"),
+        }
+        for name, (fulfilled, requirement) in requirements.items():
+            if not fulfilled:
+                raise InputError(f"{name} must be {requirement}; got {getattr(self, name)}")
+
+    def num_steps(self, num_images: int) -> int:
+        """Steps in all."""
+        return max(1, math.ceil(self.epochs * num_images / self.batch_size))
+
+
+def build_scheduler(config: TrainConfig) -> SchedulerMixin:
+    """The scheduler that a model is saved with."""
+    if config.objective == "flow":
+        return FlowMatchEulerDiscreteScheduler()
+    return DDPMScheduler(beta_schedule=config.beta_schedule, prediction_type=config.objective)
+
+
+def draw_times(count: int, config: TrainConfig, schedule: Schedule, generator: torch.Generator) -> Tensor:
+    """Times of a batch, (count,)."""
+    # One in each part of the schedule: the loss of a batch varies less than with independent times.
+    u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
+    u = u if config.times == "even" else torch.special.ndtri(u).sigmoid()
+    return schedule.timesteps(u.clamp(max=1 - 2**-24))  # the sum may have been rounded up to 1
+
+
+def denoising_loss(
+    x: Tensor,
+    noise: Tensor,
+    t: Tensor,
+    network: Callable[[Tensor, Tensor], Tensor],
+    step: int,
+    config: TrainConfig,
+    schedule: Schedule,
+    device: torch.device,
+    autocast: bool,
+) -> Tensor:
+    """Mean squared error of a batch.
+
+    Args:
+        x: images or latents, (B, *).
+        noise: ε, (B, *).
+        t: (B,).
+        network: from x_t and t, on the device, to the network's output.
+        step: decides the dropout.
+        config: how it is trained.
+        schedule: of the model.
+        device: of the network.
+        autocast: whether to compute in bfloat16.
+    """
+    alpha, sigma = schedule(t)
+    noisy = add_noise(x, noise, alpha, sigma).to(device)
+    dropout = seeded(seed_of(config.seed, 2, step)) if config.dropout else nullcontext()
+    with dropout, torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+        output = network(noisy, t.to(device))
+    if config.weighting == "noise":
+        output = to_noise(output, noisy, alpha.to(device), sigma.to(device), config.objective)
+        goal = noise
+    else:
+        goal = target(x, noise, alpha, sigma, config.objective)
+    return (output.float() - goal.to(device)).square().mean()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 
 from .exceptions import InputError
 
@@ -41,3 +43,23 @@ def fill_template(template: str, classnames: Sequence[str]) -> list[str]:
             f"the template {template!r} must hold {{}} exactly once, where the label goes, and no other braces"
         )
     return [before + name + after for name in classnames]
+
+
+def words_of(text: str) -> set[str]:
+    """Its words, in small letters: runs of letters, and single digits, as CLIP's tokenizer parts a text."""
+    return set(re.findall(r"[^\W\d_]+|\d", text.lower()))
+
+
+def refuse_unknown_words(prompts: Sequence[str], known: Collection[str]) -> None:
+    """Complain of words that a model has never read.
+
+    Raises:
+        InputError: a prompt has one.
+    """
+    for prompt in prompts:
+        for word in sorted(words_of(prompt).difference(known)):
+            near = get_close_matches(word, known, n=3)
+            raise InputError(
+                f"the prompt {prompt!r} has the word {word!r}, which this model was not trained with"
+                + (f"; near it are {', '.join(near)}" if near else f"; its {len(known)} words are {', '.join(known)}")
+            )

@@ -30,6 +30,7 @@ TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
 """Files that hold a data set: suffix → how `datasets` calls what reads it."""
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
+_CAPTION_COLUMNS = ("text", "caption")
 _PATH_COLUMNS = ("image", "path", "file", "file_name", "filename")  # nor one to hold images
 
 
@@ -97,6 +98,65 @@ def open_source(
     return found if class_names is None else renamed(found, class_names)
 
 
+@dataclass(frozen=True)
+class Captioned:
+    """Images, each with a text that describes it.
+
+    Args:
+        name: what was opened.
+        captions: M.
+        read: image i, as `load_image` takes it; b"" where there is none.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    read: Callable[[int], ImageSource]
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+
+def open_captioned(
+    source: str, *, split: str | None = None, image_column: str | None = None, caption_column: str | None = None
+) -> Captioned:
+    """Images and captions of a data set.
+
+    Args:
+        source: a folder of images with a metadata.csv, metadata.jsonl or metadata.parquet that has the columns
+            file_name and text; or what `open_source` takes but IDX files.
+        split: as in `open_source`.
+        image_column: as in `open_source`.
+        caption_column: where the captions are; "text" or "caption" if None.
+
+    Raises:
+        InputError: the data cannot be read as captioned images, or an image has no caption.
+    """
+    table, _ = _load(source, split)
+    column = caption_column or next((name for name in _CAPTION_COLUMNS if name in table.features), None)
+    if column not in table.features:
+        raise InputError(
+            f"{source} has no column {column or 'text'!r}; it has {', '.join(table.features)}: name that of the "
+            "captions, --caption-column"
+        )
+    captions = table[column][:]
+    for i, caption in enumerate(captions):
+        if not isinstance(caption, str) or not caption.strip():
+            raise InputError(f"{source}[{i}] has no caption: column {column!r} holds {caption!r}")
+    return Captioned(source, tuple(captions), _images(table, source, image_column)[1])
+
+
+def is_captioned(source: str, split: str | None = None) -> bool:
+    """Whether a data set's images have captions and no labels."""
+    import datasets
+
+    folder = Path(source)
+    if folder.is_dir() and any(folder.glob("*-ubyte*")):
+        return False
+    features = _load(source, split)[0].features
+    labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel) or n in _LABEL_COLUMNS]
+    return not labels and any(name in features for name in _CAPTION_COLUMNS)
+
+
 def renamed(source: Source, class_names: Sequence[str]) -> Source:
     """The same images with other names for their classes.
 
@@ -154,35 +214,50 @@ def _read_table(source: str, split: str | None, image_column: str | None, label_
     features = table.features
     if kind == "imagefolder" and list(features) == ["image"]:
         raise InputError(f"{source} must have at least two sub-folders, one a class, with images right in them")
-    image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
     label_column = label_column or _only(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
-    for column in (image_column, label_column):
-        if column not in features:
-            raise InputError(f"{source} has no column {column!r}; it has {', '.join(features)}")
+    _check_column(features, label_column, source)
     if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
         raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
-    folder = path.parent if path.is_file() else path
-    beside = {} if path.suffix == ".csv" else _read_beside(source, folder, features[label_column])
+    ids, read = _images(table, source, image_column)
+    beside = {} if path.suffix == ".csv" else _read_beside(source, _folder(source), features[label_column])
     labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
-    if "string" in str(getattr(features[image_column], "dtype", "")):
-        paths = table[image_column][:]
+    return Source(source, names, labels, ids, read, beside.get("templates", ()))
+
+
+def _folder(source: str) -> Path:
+    return Path(source).parent if Path(source).is_file() else Path(source)
+
+
+def _check_column(features: Any, column: str, source: str) -> None:
+    if column not in features:
+        raise InputError(f"{source} has no column {column!r}; it has {', '.join(features)}")
+
+
+def _images(table: Any, source: str, image_column: str | None) -> tuple[tuple[str, ...], Callable[[int], ImageSource]]:
+    """Ids of a table's images, and what reads one."""
+    import datasets
+
+    features, folder = table.features, _folder(source)
+    column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
+    _check_column(features, column, source)
+    if "string" in str(getattr(features[column], "dtype", "")):
+        paths = table[column][:]
 
         def read_path(i: int) -> ImageSource:
             return b"" if paths[i] is None else folder / paths[i]
 
-        return Source(source, names, labels, _different(paths), read_path, beside.get("templates", ()))
+        return _different(paths), read_path
     try:
-        raw = table.select_columns(image_column).cast_column(image_column, datasets.Image(decode=False))
+        raw = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
     except Exception as e:
-        raise InputError(f"column {image_column!r} of {source} cannot be read as images: {e}") from e
+        raise InputError(f"column {column!r} of {source} cannot be read as images: {e}") from e
 
     def read(i: int) -> ImageSource:
-        item = raw[i][image_column] or {"path": None, "bytes": b""}
+        item = raw[i][column] or {"path": None, "bytes": b""}
         content: ImageSource = item["path"] if item["bytes"] is None else item["bytes"]
         return content
 
-    keys = table["__key__"][:] if "__key__" in features else _paths(raw, image_column, folder)
-    return Source(source, names, labels, _different(keys), read, beside.get("templates", ()))
+    return _different(table["__key__"][:] if "__key__" in features else _paths(raw, column, folder)), read
 
 
 def _load(source: str, split: str | None) -> tuple[Any, str]:

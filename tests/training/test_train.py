@@ -28,7 +28,7 @@ from diffusion_classifier.training import denoising
 from diffusion_classifier.training import train as module
 from diffusion_classifier.training.data import LabelledImages
 from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
-from diffusion_classifier.training.loop import batch_rows, build_optimizer, learning_rate, seeded
+from diffusion_classifier.training.loop import batch_rows, build_optimizer, learning_rate, num_steps, seeded
 from diffusion_classifier.training.train import CHECKPOINT, OUTER, _batch, build_network, train
 
 
@@ -139,7 +139,7 @@ class TestConfig:
 
     @pytest.mark.parametrize(("epochs", "steps"), [(1, 8), (0.5, 4), (2.01, 17), (1e-9, 1)])
     def test_number_of_steps(self, epochs, steps):
-        assert TrainConfig(epochs=epochs, batch_size=4).num_steps(32) == steps
+        assert num_steps(TrainConfig(epochs=epochs, batch_size=4), 32) == steps
 
     @pytest.mark.parametrize(("channels", "patch_size"), [((8, 8, 8, 8, 8), 1), ((8,), 3), ((8, 8), 8)])
     def test_a_size_that_cannot_be_halved(self, tmp_path, channels, patch_size):

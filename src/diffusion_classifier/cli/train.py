@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.progress import Progress as Bar
 
 from ..exceptions import InputError
 from .common import Compile, Device, app, progress_bar, say, stderr
+
+if TYPE_CHECKING:  # takes seconds to import
+    from ..training.loop import Progress
 
 LINE_EVERY = 100
 """Steps of training between lines where there is no terminal to draw a progress bar on."""
@@ -34,6 +40,10 @@ def train(
     split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
     image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    caption_column: Annotated[
+        str | None,
+        typer.Option(help="Column of the captions, for a text-to-image model; text or caption if not given."),
+    ] = None,
     validation: Annotated[
         int | None,
         typer.Option(min=0, help="Images held out; 200 of them are reported on. A tenth, at most 1000, if not given."),
@@ -62,23 +72,41 @@ def train(
     ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
     label_dropout: Annotated[float, typer.Option(help="Share of images shown without their class.")] = 0.1,
     flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = False,
+    contrastive: Annotated[
+        str,
+        typer.Option(
+            help="With captions: settings of the contrastive model whose text encoder reads prompts, as "
+            "width=128,layers=4,epochs=10, or the folder of one."
+        ),
+    ] = "epochs=10",
+    autoencoder: Annotated[
+        str,
+        typer.Option(help="With captions: settings, as channels=32/64/64,latent_channels=8,epochs=1, or a folder."),
+    ] = "epochs=1",
     start: Annotated[str, typer.Option(help="Model whose weights training starts from; fresh ones if not given.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights, data order, noise and held-out images.")] = 0,
     device: Device = "auto",
     compile_network: Compile = False,
     checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
 ) -> None:
-    """Train a small class-conditional diffusion model in pixels, from scratch or from another one.
+    """Train a small diffusion model from scratch: class-conditional, in pixels; or, from captions, text-to-image.
 
-    Example: `diffusion-classifier train photos/ --out model/ --size 32 --epochs 20`
+    A folder with sub-folders holds classes; one with a metadata.csv of file_name and text holds captions, of which a
+    Stable Diffusion pipeline is made, in three stages: a contrastive model, an autoencoder, the diffusion model.
+
+    Examples:
+    `diffusion-classifier train photos/ --out model/ --size 32 --epochs 20`
+
+    `diffusion-classifier train captioned/ --out model/ --contrastive layers=4,epochs=10 --epochs 4`
     """
     from ..devices import resolve_device
-    from ..training.data import load_labelled_images
+    from ..sources import is_captioned
+    from ..training.data import load_captioned_images, load_labelled_images
     from ..training.denoising import TrainConfig
-    from ..training.loop import Progress as TrainProgress
-    from ..training.train import train as run_training
+    from ..training.loop import num_steps
+    from ..training.text import Latents, Towers, read_settings, train_text
+    from ..training.train import train as train_classes
 
-    names = class_names.split(",") if class_names is not None else None
     config = TrainConfig(
         objective=objective, beta_schedule=beta_schedule, times=times, weighting=weighting, patch_size=patch_size,
         channels=_ints(channels, "--channels"),
@@ -86,38 +114,77 @@ def train(
         optimizer=optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema,
         label_dropout=label_dropout, flip=flip, start=start, seed=seed,
     )  # fmt: skip
-    images = load_labelled_images(
-        data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column
-    )
-    training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
-    say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
-    num_steps = config.num_steps(len(training))
+    settings: dict[str, Any] = {
+        "device": str(resolve_device(device)),
+        "compile_network": compile_network,
+        "checkpoint_every": checkpoint_every,
+    }
+    if caption_column is not None or (label_column is None and is_captioned(data, split)):
+        towers: Towers | Path = Path(contrastive) if Path(contrastive).exists() else read_settings(Towers, contrastive)
+        latents: Latents | Path = (
+            Path(autoencoder) if Path(autoencoder).exists() else read_settings(Latents, autoencoder)
+        )
+        captioned = load_captioned_images(
+            data, split=split, size=size, image_column=image_column, caption_column=caption_column
+        )
+        say(f"{len(captioned)} images with {len(set(captioned.captions))} different captions")
+        with _reporter() as report:
+            train_text(
+                captioned, config, out, towers=towers, latents=latents, on_step=report.on_step,
+                on_stage=report.on_stage, **settings,
+            )  # fmt: skip
+    else:
+        names = class_names.split(",") if class_names is not None else None
+        images = load_labelled_images(
+            data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column
+        )
+        training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
+        say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
+        with _reporter() as report:
+            report.on_stage("training", num_steps(config, len(training)), batch_size)
+            train_classes(
+                training, config, out, validation=held_out, on_step=report.on_step,
+                on_validation=report.on_validation, **settings,
+            )  # fmt: skip
+    say(f"saved to {out}")
+
+
+class _Report:
+    """Progress of training, as a bar or as lines."""
+
+    def __init__(self, bar: Bar) -> None:
+        self.bar = bar
+        self.smoothed, self.last, self.batch_size = float("nan"), 0, 1
+
+    def on_stage(self, name: str, num_steps: int, batch_size: int) -> None:
+        """Another stage begins."""
+        self.bar.add_task(name, total=num_steps, loss=float("nan"), rate=0.0)
+        self.smoothed, self.last, self.batch_size = float("nan"), 0, batch_size
+
+    def on_step(self, p: Progress) -> None:
+        """A step is done."""
+        task, bar = self.bar.tasks[-1], self.bar
+        self.smoothed = p.loss if self.smoothed != self.smoothed else 0.98 * self.smoothed + 0.02 * p.loss
+        rate = (task.speed or 0.0) * self.batch_size
+        bar.update(task.id, completed=p.step, loss=self.smoothed, rate=rate)
+        if bar.disable and (p.step - self.last >= LINE_EVERY or p.step == p.num_steps):
+            self.last = p.step
+            left = timedelta(seconds=task.time_remaining or 0) if rate else "unknown time"
+            stage = f"{p.stage}, " if p.stage else ""
+            say(f"{stage}step {p.step} of {p.num_steps}: loss {self.smoothed:.4f}, {rate:.0f} images/s, {left} left")
+
+    def on_validation(self, step: int, values: dict[str, float]) -> None:
+        """A model was validated."""
+        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
+        say(f"step {step}: training loss {self.smoothed:.4f}, validation {text}")
+
+
+@contextmanager
+def _reporter() -> Iterator[_Report]:
     columns = ("loss {task.fields[loss]:.4f}", "{task.fields[rate]:.0f} images/s")
     with warnings.catch_warnings(), progress_bar(*columns, disable=not stderr.is_terminal) as bar:
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
-        bar.add_task("training", total=num_steps, loss=float("nan"), rate=0.0)
-        (task,) = bar.tasks
-        smoothed = float("nan")
-
-        def on_step(p: TrainProgress) -> None:
-            nonlocal smoothed
-            smoothed = p.loss if smoothed != smoothed else 0.98 * smoothed + 0.02 * p.loss
-            rate = (task.speed or 0.0) * config.batch_size
-            bar.update(task.id, completed=p.step, loss=smoothed, rate=rate)
-            if bar.disable and (p.step % LINE_EVERY == 0 or p.step == num_steps):
-                left = timedelta(seconds=task.time_remaining or 0) if rate else "unknown time"
-                say(f"step {p.step} of {num_steps}: loss {smoothed:.4f}, {rate:.0f} images/s, {left} left")
-
-        def on_validation(step: int, values: dict[str, float]) -> None:
-            text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-            say(f"step {step}: training loss {smoothed:.4f}, validation {text}")
-
-        run_training(
-            training, config, out, validation=held_out, device=str(resolve_device(device)),
-            compile_network=compile_network, checkpoint_every=checkpoint_every, on_step=on_step,
-            on_validation=on_validation,
-        )  # fmt: skip
-    say(f"saved to {out}")
+        yield _Report(bar)
 
 
 def _ints(text: str, option: str) -> tuple[int, ...]:

@@ -92,6 +92,7 @@ class Denoiser(ABC):
         conditions: names of the tensors of its conditioning.
         licence: of the weights, where their folder states it.
         times: how those lay at which the network was trained; see `time_density`.
+        words: the only ones that prompts may have; any if None.
     """
 
     family: ClassVar[str]
@@ -102,6 +103,7 @@ class Denoiser(ABC):
     conditions: ClassVar[tuple[str, ...]]
     licence: str | None = None
     times: str = "even"
+    words: Sequence[str] | None = None
 
     def __init__(
         self,

@@ -107,7 +107,7 @@ def load_denoiser(
     pipeline_class = _pipeline_class(index, source)
     absent = _absent(index, pipeline_class, source, without)
     # Modules are made with random weights before they are given their own.
-    with _quiet(), torch.random.fork_rng(range(torch.cuda.device_count())):
+    with quiet(), torch.random.fork_rng(range(torch.cuda.device_count())):
         if file is not None:
             for name in _components(index):
                 if any((folder / name).glob("*.bin")):
@@ -133,6 +133,7 @@ def load_denoiser(
     denoiser.defaults = defaults
     denoiser.licence = settings.get("licence")
     denoiser.times = settings.get("times", denoiser.times)
+    denoiser.words = settings.get("words")
     if denoiser.times not in TIMES:
         raise InputError(f"{folder / SETTINGS_FILE}: times {denoiser.times!r} are not one of {', '.join(TIMES)}")
     return denoiser.to(device, dtype)
@@ -299,7 +300,7 @@ def _check_files(component: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars and without advice on sampling."""
     shown = [library for library in (diffusers_logging, transformers_logging) if library.is_progress_bar_enabled()]
     for library in shown:

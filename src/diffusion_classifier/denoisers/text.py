@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..devices import out_of_memory
 from ..exceptions import InputError
+from ..prompts import refuse_unknown_words
 from ..schedules import read_scheduler
 from . import autoencoder
 from .base import Conditioning, Denoiser, scheduler_config, without_advice
@@ -115,12 +116,15 @@ class TextConditional(Denoiser):
         """Embeddings of prompts, each class being one.
 
         Raises:
-            InputError: a class is no text, or a prompt is too long. None is ever cut short.
+            InputError: a class is no text; a prompt is too long, and none is ever cut short; or it has words that the
+                model, trained with few, does not know.
         """
         prompts = [c for c in classes if isinstance(c, str)]
         if len(prompts) < len(classes):
             raise InputError("this model reads text: give it words rather than class indices")
         self._check_encoders()
+        if self.words is not None:
+            refuse_unknown_words(prompts, self.words)
         with without_advice():  # on prompts that are too long, which are refused
             self._refuse_long(prompts)
             with self._encoders_at_hand():

@@ -6,11 +6,9 @@ names and prompts of CLIP's authors. Presets are of the paper (section 5 and its
 
 from __future__ import annotations
 
+from ..zoo import FASHION
 from .base import Preset, Task
 
-_FASHION = (
-    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-)  # fmt: skip
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 # Hendrycks et al. 2021, "Natural adversarial examples": the 200 classes, in the order of ImageNet's thousand.
@@ -123,7 +121,7 @@ _ALL = (
         "accuracy",
         "MIT",
         "Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
-        class_names=_FASHION,
+        class_names=FASHION,
         note="Not in the paper. Also read from a folder of IDX files: --data FOLDER.",
     ),
     Task(
@@ -131,7 +129,7 @@ _ALL = (
         "accuracy",
         "MIT",
         "Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
-        class_names=_FASHION,
+        class_names=FASHION,
         bundled=True,
         note="In the package: needs no network.",
     ),

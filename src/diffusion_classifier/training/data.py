@@ -1,4 +1,4 @@
-"""Labelled images for training: an image folder, a `datasets` id or path, or a folder of IDX files."""
+"""Images for training, with labels or with captions: folders, a `datasets` id or path, or a folder of IDX files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -13,33 +14,18 @@ from torch import Tensor
 
 from ..exceptions import InputError
 from ..images import ImageSource, load_image, preprocess
-from ..sources import Source, open_source
+from ..sources import Captioned, Source, open_captioned, open_source
 
 
-@dataclass(frozen=True)
-class LabelledImages:
-    """A data set in memory.
-
-    Args:
-        images: (N, C, S, S), uint8, C = 1 or 3.
-        labels: (N,), int64, indices into class_names.
-        class_names: one per class.
-    """
+class _Images:
+    """A data set in memory, and how some of it is held out."""
 
     images: Tensor
-    labels: Tensor
-    class_names: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
-    def fingerprint(self) -> str:
-        """SHA-256 of images and labels, for a model card and for refusing to resume on other data."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
-        return digest.hexdigest()
-
-    def split(self, held_out: int, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    def split(self, held_out: int, seed: int) -> tuple[Self, Self]:
         """A random part for training, and the `held_out` others for validation; see `held_out`."""
         rows = self.held_out(held_out, seed)
         rest = torch.ones(len(self), dtype=torch.bool)
@@ -57,8 +43,54 @@ class LabelledImages:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return order[:count].sort().values
 
+    def _pick(self, rows: Tensor) -> Self:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class LabelledImages(_Images):
+    """Images of classes.
+
+    Args:
+        images: (N, C, S, S), uint8, C = 1 or 3.
+        labels: (N,), int64, indices into class_names.
+        class_names: one per class.
+    """
+
+    images: Tensor
+    labels: Tensor
+    class_names: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and labels, for a model card and for refusing to resume on other data."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update(self.labels.numpy().tobytes())
+        return digest.hexdigest()
+
     def _pick(self, rows: Tensor) -> LabelledImages:
         return LabelledImages(self.images[rows], self.labels[rows], self.class_names)
+
+
+@dataclass(frozen=True)
+class CaptionedImages(_Images):
+    """Images with a text each.
+
+    Args:
+        images: (N, C, S, S), uint8, C = 1 or 3.
+        captions: N.
+    """
+
+    images: Tensor
+    captions: tuple[str, ...]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of images and captions."""
+        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest.update("\0".join(self.captions).encode())
+        return digest.hexdigest()
+
+    def _pick(self, rows: Tensor) -> CaptionedImages:
+        return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in rows.tolist()))
 
 
 def load_labelled_images(
@@ -92,7 +124,24 @@ def load_labelled_images(
     return LabelledImages(_decode(found, size), labels, found.class_names)
 
 
-def _decode(source: Source, size: int | None) -> Tensor:
+def load_captioned_images(
+    source: str,
+    *,
+    split: str = "train",
+    size: int | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+) -> CaptionedImages:
+    """Images and captions of a data set, brought to one size; arguments as in `sources.open_captioned`.
+
+    Raises:
+        InputError: the data cannot be read as captioned images; a broken image is named.
+    """
+    found = open_captioned(source, split=split, image_column=image_column, caption_column=caption_column)
+    return CaptionedImages(_decode(found, size), found.captions)
+
+
+def _decode(source: Source | Captioned, size: int | None) -> Tensor:
     """(N, C, S, S), uint8, C being 1 if all are grey."""
     first = source.read(0)
     if isinstance(first, np.ndarray) and first.ndim == 2 and first.shape == (size or first.shape[0],) * 2:  # IDX files

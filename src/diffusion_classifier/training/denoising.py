@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
@@ -104,16 +105,12 @@ class TrainConfig:
             if not fulfilled:
                 raise InputError(f"{name} must be {requirement}; got {getattr(self, name)}")
 
-    def num_steps(self, num_images: int) -> int:
-        """Steps in all."""
-        return max(1, math.ceil(self.epochs * num_images / self.batch_size))
 
-
-def build_scheduler(config: TrainConfig) -> SchedulerMixin:
-    """The scheduler that a model is saved with."""
+def build_scheduler(config: TrainConfig, **settings: Any) -> SchedulerMixin:
+    """The scheduler that a model is saved with; settings are those of sampling by DDPM."""
     if config.objective == "flow":
         return FlowMatchEulerDiscreteScheduler()
-    return DDPMScheduler(beta_schedule=config.beta_schedule, prediction_type=config.objective)
+    return DDPMScheduler(beta_schedule=config.beta_schedule, prediction_type=config.objective, **settings)
 
 
 def draw_times(count: int, config: TrainConfig, schedule: Schedule, generator: torch.Generator) -> Tensor:

@@ -31,6 +31,10 @@ class Recipe(Protocol):
     """How a loss is minimised; see `TrainConfig`."""
 
     @property
+    def epochs(self) -> float: ...
+    @property
+    def batch_size(self) -> int: ...
+    @property
     def optimizer(self) -> str: ...
     @property
     def learning_rate(self) -> float: ...
@@ -81,10 +85,15 @@ def batch_rows(step: int, num_images: int, batch_size: int, seed: int) -> Tensor
     return torch.stack([_order(num_images, seed, p // num_images)[p % num_images] for p in positions])
 
 
-def learning_rate(step: int, num_steps: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero at the last step."""
+def num_steps(recipe: Recipe, num_images: int) -> int:
+    """Steps in all."""
+    return max(1, math.ceil(recipe.epochs * num_images / recipe.batch_size))
+
+
+def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
+    """Linear warm-up, then a cosine to zero at the last of the steps."""
     warmup = min((step + 1) / max(1, recipe.warmup), 1.0)
-    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / num_steps))
+    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
 def build_optimizer(module: torch.nn.Module, recipe: Recipe, outer: Collection[str] = ()) -> torch.optim.Optimizer:
@@ -119,7 +128,7 @@ def fit(
     module: torch.nn.Module,
     loss_at: Callable[[int], Tensor],
     recipe: Recipe,
-    num_steps: int,
+    steps: int,
     checkpoint: Path,
     run: dict[str, Any],
     *,
@@ -137,7 +146,7 @@ def fit(
         module: on its device; it ends with the last weights.
         loss_at: the loss of a step.
         recipe: how.
-        num_steps: in all.
+        steps: in all.
         checkpoint: folder of what is needed to go on.
         run: what tells this run from others; see `load_checkpoint`.
         defaults: of settings that are younger than a checkpoint.
@@ -155,9 +164,9 @@ def fit(
     ema = {name: p.detach().clone() for name, p in weights.items()}
     optimizer = build_optimizer(module, recipe, outer)
     step = load_checkpoint(checkpoint, run, defaults, weights, ema, optimizer)
-    while step < num_steps:
+    while step < steps:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, num_steps, recipe)
+            group["lr"] = learning_rate(step, steps, recipe)
         loss = loss_at(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -173,8 +182,8 @@ def fit(
             decay = min(recipe.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(ema.values()), [p.detach() for p in weights.values()], 1 - decay)
         step += 1
-        on_step(Progress(step, num_steps, value, stage))
-        if step % checkpoint_every == 0 or step == num_steps:
+        on_step(Progress(step, steps, value, stage))
+        if step % checkpoint_every == 0 or step == steps:
             with writing(checkpoint.parent):
                 save(ema)
                 save_checkpoint(checkpoint, run, step, weights, ema, optimizer)

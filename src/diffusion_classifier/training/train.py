@@ -25,7 +25,7 @@ from ..scoring import score
 from ..strategies import Fixed
 from .data import LabelledImages
 from .denoising import TrainConfig, build_scheduler, denoising_loss, draw_times
-from .loop import Progress, batch_rows, fit, generator_of, seeded, writing
+from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
 CHECKPOINT = "checkpoint"
 OUTER = ("conv_in.", "conv_out.", "class_embedding.")
@@ -166,7 +166,7 @@ def train(
         unet,
         loss_at,
         config,
-        config.num_steps(len(data)),
+        num_steps(config, len(data)),
         out / CHECKPOINT,
         run,
         defaults=asdict(TrainConfig()),

@@ -35,6 +35,12 @@ Stability AI took its Stable Diffusion 2 off the hub in November 2025; sd2-commu
 """
 
 
+FASHION = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+"""Classes of Fashion-MNIST, in the order of its labels."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One bundled photograph.
@@ -66,5 +72,9 @@ def describe_bundled() -> list[tuple[str, str, str, str]]:
     rows = []
     for name, folder in bundled_models().items():
         settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
-        rows.append((name, "class-unet", ", ".join(settings["class_names"]), settings.get("licence", "")))
+        if "words" in settings:
+            family, classes = "stable-diffusion", f"any text of {len(settings['words'])} words"
+        else:
+            family, classes = "class-unet", ", ".join(settings["class_names"])
+        rows.append((name, family, classes, settings.get("licence", "")))
     return rows

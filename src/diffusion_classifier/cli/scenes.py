@@ -1,0 +1,68 @@
+"""`scenes`."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..exceptions import InputError
+from .common import app, progress_bar, say
+
+
+@app.command()
+def scenes(
+    out: Annotated[
+        Path, typer.Option(help="Folder for images and metadata.csv, or a file that ends in .parquet, which is faster.")
+    ],
+    number: Annotated[int, typer.Option(min=1, help="Of scenes.")] = 16,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Folder with the IDX files of Fashion-MNIST; the bundled test images if not given."),
+    ] = None,
+    split: Annotated[
+        str, typer.Option(help="Of the photographs: train, validation (5,000 held out of train) or test.")
+    ] = "test",
+    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+) -> None:
+    """Write scenes with captions: photographs of clothes beside, above and below each other, to train on or to look at.
+
+    The scenes are those of training: some pairs of things, and some attributes of some things, are never in them.
+
+    Examples:
+    `diffusion-classifier scenes --out look/`
+
+    `diffusion-classifier scenes --data fashion-mnist/ --split train --number 250000 --out scenes.parquet`
+    """
+    from datasets import Dataset, Features, Image, Value
+
+    from ..scenes import load_photographs, scene
+
+    photographs = load_photographs(data, split)
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise InputError(f"{out} is there already: choose another --out, or remove it")
+    rows = []
+    with progress_bar() as bar:
+        for i in bar.track(range(number), description="scenes"):
+            made = scene(photographs, seed, i)
+            file = io.BytesIO()
+            photographs.render(made.things).save(file, "PNG", compress_level=1)
+            rows.append((f"{i:06d}.png", made.caption, file.getvalue()))
+    try:
+        if out.suffix == ".parquet":
+            images = [{"bytes": content, "path": name} for name, _, content in rows]
+            features = Features({"image": Image(), "text": Value("string")})
+            columns = {"image": images, "text": [text for _, text, _ in rows]}
+            Dataset.from_dict(columns, features).to_parquet(out)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            for name, _, content in rows:
+                (out / name).write_bytes(content)
+            with (out / "metadata.csv").open("w", newline="", encoding="utf-8") as table:
+                csv.writer(table).writerows([("file_name", "text"), *((name, text) for name, text, _ in rows)])
+    except OSError as e:
+        raise InputError(f"{out} cannot be written: {e}") from e
+    say(f"{number} scenes of {len(photographs.labels)} photographs written to {out}")

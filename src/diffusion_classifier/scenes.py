@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -129,13 +130,13 @@ class Photographs:
                 f"scenes need at least {len(NUMBERS)} photographs of each of ten kinds; there are {counts}"
             )
 
-    def of(self, kind: int) -> NDArray[np.int64]:
-        """Indices of the photographs of a kind."""
-        return np.flatnonzero(self.labels == kind)
+    @cached_property
+    def _of_kind(self) -> list[NDArray[np.int64]]:
+        return [np.flatnonzero(self.labels == kind) for kind in range(len(NOUNS))]
 
     def pick(self, rng: np.random.Generator, kind: int, count: int = 1) -> tuple[Thing, ...]:
         """So many different photographs of a kind, plain."""
-        return tuple(Thing(kind, int(i)) for i in rng.choice(self.of(kind), count, replace=False))
+        return tuple(Thing(kind, int(i)) for i in rng.choice(self._of_kind[kind], count, replace=False))
 
     def render(self, things: Sequence[Thing]) -> Image.Image:
         """The canvas, mode L."""

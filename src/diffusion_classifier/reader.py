@@ -52,6 +52,15 @@ class Reader:
         """Of a latent."""
         return prod(self.denoiser.latent_shape)
 
+    @property
+    def has_null_condition(self) -> bool:
+        """Whether the model can predict without a class."""
+        try:
+            self._candidates.null()
+        except InputError:
+            return False
+        return True
+
     def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
         """The settings that `stream` will use for these candidates, if given these options."""
         loss = options.get("loss") or self.denoiser.defaults.loss

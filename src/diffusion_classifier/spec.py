@@ -53,6 +53,8 @@ class RunSpec:
         prior: of the classes.
         store_errors: whether rows hold error tables.
         also: other losses, of which they hold them too.
+        kind: "classes", of which an image has one; or "captions", of its own, or "pairs" of images with the same two.
+        unconditional: whether the null condition was evaluated as well, which is then the last row of error tables.
         num_dimensions: of a latent.
         num_timesteps: of the schedule.
         usual_weights: over time, of the model.
@@ -102,6 +104,8 @@ class RunSpec:
     command: str = _runtime(default="")
     versions: Mapping[str, str] = _runtime(default_factory=dict)
     created: str = _runtime(default="")
+    kind: str = _identity(default="classes")
+    unconditional: bool = _identity(default=False)
     version: int = _identity(default=VERSION)
 
     def identity(self) -> dict[str, Any]:
@@ -127,7 +131,8 @@ def read_spec(folder: Path) -> RunSpec:
         version = stored.get("version")
         if version != VERSION:
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
-        values: dict[str, Any] = {f.name: stored[f.name] for f in fields(RunSpec)}
+        later = {"kind": "classes", "unconditional": False}  # fields that the first runs of this version lack
+        values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):
             raise

@@ -45,7 +45,9 @@ def winoground(file, count=3, without=(), broken=(), content=png):
     kinds = {name: kind for name, kind in kinds.items() if name not in without}
     table = datasets.Dataset.from_dict({name: list(columns[name]) for name in kinds}, datasets.Features(kinds))
     file.parent.mkdir(parents=True, exist_ok=True)
+    datasets.disable_progress_bars()  # the command's own words are looked at
     table.to_parquet(file)
+    datasets.enable_progress_bars()
     return file
 
 
@@ -144,14 +146,14 @@ def test_embedded_images(tmp_path):
     assert source.captions == (("a", "b", "c"),)
     assert greys(source) == [7]
     with pytest.raises(InputError, match=r"column 'image' of .* holds images, and captions were wanted of it"):
-        open_captions(data=str(tmp_path / "d.parquet"), false_columns=["image"])
+        open_captions(data=str(tmp_path / "d.parquet"), false_column=["image"])
 
 
 def test_columns_of_other_names(folder):
     rows = [{"x": "0.png", "good": "a", "bad": ["b", "c"], "worse": "d"}]
     source = open_captions(
         data=write(folder / "d.json", rows), images=str(folder / "images"), image_column="x", caption_column="good",
-        false_columns=["bad", "worse"],
+        false_column=["bad", "worse"],
     )  # fmt: skip
     assert source.captions == (("a", "b", "c", "d"),)
     assert greys(source) == [0]
@@ -208,7 +210,7 @@ def test_rows_that_cannot_be_used(tmp_path, row, message):
         ('[{"image": "x", "caption": "a"}]', {}, "no column of false captions, .*; it has image, caption: name"),
         ('[{"image": "x", "text": "a"}]', {}, "no column of true captions, such as true_caption or caption; it has"),
         ('[{"caption": "a", "false_caption": "b"}]', {}, "no column of images"),
-        ('[{"image": "x", "caption": "a"}]', {"false_columns": ["b"]}, "no column 'b'; it has image, caption"),
+        ('[{"image": "x", "caption": "a"}]', {"false_column": ["b"]}, "no column 'b'; it has image, caption"),
         ('[{"image": "x", "caption": "a"}]', {"image_column": "b"}, "no column 'b'; it has image, caption"),
         ("[]", {"images": "nowhere"}, "there is no folder nowhere"),
     ],

@@ -131,7 +131,7 @@ def open_captions(
     split: str | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
-    false_columns: Sequence[str] | None = None,
+    false_column: Sequence[str] | None = None,
     tag_column: str | None = None,
 ) -> CaptionSource:
     """Images with a true caption and false ones.
@@ -144,7 +144,7 @@ def open_captions(
         split: of a folder or of the hub.
         image_column: paths or images; if None image, image_path, filename, file_name, path or file.
         caption_column: true captions; true_caption or caption if None.
-        false_columns: false captions, one or a list each; if None those called false_caption, false_captions,
+        false_column: false captions, one or a list each; if None those called false_caption, false_captions,
             negative_caption or negative_captions. Of equal ones one counts.
         tag_column: by which results are given as well; tag or relation_name, if there is one, if None.
 
@@ -156,7 +156,7 @@ def open_captions(
     columns, reader = _read(data, images, split)
     image = _column(data, columns, image_column, _IMAGE_COLUMNS, "images", "--image-column")
     true = _column(data, columns, caption_column, _CAPTION_COLUMNS, "true captions", "--caption-column")
-    false = list(false_columns or [name for name in _FALSE_COLUMNS if name in columns])
+    false = list(false_column or [name for name in _FALSE_COLUMNS if name in columns])
     false = false or [_column(data, columns, None, _FALSE_COLUMNS, "false captions", "--false-column")]
     tag = tag_column or next((name for name in _TAG_COLUMNS if name in columns), None)
     check_columns(data, columns, [*false, *([tag] if tag else [])])

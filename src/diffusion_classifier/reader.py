@@ -131,3 +131,7 @@ class Reader:
     ) -> tuple[tuple[str, ...], Conditioning]:
         """The candidates' names (K) and their conditioning; see `Candidates.named`."""
         return self._candidates.named(classes, template, average)
+
+    def encode(self, captions: Sequence[str], template: Template, average: Average = "error") -> Conditioning:
+        """The conditioning of captions; see `Candidates.encode`."""
+        return self._candidates.encode(captions, template, average)

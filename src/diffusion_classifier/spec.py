@@ -17,6 +17,14 @@ from .files import write_durably
 VERSION = 1
 SPEC = "spec.json"
 
+CONTRASTIVE: Mapping[str, Any] = {
+    "strategy": "contrastive", "average": "embedding", "lags": None, "shortlist": None, "timesteps": "none",
+    "loss": "none", "weights": None, "seed": 0, "reduction": "sum", "temperature": 1.0, "prior": None,
+    "store_errors": False, "also": (), "num_dimensions": 0, "num_timesteps": 0, "usual_weights": None,
+    "compiled": False,
+}  # fmt: skip
+"""Fields that say nothing of a run of a contrastive model, which has no draws."""
+
 
 def _identity(**options: Any) -> Any:
     return field(metadata={"identity": True}, **options)
@@ -163,6 +171,16 @@ def _short(value: Any) -> str:
 def write_spec(folder: Path, spec: RunSpec) -> None:
     """What `read_spec` reads."""
     write_durably(folder / SPEC, json.dumps(asdict(spec), indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_captions(folder: Path, spec: RunSpec, what: str) -> None:
+    """Complain of a run whose images have captions of their own.
+
+    Raises:
+        InputError: it is one.
+    """
+    if spec.kind != "classes":
+        raise InputError(f"{what} is for runs over classes, and the images of {folder} have captions of their own")
 
 
 def spec_with_errors(folder: Path) -> RunSpec:

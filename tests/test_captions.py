@@ -146,3 +146,18 @@ def test_choices_among_captions_of_ones_own(clf):
             assert answer.num_evaluations == 5 * (k + unconditional)
             if unconditional:
                 torch.testing.assert_close(scored.errors[k:].double(), raw(clf, images[i], [""]))
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([("a dog",)], "two captions or more, all different; one has .'a dog'."),
+        ([("a dog", "a dog", "a cat")], "all different"),
+        ([("a dog", "a cat")], "captions were given for 1 images, and there are more"),
+        ([("a dog", "x" * 100)], "too long"),
+    ],
+)
+def test_choices_that_cannot_be_made(clf, captions, message):
+    with pytest.raises(InputError, match=message):
+        list(clf.choices([picture(0), picture(1)], captions, strategy="fixed:2"))
+    assert list(clf.choices([], [])) == []

@@ -295,12 +295,22 @@ class DiffusionClassifier(Reader):
         Raises:
             InputError: captions or settings cannot be used.
         """
-        names = list(dict.fromkeys(caption for own in captions for caption in own)) if among is None else among
-        reading = self.reading(max(captions, key=len, default=()), **options)
+        if not captions:
+            return iter(())
+        for texts in captions:
+            if len(set(texts)) < max(2, len(texts)):
+                raise InputError(f"every image needs two captions or more, all different; one has {list(texts)}")
+        names = list(dict.fromkeys(caption for texts in captions for caption in texts)) if among is None else among
+        reading = self.reading(max(captions, key=len), **options)
+
+        def own(i: int) -> Sequence[str]:
+            if i >= len(captions):
+                raise InputError(f"captions were given for {len(captions)} images, and there are more")
+            return captions[i]
+
         found = self._scored_captions(
-            images, captions.__getitem__, names, reading, unconditional=unconditional, template=template,
-            average=average, also=also,
-        )  # fmt: skip
+            images, own, names, reading, unconditional=unconditional, template=template, average=average, also=also
+        )
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
         return (
             (i, choose_caption(scored, captions[i], unconditional, notes, **settings), scored)

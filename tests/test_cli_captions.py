@@ -6,10 +6,11 @@ import pytest
 from baselines.test_contrastive import build
 from commands import error
 from test_caption_sources import ROWS, png, winoground, write
-from test_questions import picture
+from test_questions import pairs, picture
 
 from diffusion_classifier.runs import read_rows
 from diffusion_classifier.spec import read_spec
+from diffusion_classifier.tasks import CAPTION_TASKS, CaptionTask
 
 
 def colours(i):
@@ -176,3 +177,16 @@ def test_tasks(call):
     code, out, _ = call("tasks", "show", "captions")
     assert code == 0
     assert "--false-column" in out
+
+
+def test_a_task_in_the_package(evaluate, call, monkeypatch, tmp_path):
+    """Registered by a line: its function is called without anything."""
+    task = CaptionTask("mine", "Mine", lambda: pairs(2), "MIT", "nobody", num_images=4)
+    monkeypatch.setitem(CAPTION_TASKS, "mine", task)
+    code, out, err = evaluate(*FAST, task="mine", data=None)
+    assert (code, err) == (0, "")
+    assert "group score" in out
+    assert read_spec(tmp_path / "run").task == "mine"
+    code, _, err = evaluate(*FAST, task="mine", out="other")
+    assert (code, error(err)) == (2, "the task mine has no use for --data")
+    assert "none: it is in the package" in call("tasks", "show", "mine")[1]

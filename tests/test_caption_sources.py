@@ -150,13 +150,16 @@ def test_embedded_images(tmp_path):
 
 
 def test_columns_of_other_names(folder):
-    rows = [{"x": "0.png", "good": "a", "bad": ["b", "c"], "worse": "d"}]
+    rows = [
+        {"x": "0.png", "good": "a", "bad": ["b", "c"], "worse": "d"},
+        {"x": "1.png", "good": "a", "bad": ["b"], "worse": ""},
+    ]
     source = open_captions(
         data=write(folder / "d.json", rows), images=str(folder / "images"), image_column="x", caption_column="good",
         false_column=["bad", "worse"],
     )  # fmt: skip
-    assert source.captions == (("a", "b", "c", "d"),)
-    assert greys(source) == [0]
+    assert source.captions == (("a", "b", "c", "d"), ("a", "b"))
+    assert greys(source) == [0, 10]
 
 
 def test_sugarcrepes_own(folder):
@@ -191,6 +194,8 @@ def test_aros_own_is_cropped_to_its_box(tmp_path):
         ({"caption": "b "}, "image 0 has the caption 'b' twice, true and false"),
         ({"negative_caption": []}, "image 0 has fewer than two captions"),
         ({"negative_caption": " "}, "image 0 has an empty caption"),
+        ({"caption": " "}, "image 0 has an empty caption"),
+        ({"negative_caption": ""}, "image 0 has fewer than two captions"),
         (dict.fromkeys(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), "x"), "has no box of numbers"),
         (dict.fromkeys(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), 0), "has a box without room"),
     ],

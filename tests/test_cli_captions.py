@@ -50,7 +50,7 @@ def test_winoground(evaluate, tmp_path):
     code, out, err = evaluate(*FAST, "--store-errors")
     assert code == 1  # an image failed
     assert "7 of 8, 1 failed" in out
-    assert "1 pairs lack an image and do not count" in err
+    assert "pairs that lack an image and do not count: 1" in err
     for line in ("text score, object", "image score, relation", "group score"):
         assert line in out
     assert "chance 16.7%" in out
@@ -148,6 +148,7 @@ def test_mistakes(evaluate, arguments, options, message):
         (("--store-errors",), "no use for --store-errors"),
         (("--ray", "local"), "no use for --ray"),
         (("--seed", 1), "no use for --seed"),
+        (("--batch-size", 4), "no use for --batch-size"),
         (("--template", "a {}", "--template", "the {}"), "reads one --template; 2 were given"),
         (("--template", "a"), "must hold {} exactly once"),
     ],
@@ -163,6 +164,16 @@ def test_a_contrastive_model_on_classes(call, clip, tmp_path):
     assert code == 0
     assert "5 of 5" in out
     assert read_spec(tmp_path / "run").templates == ("a photo of a {}.",)
+    code, _, err = call("report", tmp_path / "run", "-o", tmp_path / "r.html")
+    assert (code, err) == (0, f"written to {tmp_path / 'r.html'}\n")
+
+
+def test_when_no_pair_is_whole(evaluate, tmp_path):
+    (tmp_path / "ids").write_text("2/0\n2/1\n")
+    code, out, err = evaluate(*FAST, "--subset", tmp_path / "ids")
+    assert code == 1
+    assert "pairs that lack an image and do not count: 1" in err
+    assert "text score" in out
 
 
 def test_tasks(call):

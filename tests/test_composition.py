@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from diffusion_classifier.composition import CHANCE, compose, pair_scores, pairs_of
+from diffusion_classifier.composition import CHANCE, Scores, compose, pair_scores, pairs_of
 from diffusion_classifier.metrics import share_interval
 
 C = ("a on b", "b on a")
@@ -102,7 +102,8 @@ def test_a_pair_counts_only_whole():
     found = compose(rows, paired=True)
     assert (found.overall.num_examples, found.num_incomplete) == (1, 2)
     assert set(pairs_of(rows)) == {"0"}
-    assert compose(rows[2:], paired=True) is None
+    none = compose(rows[2:], paired=True)
+    assert (none.overall, none.by_tag, none.num_incomplete) == (Scores(0, {}, {}), {}, 2)
 
 
 def test_where_one_fit_is_not_known_there_is_no_image_score():

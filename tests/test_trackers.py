@@ -40,7 +40,7 @@ class Calls(list):
 
 def test_scores_of_pairs_are_logged(run):
     scores = Scores(4, {"text": (0.5, 0.2, 0.8)}, {"text": 0.25})
-    found = numbers(replace(summarize(run), composition=Composition(scores, {})))
+    found = numbers(replace(summarize(run), composition=Composition(True, scores, {})))
     assert (found["text"], found["text_low"], found["text_high"]) == (0.5, 0.2, 0.8)
 
 

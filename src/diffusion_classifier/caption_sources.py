@@ -145,7 +145,7 @@ def open_captions(
         image_column: paths or images; if None image, image_path, filename, file_name, path or file.
         caption_column: true captions; true_caption or caption if None.
         false_column: false captions, one or a list each; if None those called false_caption, false_captions,
-            negative_caption or negative_captions. Of equal ones one counts.
+            negative_caption or negative_captions. Rows may have fewer than others; of equal ones one counts.
         tag_column: by which results are given as well; tag or relation_name, if there is one, if None.
 
     Raises:
@@ -164,11 +164,12 @@ def open_captions(
         raise InputError(f"column {pictures[0]!r} of {data} holds images, and captions were wanted of it")
     captions = []
     for i, row in enumerate(zip(*(columns[name] for name in (true, *false)), strict=True)):
-        texts = [row[0], *(text for value in row[1:] for text in (value if isinstance(value, list) else [value]))]
+        others = [text for value in row[1:] for text in (value if isinstance(value, list) else [value])]
+        texts = [row[0], *(text for text in others if text not in (None, ""))]
         if not all(isinstance(text, str) for text in texts):
             raise InputError(f"{data}[{i}] has captions that are no text, but {texts}")
-        own, *others = (text.strip() for text in texts)
-        captions.append((own, *dict.fromkeys(others)))
+        own, *false_ones = (text.strip() for text in texts)
+        captions.append((own, *dict.fromkeys(false_ones)))
     read = reader(image)
     if set(_BOX) <= columns.keys():
         read = _cropped(read, _boxes(data, columns))

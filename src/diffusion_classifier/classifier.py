@@ -341,12 +341,9 @@ class DiffusionClassifier(Reader):
 
         intake = Intake(images, as_job, len(conditioning))
         draws = Draws(reading.timesteps, reading.seed)
-        words = [*names, "(none)"]
-        return intake.results(
-            self._score(
-                intake.jobs(), conditioning, reading.strategy, draws, reading.loss, words, reading.weights, also
-            )
-        )
+        words, strategy, loss = [*names, "(none)"], reading.strategy, reading.loss
+        scores = self._score(intake.jobs(), conditioning, strategy, draws, loss, words, reading.weights, also)
+        return intake.results(scores)
 
     def errors(
         self,

@@ -48,12 +48,14 @@ class Composition:
     """Of a run whose images have captions of their own.
 
     Args:
+        paired: whether images come in pairs.
         overall: of all examples.
         by_tag: of those with each tag.
         num_incomplete: pairs of which an image is not done or failed; they do not count.
         note: what the image score of pairs compares, or why there is none.
     """
 
+    paired: bool
     overall: Scores
     by_tag: dict[str, Scores]
     num_incomplete: int = 0
@@ -85,8 +87,8 @@ def pair_scores(pair: tuple[Row, Row]) -> dict[str, bool]:
     return {"text": text, "image": image, "group": text and image}
 
 
-def compose(rows: Sequence[Row], paired: bool, note: str = "") -> Composition | None:
-    """Scores of a run; None where no example is complete.
+def compose(rows: Sequence[Row], paired: bool, note: str = "") -> Composition:
+    """Scores of a run; there are none where no example is complete.
 
     Args:
         rows: of the run, with id, label, prediction, status, candidates, tag and fits.
@@ -103,7 +105,7 @@ def compose(rows: Sequence[Row], paired: bool, note: str = "") -> Composition | 
         done = [row for row in rows if row["status"] == "done"]
         tagged = [(row["tag"], {"accuracy": is_right(row)}, 1 / len(row["candidates"])) for row in done]
     if not tagged:
-        return None
+        return Composition(paired, Scores(0, {}, {}), {}, incomplete, note)
     known = set.intersection(*(set(hits) for _, hits, _ in tagged))
 
     def scores(some: Sequence[tuple[str | None, dict[str, bool], float]]) -> Scores:
@@ -114,4 +116,4 @@ def compose(rows: Sequence[Row], paired: bool, note: str = "") -> Composition | 
 
     tags = sorted({tag for tag, _, _ in tagged if tag is not None})
     by_tag = {tag: scores([one for one in tagged if one[0] == tag]) for tag in tags}
-    return Composition(scores(tagged), by_tag, incomplete, note)
+    return Composition(paired, scores(tagged), by_tag, incomplete, note)

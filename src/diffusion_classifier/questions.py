@@ -49,8 +49,7 @@ def choose_captioned(
         num_pairs, wanted = len(source) // 2, limit // 2
         return [2 * (i * num_pairs // wanted) + k for i in range(wanted) for k in (0, 1)]
     positions = choose(source, subset=subset)
-    alone = [i for i in positions if i ^ 1 not in positions]
-    if alone:
+    if alone := sorted(set(positions) - {i ^ 1 for i in positions}):
         raise InputError(
             f"the images of {source.name} come in pairs, and the subset has {source.ids[alone[0]]} without "
             f"{source.ids[alone[0] ^ 1]}"

@@ -278,7 +278,7 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
     for s in summaries:
         notes = [f"failed: {reason}" for reason in s.reasons]
         if s.composition is not None and s.composition.num_incomplete:
-            notes.append(f"{s.composition.num_incomplete} pairs lack an image and do not count")
+            notes.append(f"pairs that lack an image and do not count: {s.composition.num_incomplete}")
         for note in notes:
             Console(stderr=True).print(Text(f"{s.run}: {note}"), soft_wrap=True)
 
@@ -287,7 +287,7 @@ def _compositions(summaries: list[Summary]) -> Iterator[tuple[str, str | None, s
     """Lines for images with captions of their own: what each is called, the tag, and the score."""
     found = [s.composition for s in summaries if s.composition is not None]
     tags = sorted({tag for c in found for tag in c.by_tag})
-    if any("text" in c.overall.shares for c in found):
+    if any(c.paired for c in found):
         for score in ("text", "image", "group"):
             yield f"{score} score", None, score
             for tag in tags:
@@ -308,7 +308,7 @@ def _composed(summary: Summary, tag: str | None, score: str) -> str:
     if scores is None:
         return "–"
     if score == "chance":
-        return f"{scores.chance['accuracy']:.1%}"
+        return _number(scores.chance.get("accuracy"), ".1%")
     chance = f"; chance {scores.chance[score]:.1%}" if score in scores.shares else ""
     return f"{_percent(scores.shares.get(score), '–')}{chance}"
 

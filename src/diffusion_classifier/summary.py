@@ -206,11 +206,10 @@ def compare(first: Path, second: Path) -> Comparison:
     specs = [read_spec(folder) for folder in (first, second)]
     if specs[0].data != specs[1].data:
         raise InputError(f"{first} and {second} are of different data and cannot be compared image by image")
-    tables = []
+    tables, paired = [], specs[0].kind == "pairs"
     for folder in (first, second):
         rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
         told = rows.to_pylist()
-        paired = specs[0].kind == "pairs"
         tables.append(pairs_of(told) if paired else {row["id"]: (row,) for row in told})
     common = sorted(tables[0].keys() & tables[1].keys())
     if not common:

@@ -148,6 +148,7 @@ def evaluate(
             weights=weights, temperature=temperature, seed=seed, store_errors=store_errors, unconditional=unconditional,
             average=average != "error", image_size=image_size, lora=lora, word=word, config=config, without=without,
             variant=variant, compile=compile_network, calibration=calibration, ray=ray,
+            batch_size=batch_size != "auto",
         )  # fmt: skip
         if len(template or ()) > 1:
             raise InputError(f"{model} reads one --template; {len(template or ())} were given")

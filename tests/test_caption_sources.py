@@ -226,6 +226,12 @@ def test_files_that_cannot_be_used(tmp_path, content, options, message):
         open_captions(data=str(tmp_path / "d.json"), **options)
 
 
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
+def test_a_file_that_is_not_there(suffix):
+    with pytest.raises(InputError, match=f"there is no file data/mine.{suffix}"):
+        open_captions(data=f"data/mine.{suffix}")
+
+
 def test_no_file():
     with pytest.raises(InputError, match="give the file of them by --data"):
         open_captions()

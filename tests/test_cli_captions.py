@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from baselines.test_contrastive import build
 from commands import error
+from contrastive_builders import build
 from test_caption_sources import ROWS, png, winoground, write
 from test_questions import pairs, picture
 

@@ -238,6 +238,8 @@ def load_table(source: str, split: str | None) -> tuple[Any, str]:
         else:
             kind = "imagefolder"
             arguments, options = (kind,), {"data_dir": source}
+    elif path.suffix in (*TABLES, ".json", ".jsonl"):
+        raise InputError(f"there is no file {source}")
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
         raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")
 

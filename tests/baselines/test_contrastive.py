@@ -5,12 +5,10 @@ import json
 import numpy as np
 import pytest
 import torch
-from builders import MAX_TOKENS, edit_json, tokenizer
+from builders import MAX_TOKENS, edit_json
+from contrastive_builders import build
 from PIL import Image
 from test_questions import pairs, picture, single
-from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
-from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from diffusion_classifier.baselines.contrastive import Contrastive, is_contrastive
 from diffusion_classifier.evaluate import evaluate
@@ -22,26 +20,6 @@ from diffusion_classifier.spec import read_spec
 from diffusion_classifier.summary import compare, summarize
 
 TEXTS = ["a dog", "a cat on a mat", "the moon"]
-SIZE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-
-
-def build(kind, folder):
-    torch.manual_seed(0)
-    tokens = tokenizer()
-    special = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    text = {**SIZE, **special, "vocab_size": len(tokens), "max_position_embeddings": MAX_TOKENS, "projection_size": 16}
-    vision = {**SIZE, "image_size": 12, "patch_size": 4}
-    if kind == "clip":
-        model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8))
-        images = CLIPImageProcessorPil(size={"shortest_edge": 12}, crop_size={"height": 12, "width": 12})
-    else:
-        model = SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
-        torch.nn.init.normal_(model.logit_bias)
-        images = SiglipImageProcessorPil(size={"height": 12, "width": 12})
-    model.save_pretrained(folder)
-    tokens.save_pretrained(folder)
-    images.save_pretrained(folder)
-    return model.eval(), tokens, images
 
 
 @pytest.fixture(scope="module")

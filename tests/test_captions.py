@@ -125,3 +125,39 @@ def test_a_model_without_null_condition_says_so():
     clf = DiffusionClassifier(gaussian(3, size=4))
     with pytest.raises(InputError, match="no null condition"):
         clf.score(picture(0), ["0", "1"], unconditional=True)
+
+
+def test_choices_among_captions_of_ones_own(clf):
+    """Answers and tables are those of a classifier that is given the image's captions alone."""
+    images = [picture(i) for i in range(3)]
+    captions = [("a dog", "a cat"), ("the moon", "a dog", "a cat"), ("a cat", "the moon")]
+    options = {"strategy": "fixed:5", "seed": 3, "weights": (1.0, 2.0)}
+    for unconditional in (False, True):
+        found = list(clf.choices(images, captions, unconditional=unconditional, also=("l1",), **options))
+        assert sorted(i for i, _, _ in found) == [0, 1, 2]
+        for i, answer, scored in found:
+            (alone,) = clf.classify([images[i]], captions[i], also=("l1",), **options)
+            assert (answer.label, answer.class_names, answer.shortlist) == (alone.label, captions[i], None)
+            k = len(captions[i])
+            torch.testing.assert_close(answer.errors, alone.errors)
+            torch.testing.assert_close(answer.also["l1"], alone.also["l1"])
+            torch.testing.assert_close(answer.posterior, alone.posterior, rtol=1e-3, atol=1e-5)
+            assert len(scored.errors) == k + unconditional
+            assert answer.num_evaluations == 5 * (k + unconditional)
+            if unconditional:
+                torch.testing.assert_close(scored.errors[k:].double(), raw(clf, images[i], [""]))
+
+
+@pytest.mark.parametrize(
+    ("captions", "message"),
+    [
+        ([("a dog",)], "two captions or more, all different; one has .'a dog'."),
+        ([("a dog", "a dog", "a cat")], "all different"),
+        ([("a dog", "a cat")], "captions were given for 1 images, and there are more"),
+        ([("a dog", "x" * 100)], "too long"),
+    ],
+)
+def test_choices_that_cannot_be_made(clf, captions, message):
+    with pytest.raises(InputError, match=message):
+        list(clf.choices([picture(0), picture(1)], captions, strategy="fixed:2"))
+    assert list(clf.choices([], [])) == []

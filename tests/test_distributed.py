@@ -38,7 +38,7 @@ def _ray():
     here = os.path.dirname(__file__)
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": here}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", here)])}},
     )  # fmt: skip
     yield
     ray.shutdown()
@@ -91,6 +91,25 @@ def test_the_images_of_a_worker_that_was_killed_go_to_another(load, whole, tmp_p
     list(evaluate_distributed(work, images(), tmp_path / "run", num_workers=2, chunk=3))
     assert (tmp_path / "died").exists()
     assert rows(tmp_path / "run") == whole
+
+
+def captions():
+    from test_questions import pairs
+
+    return pairs(6)
+
+
+def test_pairs_of_captions_too(model_folder, tmp_path):
+    """Workers encode all captions of the run, whichever images they are given."""
+    from diffusion_classifier import DiffusionClassifier
+    from diffusion_classifier.questions import CaptionQuestion
+
+    load = {"model": str(model_folder("sd-epsilon")), "device": "cpu", "dtype": "float32", "batch_size": 5}
+    question = CaptionQuestion(store_errors=True, options={"strategy": "fixed:3"})
+    list(evaluate(DiffusionClassifier.from_pretrained(**load), captions(), tmp_path / "whole", question))
+    work = Work(captions, load, question)
+    list(evaluate_distributed(work, captions(), tmp_path / "run", num_workers=2, chunk=3))
+    assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 
 def test_mistakes(load, tmp_path):

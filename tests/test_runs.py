@@ -31,6 +31,7 @@ def row(i, n=4):
         "undecided": [], "num_evaluations": 8, "cost": 8.0, "seconds": 0.1, "status": "done", "reason": None,
         "errors": rng.random((2, n), np.float32).tolist(), "timesteps": rng.random(n).tolist(),
         "also": [("l1", rng.random((2, n), np.float32).tolist())],
+        "candidates": None, "tag": None, "fits": None,
     }  # fmt: skip
 
 
@@ -259,3 +260,18 @@ def test_the_spec_is_for_people_too(tmp_path):
     stored = json.loads((tmp_path / "run" / "spec.json").read_text())
     assert stored["class_names"] == ["cat", "dog"]
     assert stored["strategy"] == "fixed:4"
+
+
+def test_a_run_of_before_there_were_captions_is_gone_on_with(tmp_path):
+    write(tmp_path / "run", range(2))
+    path = tmp_path / "run" / "spec.json"
+    stored = json.loads(path.read_text())
+    path.write_text(json.dumps({k: v for k, v in stored.items() if k not in ("kind", "unconditional")}))
+    (shard,) = (tmp_path / "run" / "shards").iterdir()
+    pq.write_table(pq.read_table(shard).drop_columns(["candidates", "tag", "fits"]), shard)
+    write(tmp_path / "run", [2])
+    assert read_spec(tmp_path / "run") == SPEC
+    assert read_rows(tmp_path / "run").to_pylist() == [row(i) for i in range(3)]
+    assert read_rows(tmp_path / "run", ["tag", "id"]).to_pylist() == [
+        {"tag": None, "id": f"image {i}"} for i in range(3)
+    ]

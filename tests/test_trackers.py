@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 from test_runs import SPEC, write
 
+from diffusion_classifier.composition import Composition, Scores
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.summary import summarize
 from diffusion_classifier.trackers import check_tracker, log_run, numbers
@@ -35,6 +36,12 @@ class Calls(list):
     @property
     def summary(self):
         return self
+
+
+def test_scores_of_pairs_are_logged(run):
+    scores = Scores(4, {"text": (0.5, 0.2, 0.8)}, {"text": 0.25})
+    found = numbers(replace(summarize(run), composition=Composition(True, scores, {})))
+    assert (found["text"], found["text_low"], found["text_high"]) == (0.5, 0.2, 0.8)
 
 
 @pytest.mark.parametrize("tracker", ["mlflow", "wandb"])

@@ -83,8 +83,8 @@ class Candidates:
             self._last = key, self._encode(classes, templates, average)
         return self._last[1]
 
-    def with_null(self, conditioning: Conditioning) -> Conditioning:
-        """One more class: the model's null condition.
+    def null(self) -> Conditioning:
+        """The model's null condition, one row.
 
         Raises:
             InputError: it has none.
@@ -92,7 +92,15 @@ class Candidates:
         device = self._denoiser.device
         if self._null is None or self._null[0] != device:
             self._null = device, self._denoiser.null_condition()
-        null = self._null[1]
+        return self._null[1]
+
+    def with_null(self, conditioning: Conditioning) -> Conditioning:
+        """One more class: the model's null condition.
+
+        Raises:
+            InputError: it has none.
+        """
+        null = self.null()
         rows = torch.zeros(conditioning.num_prompts, dtype=torch.int64)
         return conditioning.joined(replace(null[rows], num_prompts=conditioning.num_prompts))
 

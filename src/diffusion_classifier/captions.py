@@ -6,12 +6,11 @@ Shape legend: C captions of an image, N draws.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-
-from torch import Tensor
+from dataclasses import dataclass, replace
+from typing import Any
 
 from .jobs import Scored
-from .posterior import mean_errors, paired_differences
+from .posterior import Classification, decide, mean_errors, paired_differences
 
 
 @dataclass(frozen=True)
@@ -44,31 +43,47 @@ class CaptionScore:
     failure: str | None = None
 
 
-def caption_scores(
-    scored: Scored, captions: Sequence[str], chosen: Tensor, null: int | None, scale: float
-) -> Iterator[CaptionScore]:
+def caption_scores(scored: Scored, captions: Sequence[str], against_null: bool, scale: float) -> Iterator[CaptionScore]:
     """Scores of an image's captions.
 
     Args:
-        scored: what was found out about the image.
-        captions: those of all images.
-        chosen: indices of the image's own, (C,).
-        null: index of the null condition, where it was evaluated.
+        scored: what was found out about the image: a row for each of its captions, and one for the null condition.
+        captions: C different ones.
+        against_null: whether there is that row, the last.
         scale: what a difference of mean errors is worth in nats.
     """
     means = mean_errors(scored.errors, scored.weights)
-    reference = null if null is not None else int(chosen[means[chosen].argmin()])
+    reference = len(captions) if against_null else int(means.argmin())
     _, standard_errors = paired_differences(scored.errors, reference, scored.weights)
-    unconditional = None if null is None else float(means[null])
-    for c in chosen.tolist():
+    unconditional = float(means[reference]) if against_null else None
+    for c, caption in enumerate(captions):
         error = float(means[c])
         yield CaptionScore(
             image=scored.name,
-            caption=captions[c],
+            caption=caption,
             score=scale * ((unconditional or 0.0) - error),
-            standard_error=scale * float(standard_errors[c]) if null is not None or len(chosen) > 1 else float("nan"),
+            standard_error=scale * float(standard_errors[c]) if against_null or len(captions) > 1 else float("nan"),
             error=error,
             unconditional_error=unconditional,
             num_evaluations=scored.spent.num_evaluations,
             failure=scored.failure,
         )
+
+
+def choose_caption(
+    scored: Scored, captions: Sequence[str], against_null: bool, notes: Sequence[str], **settings: Any
+) -> Classification:
+    """Which of an image's captions explains it best.
+
+    Args:
+        scored: as in `caption_scores`, and so the next two.
+        captions: see there.
+        against_null: see there.
+        notes: as in `posterior.decide`, and so the settings.
+        **settings: see there.
+    """
+    if against_null:  # which is no candidate
+        rows = slice(len(captions))
+        also = {loss: table[rows] for loss, table in scored.also.items()}
+        scored = replace(scored, errors=scored.errors[rows], active=scored.active[rows], also=also)
+    return decide(replace(scored, candidates=None), captions, notes=notes, **settings)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ import torch
 from torch import Tensor
 
 from .candidates import Classes, Template, as_templates
-from .captions import CaptionScore, caption_scores
+from .captions import CaptionScore, caption_scores, choose_caption
 from .denoisers import Average, Conditioning, ModelDefaults, load_denoiser
 from .draws import Draws, Timesteps
 from .exceptions import InputError
 from .images import ImageSource, Picture, load_image
 from .intake import Intake, as_many, is_one, name_of
-from .jobs import Job
+from .jobs import Job, Scored
 from .posterior import Classification, decide, scale_of
 from .reader import Reader
+from .reading import Reading
 from .shortlists import Setting, Shortlist, parse_shortlist
 from .strategies import Fixed
 
@@ -246,37 +247,103 @@ class DiffusionClassifier(Reader):
                 raise InputError(f"{len(sources)} images and {len(given)} captions are no pairs: give one for each")
         if not given:
             raise InputError("no caption was given")
-        names = list(dict.fromkeys(given))
+        names = tuple(dict.fromkeys(given))
+        reading = self.reading(names, strategy=Fixed(draws), **options)
+        found = self._scored_captions(
+            sources, lambda i: (given[i],) if pairs else names, names, reading, unconditional=unconditional,
+            template=template, average=average,
+        )  # fmt: skip
+        scale = scale_of(self.num_dimensions, reading.reduction, reading.temperature)
+
+        def scores(i: int, scored: Scored) -> list[CaptionScore]:
+            if pairs:
+                return list(caption_scores(scored, given[i : i + 1], unconditional, scale))
+            by_name = {score.caption: score for score in caption_scores(scored, names, unconditional, scale)}
+            return [by_name[caption] for caption in given]
+
+        return ((i, scores(i, scored)) for i, scored, _ in found)
+
+    def choices(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        captions: Sequence[Sequence[str]],
+        *,
+        among: Sequence[str] | None = None,
+        unconditional: bool = False,
+        template: Template = None,
+        average: Average = "error",
+        also: Sequence[str] = (),
+        **options: Any,
+    ) -> Iterator[tuple[int, Classification, Scored]]:
+        """Which of its own captions explains each image best.
+
+        Args:
+            images: as in `stream`.
+            captions: of each image, at least two.
+            among: all captions that are encoded, together, so that the same batches encode them whatever images are
+                left to do; those of the images if None.
+            unconditional: evaluate the model's null condition, too; makes sense where all captions get all draws.
+            template: as in `stream`, and so the others.
+            average: see there.
+            also: see there.
+            **options: see there; no prior.
+
+        Yields:
+            Position of the image, the answer, and what it was made of: error tables of the image's captions, and of the
+            null condition in the last row.
+
+        Raises:
+            InputError: captions or settings cannot be used.
+        """
+        if not captions:
+            return iter(())
+        for texts in captions:
+            if len(set(texts)) < max(2, len(texts)):
+                raise InputError(f"every image needs two captions or more, all different; one has {list(texts)}")
+        names = list(dict.fromkeys(caption for texts in captions for caption in texts)) if among is None else among
+        reading = self.reading(max(captions, key=len), **options)
+
+        def own(i: int) -> Sequence[str]:
+            if i >= len(captions):
+                raise InputError(f"captions were given for {len(captions)} images, and there are more")
+            return captions[i]
+
+        found = self._scored_captions(
+            images, own, names, reading, unconditional=unconditional, template=template, average=average, also=also
+        )
+        settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
+        return (
+            (i, choose_caption(scored, captions[i], unconditional, notes, **settings), scored)
+            for i, scored, notes in found
+        )
+
+    def _scored_captions(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        own: Callable[[int], Sequence[str]],
+        names: Sequence[str],
+        reading: Reading,
+        *,
+        unconditional: bool,
+        template: Template,
+        average: Average,
+        also: Sequence[str] = (),
+    ) -> Iterator[tuple[int, Scored, tuple[str, ...]]]:
+        """Tables of images: a row for each caption that is the image's own, and the last for the null condition."""
         conditioning = self._candidates.encode(names, template, average)
-        null = len(names) if unconditional else None
         if unconditional:
             conditioning = self._candidates.with_null(conditioning)
-        reading = self.reading(names, strategy=Fixed(draws), **options)
-
-        def chosen(i: int) -> Tensor:
-            return torch.tensor([names.index(caption) for caption in (given[i : i + 1] if pairs else given)])
+        index = {name: i for i, name in enumerate(names)}
 
         def as_job(name: str, picture: Picture) -> Job:
-            job = self._job(name, picture)
-            if not pairs:
-                return job
-            alone = chosen(int(name))
-            return replace(job, candidates=alone if null is None else torch.cat([alone, torch.tensor([null])]))
+            rows = [index[caption] for caption in own(int(name))] + [len(names)] * unconditional
+            return replace(self._job(name, picture), candidates=torch.tensor(rows), whole=False)
 
-        intake = Intake(sources, as_job, len(conditioning))
-        scores = self._score(
-            intake.jobs(),
-            conditioning,
-            reading.strategy,
-            Draws(reading.timesteps, reading.seed),
-            reading.loss,
-            [*names, "(none)"],
-            reading.weights,
-        )
-        scale = scale_of(self.num_dimensions, reading.reduction, reading.temperature)
-        return (
-            (i, list(caption_scores(scored, names, chosen(i), null, scale))) for i, scored, _ in intake.results(scores)
-        )
+        intake = Intake(images, as_job, len(conditioning))
+        draws = Draws(reading.timesteps, reading.seed)
+        words, strategy, loss = [*names, "(none)"], reading.strategy, reading.loss
+        scores = self._score(intake.jobs(), conditioning, strategy, draws, loss, words, reading.weights, also)
+        return intake.results(scores)
 
     def errors(
         self,

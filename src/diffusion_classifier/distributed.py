@@ -17,10 +17,9 @@ from typing import Any
 import pyarrow as pa
 
 from .classifier import DiffusionClassifier
-from .evaluate import OnStart, Question, answers, describe, kept_batch_size
+from .evaluate import Asked, Images, OnStart, kept_batch_size
 from .exceptions import InputError
 from .runs import SCHEMA, Row, open_run
-from .sources import Source
 from .spec import RunSpec
 
 CHUNK = 64
@@ -42,34 +41,34 @@ class Work:
         question: what is asked of each image.
     """
 
-    open_source: Callable[[], Source]
+    open_source: Callable[[], Images]
     load: Mapping[str, Any]
-    question: Question
+    question: Asked
 
 
 class _Worker:
     """Holds the model, and answers for chunks of images."""
 
-    def __init__(self, work: Work, batch_size: int) -> None:
-        self._work = work
+    def __init__(self, work: Work, batch_size: int, run: Sequence[int]) -> None:
+        self._work, self._run = work, run
         self._source = work.open_source()
         self._classifier = DiffusionClassifier.from_pretrained(**{**work.load, "batch_size": batch_size})
         self._classifier.full_batches = True
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
         positions = [int(i) for i in chunk["position"]]
-        rows = list(answers(self._classifier, self._source, self._work.question, positions))
+        rows = list(self._work.question.answers(self._classifier, self._source, positions, self._run))
         return pa.Table.from_pylist(rows, SCHEMA)
 
 
 def _describe(work: Work, positions: Sequence[int], model: str, command: str) -> RunSpec:
     classifier = DiffusionClassifier.from_pretrained(**work.load)
-    return describe(classifier, work.open_source(), work.question, positions, model=model, command=command)
+    return work.question.describe(classifier, work.open_source(), positions, model=model, command=command)
 
 
 def evaluate_distributed(
     work: Work,
-    source: Source,
+    source: Images,
     folder: Path,
     *,
     positions: Sequence[int] | None = None,
@@ -123,7 +122,7 @@ def evaluate_distributed(
         data = ray.data.from_items([{"position": i} for i in todo], override_num_blocks=blocks)
         results = data.map_batches(
             _Worker,
-            fn_constructor_args=(work, spec.batch_size),
+            fn_constructor_args=(work, spec.batch_size, chosen),
             batch_size=chunk,
             compute=ActorPoolStrategy(size=min(num_workers, blocks)),
             **resources,

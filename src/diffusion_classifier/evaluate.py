@@ -9,26 +9,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 from .candidates import Template, as_templates
+from .caption_sources import CaptionSource
 from .classifier import DiffusionClassifier
-from .denoisers import Average
+from .denoisers import Average, Conditioning
 from .exceptions import InputError
+from .jobs import Scored
 from .posterior import Classification
+from .reading import Reading
 from .runs import Part, Row, open_run
 from .shortlists import Shortlist
 from .sources import Source
 from .spec import SPEC, RunSpec, read_spec
 from .tasks import Task
 
+Images: TypeAlias = Source | CaptionSource
 OnStart = Callable[[int, int, Sequence[str]], None]
 """Called with the number of images that are done, of those that are wanted, and with notes."""
 
 _LIBRARIES = ("diffusion-classifier", "torch", "diffusers", "transformers", "numpy", "Pillow")
 
 
-def choose(source: Source, *, limit: int | None = None, subset: Sequence[str] | None = None) -> list[int]:
+def choose(source: Images, *, limit: int | None = None, subset: Sequence[str] | None = None) -> list[int]:
     """Positions of the images to evaluate, ascending.
 
     Args:
@@ -76,9 +80,21 @@ def candidates(classifier: DiffusionClassifier, task: Task | None, source: Sourc
     return source.class_names
 
 
+class Asked(Protocol):
+    """What is asked of each image; a model can be asked it in any process."""
+
+    def describe(
+        self, classifier: Any, source: Any, positions: Sequence[int], *, model: str = "", command: str = ""
+    ) -> RunSpec:
+        """The spec of a run; see `evaluate`. Readies the model for it."""
+
+    def answers(self, classifier: Any, source: Any, positions: Sequence[int], run: Sequence[int]) -> Iterator[Row]:
+        """A row for each of these images, as they are done; they are some of those of the run."""
+
+
 @dataclass(frozen=True)
 class Question:
-    """What is asked of each image; a classifier can be asked it in any process.
+    """Which of the data set's classes is it?
 
     Args:
         task: which the images are of.
@@ -105,74 +121,98 @@ class Question:
             template = self.task.template if self.task else source.templates[:1] or None
         return {"template": template, "average": self.average}
 
+    def describe(
+        self,
+        classifier: DiffusionClassifier,
+        source: Source,
+        positions: Sequence[int],
+        *,
+        model: str = "",
+        command: str = "",
+    ) -> RunSpec:
+        """See `Asked`."""
+        prompts = self.prompts(classifier, source)
+        classifier.full_batches = True
+        names, conditioning = classifier.condition(candidates(classifier, self.task, source), **prompts)
+        return RunSpec(
+            **about_run(source, positions, model, command),
+            **about_reading(classifier, classifier.reading(names, **self.options), conditioning),
+            **kept_errors(self.store_errors, self.also),
+            class_names=source.class_names,
+            templates=as_templates(prompts["template"]),
+            average=self.average,
+            shortlist=None if self.shortlist is None else str(self.shortlist),
+            task=None if self.task is None else self.task.name,
+            metric=self.task.metric if self.task else "accuracy",
+        )
 
-def describe(
-    classifier: DiffusionClassifier,
-    source: Source,
-    question: Question,
-    positions: Sequence[int],
-    *,
-    model: str = "",
-    command: str = "",
-) -> RunSpec:
-    """The spec of a run; see `evaluate`. Readies the classifier for it."""
-    if question.also and not question.store_errors:
-        raise InputError("errors of other losses can be kept only where errors are kept at all")
-    prompts, denoiser = question.prompts(classifier, source), classifier.denoiser
-    classifier.full_batches = True
-    names, conditioning = classifier.condition(candidates(classifier, question.task, source), **prompts)
-    reading, task = classifier.reading(names, **question.options), question.task
-    settings, lags = classifier.table_settings(reading), getattr(reading.strategy, "lags", None)
-    return RunSpec(
-        data=source.fingerprint(),
-        selection=_digest(source.ids[i] for i in positions),
-        num_images=len(positions),
-        class_names=source.class_names,
-        weights_of_model=denoiser.fingerprint(),
-        templates=as_templates(prompts["template"]),
-        average=question.average,
-        image_size=denoiser.image_size,
-        dtype=str(denoiser.dtype).removeprefix("torch."),
-        lags=None if lags is None else _digest(map(repr, lags)),
-        shortlist=None if question.shortlist is None else str(question.shortlist),
-        store_errors=question.store_errors,
-        also=question.also,
-        task=None if task is None else task.name,
-        model=model,
-        source=source.name,
-        metric=task.metric if task else "accuracy",
-        device=str(denoiser.device),
-        batch_size=classifier.prepare(conditioning),
-        compiled=denoiser.compiled,
-        command=command,
-        versions={name: importlib.metadata.version(name) for name in _LIBRARIES}
+    def answers(
+        self,
+        classifier: DiffusionClassifier,
+        source: Source,
+        positions: Sequence[int],
+        run: Sequence[int],  # noqa: ARG002 - of the protocol
+    ) -> Iterator[Row]:
+        """See `Asked`."""
+        results = classifier.enumerated(
+            (source.read(i) for i in positions),
+            candidates(classifier, self.task, source),
+            **self.prompts(classifier, source),
+            shortlist=self.shortlist,
+            also=self.also,
+            **self.options,
+        )
+        for place, result in results:
+            yield _as_row(result, source, positions[place], self.store_errors)
+
+
+def about_run(source: Images, positions: Sequence[int], model: str, command: str) -> dict[str, Any]:
+    """What specs of all runs say of their images and of themselves."""
+    return {
+        "data": source.fingerprint(),
+        "selection": _digest(source.ids[i] for i in positions),
+        "num_images": len(positions),
+        "source": source.name,
+        "model": model,
+        "command": command,
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES}
         | {"python": platform.python_version()},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def about_reading(classifier: DiffusionClassifier, reading: Reading, conditioning: Conditioning) -> dict[str, Any]:
+    """What specs say of a diffusion model, and of how it is read. Readies it."""
+    denoiser, lags = classifier.denoiser, getattr(reading.strategy, "lags", None)
+    settings = classifier.table_settings(reading)
+    return {
+        "weights_of_model": denoiser.fingerprint(),
+        "image_size": denoiser.image_size,
+        "dtype": str(denoiser.dtype).removeprefix("torch."),
+        "lags": None if lags is None else _digest(map(repr, lags)),
+        "device": str(denoiser.device),
+        "batch_size": classifier.prepare(conditioning),
+        "compiled": denoiser.compiled,
         **{f.name: settings[f.name] for f in fields(RunSpec) if f.name in settings},
-    )
+    }
 
 
-def answers(
-    classifier: DiffusionClassifier, source: Source, question: Question, positions: Sequence[int]
-) -> Iterator[Row]:
-    """A row for each of these images, as they are done."""
-    results = classifier.enumerated(
-        (source.read(i) for i in positions),
-        candidates(classifier, question.task, source),
-        **question.prompts(classifier, source),
-        shortlist=question.shortlist,
-        also=question.also,
-        **question.options,
-    )
-    for place, result in results:
-        yield _as_row(result, source, positions[place], question.store_errors)
+def kept_errors(store_errors: bool, also: tuple[str, ...]) -> dict[str, Any]:
+    """What specs say of the error tables in rows.
+
+    Raises:
+        InputError: those of other losses are to be kept, and none of the run's own.
+    """
+    if also and not store_errors:
+        raise InputError("errors of other losses can be kept only where errors are kept at all")
+    return {"store_errors": store_errors, "also": also}
 
 
 def evaluate(
-    classifier: DiffusionClassifier,
-    source: Source,
+    classifier: Any,
+    source: Images,
     folder: Path,
-    question: Question,
+    question: Asked,
     *,
     positions: Sequence[int] | None = None,
     part: Part | None = None,
@@ -186,8 +226,8 @@ def evaluate(
     rows share no work.
 
     Args:
-        classifier: the model.
-        source: the images.
+        classifier: the model, of the kind that the question is for.
+        source: the images, of that kind too.
         folder: of the run.
         question: what is asked of each.
         positions: of the images to evaluate; see `choose`.
@@ -197,17 +237,17 @@ def evaluate(
         on_start: called with the number of images that are done, of those that are wanted, and with notes.
 
     Raises:
-        InputError: as `DiffusionClassifier.stream`, `candidates` and `runs.open_run`.
+        InputError: as the question's `describe`, and as `runs.open_run`.
     """
     chosen = list(range(len(source))) if positions is None else list(positions)
     part = part or Part()
     classifier.batch_size = kept_batch_size(folder, classifier.batch_size)
-    spec = describe(classifier, source, question, chosen, model=model, command=command)
+    spec = question.describe(classifier, source, chosen, model=model, command=command)
     with open_run(folder, spec, part) as run:
         mine = chosen[part.index :: part.count]
         todo = [i for i in mine if source.ids[i] not in run.done]
         on_start(len(mine) - len(todo), len(mine), run.notes)
-        for row in answers(classifier, source, question, todo):
+        for row in question.answers(classifier, source, todo, chosen):
             run.write(row)
             yield row
 
@@ -226,17 +266,26 @@ def _as_row(result: Classification, source: Source, position: int, store_errors:
     if result.failure is not None:
         return row | {"status": "failed", "reason": result.failure}
     name = dict(zip(result.class_names, source.class_names, strict=True))
-    row |= {
+    row |= answer_of(result) | {
         "prediction": name[result.label] if result.label is not None else None,
+        "undecided": [name[label] for label in result.undecided],
+    }
+    return row | errors_of(result) if store_errors else row
+
+
+def answer_of(result: Classification) -> Row:
+    """What rows of all runs say of an answer."""
+    return {
         "posterior": result.posterior.tolist(),
         "confidence": result.confidence,
-        "undecided": [name[label] for label in result.undecided],
         "num_evaluations": result.num_evaluations,
         "cost": result.cost,
         "seconds": result.seconds,
         "status": "done",
     }
-    if store_errors:
-        also = {loss: table.tolist() for loss, table in result.also.items()}
-        row |= {"errors": result.errors.tolist(), "timesteps": result.t.double().tolist(), "also": list(also.items())}
-    return row
+
+
+def errors_of(result: Classification | Scored) -> Row:
+    """The error tables of a row."""
+    also = {loss: table.tolist() for loss, table in result.also.items()}
+    return {"errors": result.errors.tolist(), "timesteps": result.t.double().tolist(), "also": list(also.items())}

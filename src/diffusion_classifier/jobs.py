@@ -36,6 +36,7 @@ class Job:
         image: (3, H, W), float32, in [-1, 1].
         key: 64-bit hash of the image's content, which its noise depends on.
         candidates: (k,), int64: the classes to choose from; all of them if None.
+        whole: whether the others have rows in its tables, too, which then hold nothing.
         spent: on narrowing the candidates down to these.
         picture: what `image` was made from, where a shortlist looks at it.
     """
@@ -44,6 +45,7 @@ class Job:
     image: Tensor
     key: int
     candidates: Tensor | None = None
+    whole: bool = True
     spent: Spent = NOTHING
     picture: Image | None = None
 
@@ -54,7 +56,8 @@ class Scored:
 
     Args:
         name: of the image.
-        errors: error table (K, N), float32, on the CPU, NaN where never evaluated.
+        errors: error table (K, N), float32, on the CPU, NaN where never evaluated; of the candidates alone, in their
+            order, where the job was not `whole`, and so all else that has a row for each class.
         active: (K,), bool: the classes that were not eliminated.
         t: (N,), the timestep of each draw.
         spent: in all. Work that rows of one noisy latent share makes the cost less than the number of evaluations; the

@@ -31,6 +31,19 @@ def parse_labels(labels: str | Sequence[str]) -> list[str]:
     return names
 
 
+def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:
+    """Complain of a prompt that would have to be cut short, which none is.
+
+    Raises:
+        InputError: it has more tokens, start and end included, than the model reads.
+    """
+    if num_tokens > limit:
+        raise InputError(
+            f"the prompt {prompt!r} is {num_tokens - limit} tokens too long: it has {num_tokens}, start and end "
+            f"included, and this model reads {limit}"
+        )
+
+
 def fill_template(template: str, classnames: Sequence[str]) -> list[str]:
     """One prompt a class: the name in place of {}.
 

@@ -52,6 +52,15 @@ class Reader:
         """Of a latent."""
         return prod(self.denoiser.latent_shape)
 
+    @property
+    def has_null_condition(self) -> bool:
+        """Whether the model can predict without a class."""
+        try:
+            self._candidates.null()
+        except InputError:
+            return False
+        return True
+
     def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
         """The settings that `stream` will use for these candidates, if given these options."""
         loss = options.get("loss") or self.denoiser.defaults.loss
@@ -122,3 +131,7 @@ class Reader:
     ) -> tuple[tuple[str, ...], Conditioning]:
         """The candidates' names (K) and their conditioning; see `Candidates.named`."""
         return self._candidates.named(classes, template, average)
+
+    def encode(self, captions: Sequence[str], template: Template, average: Average = "error") -> Conditioning:
+        """The conditioning of captions; see `Candidates.encode`."""
+        return self._candidates.encode(captions, template, average)

@@ -18,6 +18,7 @@ from .exceptions import InputError
 from .posterior import log_prior_of, mean_errors, scale_of
 from .runs import open_run, read_rows
 from .spec import RunSpec, spec_with_errors
+from .strategies import TIE
 from .weights import Weights, WeightsSource, read_weights, weights_at
 
 
@@ -58,6 +59,8 @@ def rescore(
     tau = spec.temperature if temperature is None else temperature
     scale = scale_of(spec.num_dimensions, spec.reduction, tau)  # type: ignore[arg-type]
     p = spec.prior if prior is None else tuple(map(float, prior))
+    if p is not None and spec.kind != "classes":
+        raise InputError(f"a prior is of classes, and the images of {folder} have captions of their own")
     log_prior = log_prior_of(p, len(spec.class_names))
     also = tuple(name for name in (spec.loss, *spec.also) if name != loss)
     now = replace(spec, loss=loss, also=also, weights=found, temperature=tau, prior=p)
@@ -88,23 +91,34 @@ def _replaced(rows: pa.Table, columns: Mapping[str, list[Any]]) -> pa.Table:
 
 def _answered(rows: pa.Table, spec: RunSpec, weights: Weights | None, scale: float, log_prior: Tensor) -> pa.Table:
     """The same rows with new answers."""
-    names, k = spec.class_names, len(spec.class_names)
+    names, captioned = rows["candidates"].to_pylist(), spec.kind != "classes"
     predictions: list[str | None] = [None] * len(rows)
     posteriors: list[list[float] | None] = [None] * len(rows)
-    counts = [0 if t is None else len(t) for t in rows["timesteps"].to_pylist()]
+    fits: list[list[float] | None] = [None] * len(rows)
+    lengths = (pa.compute.list_value_length(rows[name]).fill_null(0).to_pylist() for name in ("errors", "timesteps"))
+    shapes: list[tuple[int, int]] = list(zip(*lengths, strict=True))
     flat = torch.from_numpy(rows["errors"].combine_chunks().flatten().flatten().to_numpy().copy())
     times = torch.from_numpy(rows["timesteps"].combine_chunks().flatten().to_numpy().copy())
-    starts = torch.tensor([0, *counts]).cumsum(0).tolist()
-    for n in sorted(set(counts) - {0}):  # images with the same number of draws together
-        at = [i for i, count in enumerate(counts) if count == n]
-        errors = torch.stack([flat[k * starts[i] : k * starts[i] + k * n].view(k, n) for i in at]).double()
-        t = torch.stack([times[starts[i] : starts[i] + n] for i in at])
+    starts = torch.tensor([0, *(k * n for k, n in shapes)]).cumsum(0).tolist()
+    first_times = torch.tensor([0, *(n for _, n in shapes)]).cumsum(0).tolist()
+    for k, n in sorted(set(shapes) - {(0, 0)}):  # images with tables of the same shape together
+        at = [i for i, shape in enumerate(shapes) if shape == (k, n)]
+        errors = torch.stack([flat[starts[i] : starts[i] + k * n].view(k, n) for i in at]).double()
+        t = torch.stack([times[first_times[i] : first_times[i] + n] for i in at])
         means = mean_errors(errors, None if weights is None else weights_at(weights, t / spec.num_timesteps))
         if bool(means.isnan().all(1).any()):
             raise InputError("all draws of an image are at times whose weight is 0: choose other weights")
+        if spec.unconditional:
+            for i, gains in zip(at, scale * (means[:, -1:] - means[:, :-1]), strict=True):
+                fits[i] = gains.tolist()
+            errors, means = errors[:, :-1], means[:, :-1]
         known = (~errors.isnan()).sum(2)
         left = known == known.amax(1, keepdim=True)
-        logits = (log_prior - scale * means).where(left, -torch.inf)
-        for i, p in zip(at, logits.softmax(1), strict=True):
-            predictions[i], posteriors[i] = names[int(p.argmax())], p.tolist()
-    return _replaced(rows, {"prediction": predictions, "posterior": posteriors, "confidence": [None] * len(rows)})
+        logits = (log_prior - scale * means if len(log_prior) else -scale * means).where(left, -torch.inf)
+        for i, p, mean, among in zip(at, logits.softmax(1), means, left, strict=True):
+            best, posteriors[i] = int(p.argmax()), p.tolist()
+            own = names[i] if captioned else spec.class_names
+            tied = captioned and int((mean[among] - mean[best] <= TIE * mean[best]).sum()) > 1
+            predictions[i] = None if tied else own[best]
+    answers: dict[str, list[Any]] = {"prediction": predictions, "posterior": posteriors, "fits": fits}
+    return _replaced(rows, answers | {"confidence": [None] * len(rows)})

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from itertools import islice
 from math import isnan
 from typing import TYPE_CHECKING, Any
@@ -243,7 +244,7 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         print(json.dumps({"runs": [asdict(s) for s in summaries], "comparisons": [asdict(c) for c in comparisons]}))
         return
     lines = [("", *(s.run for s in summaries))]
-    for name, value in {
+    values: dict[str, Callable[[Summary], str]] = {
         "task": lambda s: s.task or "–",
         "model": lambda s: s.model,
         "strategy": lambda s: s.strategy,
@@ -251,15 +252,18 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         "accuracy": lambda s: _percent(s.accuracy, "–"),
         "mean per class": lambda s: _percent(s.mean_per_class, "–"),
         "true class among the five best": lambda s: _percent(s.top5, "–"),
+        **{name: partial(_composed, tag=tag, score=score) for name, tag, score in _compositions(summaries)},
+        **({"image score of": _image_score_of} if any(s.composition and s.composition.note for s in summaries) else {}),
         "calibration error": lambda s: _number(s.calibration_error, ".3f"),
         "undecided": lambda s: _number(s.undecided, ".1%"),
         "evaluations an image": lambda s: _number(s.num_evaluations, ",.1f"),
         "cost in full predictions": lambda s: _number(s.cost, ",.1f"),
-    }.items():
-        lines.append((name, *map(value, summaries)))
+    }
+    lines += [(name, *map(value, summaries)) for name, value in values.items()]
     for i, c in enumerate(comparisons, start=1):
         blank = [""] * len(summaries)
-        blank[i] = f"{_points(c.difference)} on {c.num_images} images; p = {c.p_value:.2g} (McNemar)"
+        unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
+        blank[i] = f"{_points(c.difference)} on {unit}; p = {c.p_value:.2g} (McNemar)"
         lines.append((f"against {c.first}", *blank))
     if output == "markdown":
         lines.insert(1, ("---",) * (1 + len(summaries)))
@@ -272,8 +276,41 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         table.add_row(*map(Text, line))
     Console().print(table)
     for s in summaries:
-        for reason in s.reasons:
-            Console(stderr=True).print(Text(f"{s.run}: failed: {reason}"))
+        notes = [f"failed: {reason}" for reason in s.reasons]
+        if s.composition is not None and s.composition.num_incomplete:
+            notes.append(f"pairs that lack an image and do not count: {s.composition.num_incomplete}")
+        for note in notes:
+            Console(stderr=True).print(Text(f"{s.run}: {note}"), soft_wrap=True)
+
+
+def _compositions(summaries: list[Summary]) -> Iterator[tuple[str, str | None, str]]:
+    """Lines for images with captions of their own: what each is called, the tag, and the score."""
+    found = [s.composition for s in summaries if s.composition is not None]
+    tags = sorted({tag for c in found for tag in c.by_tag})
+    if any(c.paired for c in found):
+        for score in ("text", "image", "group"):
+            yield f"{score} score", None, score
+            for tag in tags:
+                yield f"{score} score, {tag}", tag, score
+    elif found:
+        yield "accuracy by chance", None, "chance"
+        for tag in tags:
+            yield f"accuracy, {tag}", tag, "accuracy"
+
+
+def _image_score_of(summary: Summary) -> str:
+    return "–" if summary.composition is None else summary.composition.note or "–"
+
+
+def _composed(summary: Summary, tag: str | None, score: str) -> str:
+    c = summary.composition
+    scores = None if c is None else c.overall if tag is None else c.by_tag.get(tag)
+    if scores is None:
+        return "–"
+    if score == "chance":
+        return _number(scores.chance.get("accuracy"), ".1%")
+    chance = f"; chance {scores.chance[score]:.1%}" if score in scores.shares else ""
+    return f"{_percent(scores.shares.get(score), '–')}{chance}"
 
 
 def _percent(share: tuple[float, float, float] | None, missing: str = "no true labels") -> str:

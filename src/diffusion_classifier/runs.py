@@ -49,10 +49,16 @@ SCHEMA = pa.schema(
         ("errors", pa.list_(pa.list_(pa.float32()))),
         ("timesteps", pa.list_(pa.float64())),
         ("also", pa.map_(pa.string(), pa.list_(pa.list_(pa.float32())))),
+        ("candidates", pa.list_(pa.string())),
+        ("tag", pa.string()),
+        ("fits", pa.list_(pa.float64())),
     ]
 )
-"""Columns of a shard. `status` is "done" or "failed", for the `reason`; the last three are null unless stored: error
-tables of the run's loss, their times, and error tables of other losses."""
+"""Columns of a shard. `status` is "done" or "failed", for the `reason`; `errors`, `timesteps` and `also` are null
+unless stored: error tables of the run's loss, their times, and error tables of other losses. The last three are of
+images with captions of their own: these, a tag, and how well each of them fits, which may be compared between images:
+the score of `DiffusionClassifier.score` against the null condition, or a contrastive model's logit; null where it is
+not known."""
 
 
 @dataclass(frozen=True)
@@ -261,7 +267,7 @@ def _read_stream(path: Path) -> pa.Table:
                 batches.append(reader.read_next_batch())
     except (StopIteration, pa.ArrowInvalid, OSError):
         pass  # its end, or where it was cut
-    return pa.Table.from_batches(batches, SCHEMA)
+    return _completed(pa.Table.from_batches(batches), SCHEMA.names) if batches else SCHEMA.empty_table()
 
 
 def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -279,7 +285,9 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     parts = []
     for path in sorted((folder / SHARDS).glob("*.parquet")):
         try:
-            parts.append(pq.read_table(path, columns=names))
+            with pq.ParquetFile(path) as file:
+                there = [name for name in names if name in file.schema_arrow.names]
+                parts.append(_completed(file.read(columns=there), names))
         except (OSError, pa.ArrowException) as e:
             raise InputError(
                 f"{path} cannot be read ({e}): start the run again, which sets it aside and does its images again"
@@ -287,8 +295,18 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     for path in sorted((folder / SHARDS).glob("*.arrows")):
         if not path.with_suffix(".parquet").exists():
             parts.append(_read_stream(path).select(names))
-    schema = pa.schema([SCHEMA.field(name) for name in names])
-    return pa.concat_tables([part.cast(schema) for part in parts]) if parts else schema.empty_table()
+    return pa.concat_tables(parts) if parts else _schema(names).empty_table()
+
+
+def _schema(names: Sequence[str]) -> pa.Schema:
+    return pa.schema([SCHEMA.field(name) for name in names])
+
+
+def _completed(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """With these columns, in this order; null where it was written before there were such."""
+    for name in set(names) - set(table.column_names):
+        table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
+    return table.select(names).cast(_schema(names))
 
 
 def with_status(rows: pa.Table, status: str) -> pa.Table:

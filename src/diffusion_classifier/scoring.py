@@ -306,7 +306,7 @@ class _Engine:
         state, num_classes = f.state, len(self.conditioning)
 
         def among_all(values: Tensor, other: float) -> Tensor:
-            if f.job.candidates is None:
+            if f.job.candidates is None or not f.job.whole:
                 return values
             everyone = values.new_full((num_classes, *values.shape[1:]), other)
             everyone[f.job.candidates] = values

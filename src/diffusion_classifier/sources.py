@@ -13,7 +13,7 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,9 @@ from .prompts import parse_labels
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
 """Files that hold a data set: suffix → how `datasets` calls what reads it."""
+
+_CONVERTED = "refs/convert/parquet"
+"""Where the hub keeps what it made of a data set that comes with a program to read it, which is not run."""
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
 _CAPTION_COLUMNS = ("text", "caption")
@@ -131,18 +134,19 @@ def open_captioned(
     Raises:
         InputError: the data cannot be read as captioned images, or an image has no caption.
     """
-    table, _ = _load(source, split)
-    column = caption_column or next((name for name in _CAPTION_COLUMNS if name in table.features), None)
-    if column not in table.features:
-        raise InputError(
-            f"{source} has no column {column or 'text'!r}; it has {', '.join(table.features)}: name that of the "
-            "captions, --caption-column"
-        )
-    captions = table[column][:]
+    import datasets
+
+    table, _ = load_table(source, split)
+    features = table.features
+    caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in features), "text")
+    image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
+    check_columns(source, features, (caption_column, image_column))
+    captions = table[caption_column][:]
     for i, caption in enumerate(captions):
         if not isinstance(caption, str) or not caption.strip():
-            raise InputError(f"{source}[{i}] has no caption: column {column!r} holds {caption!r}")
-    return Captioned(source, tuple(captions), _images(table, source, image_column)[1])
+            raise InputError(f"{source}[{i}] has no caption: column {caption_column!r} holds {caption!r}")
+    folder = Path(source).parent if Path(source).is_file() else Path(source)
+    return Captioned(source, tuple(captions), images_of(table, image_column, folder, source)[0])
 
 
 def is_captioned(source: str, split: str | None = None) -> bool:
@@ -152,7 +156,7 @@ def is_captioned(source: str, split: str | None = None) -> bool:
     folder = Path(source)
     if folder.is_dir() and any(folder.glob("*-ubyte*")):
         return False
-    features = _load(source, split)[0].features
+    features = load_table(source, split)[0].features
     labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel) or n in _LABEL_COLUMNS]
     return not labels and any(name in features for name in _CAPTION_COLUMNS)
 
@@ -210,43 +214,53 @@ def _read_table(source: str, split: str | None, image_column: str | None, label_
     import datasets
 
     path = Path(source)
-    table, kind = _load(source, split)
+    table, kind = load_table(source, split)
     features = table.features
     if kind == "imagefolder" and list(features) == ["image"]:
         raise InputError(f"{source} must have at least two sub-folders, one a class, with images right in them")
+    image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
     label_column = label_column or _only(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
-    _check_column(features, label_column, source)
+    check_columns(source, features, (image_column, label_column))
     if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
         raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
-    ids, read = _images(table, source, image_column)
-    beside = {} if path.suffix == ".csv" else _read_beside(source, _folder(source), features[label_column])
+    folder = path.parent if path.is_file() else path
+    beside = {} if path.suffix == ".csv" else _read_beside(source, folder, features[label_column])
     labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
-    return Source(source, names, labels, ids, read, beside.get("templates", ()))
+    read, keys = images_of(table, image_column, folder, source)
+    keys = table["__key__"][:] if "__key__" in features else keys
+    return Source(source, names, labels, distinct(keys), read, beside.get("templates", ()))
 
 
-def _folder(source: str) -> Path:
-    return Path(source).parent if Path(source).is_file() else Path(source)
+def check_columns(source: str, there: Iterable[str], wanted: Iterable[str]) -> None:
+    """Complain of columns that are not there.
+
+    Raises:
+        InputError: one is not.
+    """
+    for column in wanted:
+        if column not in there:
+            raise InputError(f"{source} has no column {column!r}; it has {', '.join(there)}")
 
 
-def _check_column(features: Any, column: str, source: str) -> None:
-    if column not in features:
-        raise InputError(f"{source} has no column {column!r}; it has {', '.join(features)}")
+def images_of(
+    table: Any, column: str, folder: Path, source: str
+) -> tuple[Callable[[int], ImageSource], list[str | None]]:
+    """What reads the images of a column, and what each is called, where that is known.
 
+    Args:
+        table: of `datasets`.
+        column: holds images, or paths.
+        folder: where paths begin.
+        source: for messages.
 
-def _images(table: Any, source: str, image_column: str | None) -> tuple[tuple[str, ...], Callable[[int], ImageSource]]:
-    """Ids of a table's images, and what reads one."""
+    Raises:
+        InputError: the column holds something else.
+    """
     import datasets
 
-    features, folder = table.features, _folder(source)
-    column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
-    _check_column(features, column, source)
-    if "string" in str(getattr(features[column], "dtype", "")):
-        paths = table[column][:]
-
-        def read_path(i: int) -> ImageSource:
-            return b"" if paths[i] is None else folder / paths[i]
-
-        return _different(paths), read_path
+    if "string" in str(getattr(table.features[column], "dtype", "")):
+        paths: list[str | None] = table[column][:]
+        return lambda i: b"" if (path := paths[i]) is None else folder / path, paths
     try:
         raw = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
     except Exception as e:
@@ -257,11 +271,15 @@ def _images(table: Any, source: str, image_column: str | None) -> tuple[tuple[st
         content: ImageSource = item["path"] if item["bytes"] is None else item["bytes"]
         return content
 
-    return _different(table["__key__"][:] if "__key__" in features else _paths(raw, column, folder)), read
+    return read, _paths(raw, column, folder)
 
 
-def _load(source: str, split: str | None) -> tuple[Any, str]:
-    """A table of `datasets`, and what read it."""
+def load_table(source: str, split: str | None) -> tuple[Any, str]:
+    """A table of `datasets`, and what read it; arguments as in `open_source`.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
     import datasets
 
     path = Path(source)
@@ -281,15 +299,31 @@ def _load(source: str, split: str | None) -> tuple[Any, str]:
         else:
             kind = "imagefolder"
             arguments, options = (kind,), {"data_dir": source}
+    elif path.suffix in (*TABLES, ".json", ".jsonl"):
+        raise InputError(f"there is no file {source}")
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
         raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")
+
+    def load(split: str | None, **options: Any) -> Any:
+        if split is None:
+            splits = datasets.get_dataset_split_names(*arguments, **options)
+            split = splits[0] if len(splits) == 1 else "test"
+        return datasets.load_dataset(*arguments, split=split, **options)
+
     try:
         with _bars_on_terminals():
-            if split is None:
-                splits = datasets.get_dataset_split_names(*arguments, **options)
-                split = splits[0] if len(splits) == 1 else "test"
-            return datasets.load_dataset(*arguments, split=split, **options), kind
+            try:
+                return load(split, **options), kind
+            except RuntimeError as e:
+                if "scripts are no longer supported" not in str(e):
+                    raise
+                return load(split, revision=_CONVERTED), kind
     except Exception as e:
+        if kind == "hub" and "gated dataset" in str(e):
+            raise InputError(
+                f"{source} is for those who accepted its licence: do so at https://huggingface.co/datasets/{source}, "
+                "and log in on this machine by `hf auth login`"
+            ) from e
         raise InputError(f"{source} cannot be read as a data set (split {split!r}): {e}") from e
 
 
@@ -344,7 +378,7 @@ def _paths(table: Any, column: str, folder: Path) -> list[str | None]:
     return [path.removeprefix(root) if path else None for path in paths]
 
 
-def _different(names: Sequence[str | None]) -> tuple[str, ...]:
+def distinct(names: Sequence[str | None]) -> tuple[str, ...]:
     """The names, if every image has one of its own; else positions."""
     known = [name for name in names if name]
     return tuple(known) if len(set(known)) == len(names) else _positions(len(names))

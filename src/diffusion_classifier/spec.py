@@ -17,6 +17,14 @@ from .files import write_durably
 VERSION = 1
 SPEC = "spec.json"
 
+CONTRASTIVE: Mapping[str, Any] = {
+    "strategy": "contrastive", "average": "embedding", "lags": None, "shortlist": None, "timesteps": "none",
+    "loss": "none", "weights": None, "seed": 0, "reduction": "sum", "temperature": 1.0, "prior": None,
+    "store_errors": False, "also": (), "num_dimensions": 0, "num_timesteps": 0, "usual_weights": None,
+    "compiled": False,
+}  # fmt: skip
+"""Fields that say nothing of a run of a contrastive model, which has no draws."""
+
 
 def _identity(**options: Any) -> Any:
     return field(metadata={"identity": True}, **options)
@@ -53,6 +61,8 @@ class RunSpec:
         prior: of the classes.
         store_errors: whether rows hold error tables.
         also: other losses, of which they hold them too.
+        kind: "classes", of which an image has one; or "captions", of its own, or "pairs" of images with the same two.
+        unconditional: whether the null condition was evaluated as well, which is then the last row of error tables.
         num_dimensions: of a latent.
         num_timesteps: of the schedule.
         usual_weights: over time, of the model.
@@ -102,6 +112,8 @@ class RunSpec:
     command: str = _runtime(default="")
     versions: Mapping[str, str] = _runtime(default_factory=dict)
     created: str = _runtime(default="")
+    kind: str = _identity(default="classes")
+    unconditional: bool = _identity(default=False)
     version: int = _identity(default=VERSION)
 
     def identity(self) -> dict[str, Any]:
@@ -127,7 +139,8 @@ def read_spec(folder: Path) -> RunSpec:
         version = stored.get("version")
         if version != VERSION:
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
-        values: dict[str, Any] = {f.name: stored[f.name] for f in fields(RunSpec)}
+        later = {"kind": "classes", "unconditional": False}  # fields that the first runs of this version lack
+        values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):
             raise
@@ -158,6 +171,16 @@ def _short(value: Any) -> str:
 def write_spec(folder: Path, spec: RunSpec) -> None:
     """What `read_spec` reads."""
     write_durably(folder / SPEC, json.dumps(asdict(spec), indent=2, ensure_ascii=False) + "\n")
+
+
+def refuse_captions(folder: Path, spec: RunSpec, what: str) -> None:
+    """Complain of a run whose images have captions of their own.
+
+    Raises:
+        InputError: it is one.
+    """
+    if spec.kind != "classes":
+        raise InputError(f"{what} is for runs over classes, and the images of {folder} have captions of their own")
 
 
 def spec_with_errors(folder: Path) -> RunSpec:

@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
+from .composition import Composition, compose, is_right, pairs_of
 from .exceptions import InputError
 from .files import write_durably
 from .metrics import difference_interval, expected_calibration_error, share_interval
 from .runs import SUMMARY, read_rows, with_status
-from .spec import RunSpec, read_spec
+from .spec import CONTRASTIVE, RunSpec, read_spec
 
 Interval = tuple[float, float, float]
-COLUMNS = ["label", "prediction", "posterior", "undecided", "num_evaluations", "cost", "seconds", "status", "reason"]
+COLUMNS = [
+    "id", "label", "prediction", "posterior", "undecided", "num_evaluations", "cost", "seconds", "status", "reason",
+    "candidates", "tag", "fits",
+]  # fmt: skip
 """Of the rows, that a summary is made of."""
 RESAMPLES = 2000
 """Of the bootstrap."""
@@ -53,6 +57,7 @@ class Summary:
         cost: the same in full predictions.
         seconds: mean from an image's first prediction to its last; images in flight share them.
         per_class: class → share of right answers.
+        composition: of images with captions of their own, for which there is no mean per class, nor a best five.
     """
 
     run: str
@@ -73,6 +78,7 @@ class Summary:
     cost: float | None = None
     seconds: float | None = None
     per_class: dict[str, float] | None = None
+    composition: Composition | None = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,8 @@ class Comparison:
         first: folder of the first.
         second: folder of the second.
         num_images: in common.
-        difference: in accuracy, second less first, with its 95 % interval (Agresti and Min 2005).
+        num_pairs: of images, which are compared in their place, by text score, where images come in pairs.
+        difference: in accuracy, or in text score, second less first, with its 95 % interval (Agresti and Min 2005).
         bootstrap: the ends of the same interval by bootstrap.
         only_first: images that the first alone got right.
         only_second: images that the second alone got right.
@@ -100,6 +107,7 @@ class Comparison:
     only_second: int
     p_value: float
     other_label: Interval
+    num_pairs: int | None = None
 
 
 def summarize(folder: Path) -> Summary:
@@ -133,6 +141,14 @@ def summary_of(folder: Path, spec: RunSpec, rows: pa.Table) -> Summary:
     }
     if not len(done):
         return Summary(**about)
+    about |= {
+        "undecided": float(np.mean([bool(labels) for labels in done["undecided"].to_pylist()])),
+        "num_evaluations": float(np.mean(done["num_evaluations"].to_numpy())),
+        "cost": float(np.mean(done["cost"].to_numpy())),
+        "seconds": float(np.mean(done["seconds"].to_numpy())),
+    }
+    if spec.kind != "classes":
+        return Summary(**about, **_of_captions(spec, rows))
     truth, answer = _indices(done["label"], spec), _indices(done["prediction"], spec)
     right = truth == answer
     posterior = torch.from_numpy(_matrix(done["posterior"], len(spec.class_names)))
@@ -146,14 +162,29 @@ def summary_of(folder: Path, spec: RunSpec, rows: pa.Table) -> Summary:
         mean_per_class=(float(np.nanmean(per_class)), *_bootstrap_per_class(truth, right, len(spec.class_names))),
         top5=share_interval(in_best.any(1)),
         calibration_error=expected_calibration_error(posterior.amax(1), hits),
-        undecided=float(np.mean([bool(labels) for labels in done["undecided"].to_pylist()])),
-        num_evaluations=float(np.mean(done["num_evaluations"].to_numpy())),
-        cost=float(np.mean(done["cost"].to_numpy())),
-        seconds=float(np.mean(done["seconds"].to_numpy())),
         per_class={
             name: float(share) for name, share in zip(spec.class_names, per_class, strict=True) if share == share
         },
     )
+
+
+def _of_captions(spec: RunSpec, rows: pa.Table) -> dict[str, Any]:
+    told = rows.select(["id", "label", "prediction", "status", "candidates", "tag", "fits", "posterior"]).to_pylist()
+    done = [row for row in told if row["status"] == "done"]
+    hits = torch.tensor([is_right(row) for row in done])
+    best = torch.tensor([max(row["posterior"]) for row in done], dtype=torch.float64)
+    note = ""
+    if spec.kind == "pairs":
+        note = "not known: it needs the error of the null condition, see --unconditional"
+        if spec.unconditional:
+            note = "the error of the null condition less that of the caption"
+        elif spec.strategy == CONTRASTIVE["strategy"]:
+            note = "the model's logits"
+    return {
+        "accuracy": share_interval(hits),
+        "calibration_error": expected_calibration_error(best, hits),
+        "composition": compose(told, spec.kind == "pairs", note),
+    }
 
 
 def write_summary(folder: Path) -> Summary:
@@ -175,20 +206,23 @@ def compare(first: Path, second: Path) -> Comparison:
     specs = [read_spec(folder) for folder in (first, second)]
     if specs[0].data != specs[1].data:
         raise InputError(f"{first} and {second} are of different data and cannot be compared image by image")
-    tables = []
+    tables, paired = [], specs[0].kind == "pairs"
     for folder in (first, second):
         rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
-        tables.append({row["id"]: (row["label"], row["prediction"]) for row in rows.to_pylist()})
+        told = rows.to_pylist()
+        tables.append(pairs_of(told) if paired else {row["id"]: (row,) for row in told})
     common = sorted(tables[0].keys() & tables[1].keys())
     if not common:
-        raise InputError(f"{first} and {second} have no image in common")
-    a, b = (torch.tensor([table[i][0] == table[i][1] for i in common]) for table in tables)
-    other = torch.tensor([tables[0][i][1] != tables[1][i][1] for i in common])
+        raise InputError(f"{first} and {second} have no {'pair' if paired else 'image'} in common")
+    a, b = (torch.tensor([all(map(is_right, table[i])) for i in common]) for table in tables)
+    answers = [[[row["prediction"] for row in table[i]] for i in common] for table in tables]
+    other = torch.tensor([one != two for one, two in zip(*answers, strict=True)])
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
     return Comparison(
-        str(first), str(second), len(common), difference_interval(b, a), _bootstrap(b.double() - a.double()),
-        only_a, only_b, float(p_value), share_interval(other),
+        str(first), str(second), len(common) * (2 if paired else 1), difference_interval(b, a),
+        _bootstrap(b.double() - a.double()), only_a, only_b, float(p_value), share_interval(other),
+        len(common) if paired else None,
     )  # fmt: skip
 
 

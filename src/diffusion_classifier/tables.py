@@ -25,7 +25,7 @@ from torch import Tensor
 from .exceptions import InputError
 from .posterior import Classification
 from .runs import read_rows, with_status
-from .spec import spec_with_errors
+from .spec import refuse_captions, spec_with_errors
 
 VERSION = 2
 ROWS_PER_GROUP = 100
@@ -156,6 +156,7 @@ def read_tables(file: Path) -> ErrorTables:
 
 def _of_run(folder: Path) -> ErrorTables:
     spec = spec_with_errors(folder)
+    refuse_captions(folder, spec, "this")
     columns = ["id", "label", "errors", "timesteps"]
     rows = with_status(read_rows(folder, [*columns, "status"]), "done")
     if not len(rows):

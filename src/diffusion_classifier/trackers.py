@@ -18,6 +18,8 @@ PROJECT = "diffusion-classifier"
 def numbers(summary: Summary) -> dict[str, float]:
     """What can be plotted of a summary."""
     shares = {"accuracy": summary.accuracy, "mean_per_class": summary.mean_per_class, "top5": summary.top5}
+    if summary.composition is not None:
+        shares |= summary.composition.overall.shares
     found = {
         f"{name}{end}": share[i]
         for name, share in shares.items()

@@ -1,6 +1,9 @@
+import inspect
+
 import datasets
 import numpy as np
 import pytest
+from test_caption_sources import winoground as winoground_file
 from test_sources import greys, png, webdataset
 
 from diffusion_classifier import zoo
@@ -8,7 +11,7 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.losses import check_loss
 from diffusion_classifier.prompts import fill_template
 from diffusion_classifier.strategies import parse_strategy
-from diffusion_classifier.tasks import TASKS, find_preset, find_task, open_task
+from diffusion_classifier.tasks import CAPTION_TASKS, TASKS, find_preset, find_task, open_caption_task, open_task
 
 
 @pytest.fixture(autouse=True)
@@ -102,3 +105,27 @@ def test_mistakes(tmp_path):
         find_preset(TASKS["pets"], "ours")
     with pytest.raises(InputError, match="no preset 'paper' for data of your own; known are: none"):
         find_preset(None, "paper")
+
+
+@pytest.mark.parametrize("task", CAPTION_TASKS.values(), ids=CAPTION_TASKS)
+def test_tasks_of_captions_are_complete(task):
+    assert find_task(task.name) is task
+    assert task.name not in TASKS
+    assert all((task.title, task.licence, task.citation))
+    assert set(task.takes) <= set(inspect.signature(task.open).parameters)
+    for preset in task.presets.values():
+        parse_strategy(preset.strategy).init(2)
+        check_loss(preset.loss)
+
+
+def test_captions_by_task(tmp_path):
+    winoground = CAPTION_TASKS["winoground"]
+    source = open_caption_task(
+        winoground, data=str(winoground_file(tmp_path / "w.parquet")), images=None, false_column=()
+    )
+    assert (len(source), source.paired) == (6, True)
+    with pytest.raises(InputError, match="the task winoground has no use for --false-column"):
+        open_caption_task(winoground, false_column=("x",))
+    with pytest.raises(InputError, match="the images of winoground have captions of their own, not classes"):
+        open_task("winoground")
+    assert find_preset(winoground, "paper").strategy == "fixed:1000"

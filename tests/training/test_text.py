@@ -210,13 +210,16 @@ class TestRefusals:
         with pytest.raises(InputError, match="holds a model that no training here made"):
             run(out)
 
-    def test_no_contrastive_model(self, tmp_path):
-        with pytest.raises(InputError, match="cannot be used as a contrastive model"):
-            run(tmp_path / "m", towers=tmp_path)
-
-    def test_no_autoencoder(self, tmp_path):
-        with pytest.raises(InputError, match="cannot be used as an autoencoder"):
-            run(tmp_path / "m", latents=tmp_path)
+    @pytest.mark.parametrize("part", ["towers", "latents"])
+    def test_no_such_network(self, tmp_path, part):
+        (tmp_path / "p").mkdir()
+        (tmp_path / "p" / "config.json").write_text("{}")
+        with pytest.raises(InputError, match="has its weights not in"):
+            run(tmp_path / "m", **{part: tmp_path / "p"})
+        (tmp_path / "p" / "model.safetensors").write_text("none")
+        (tmp_path / "p" / "diffusion_pytorch_model.safetensors").write_text("none")
+        with pytest.raises(InputError, match=r"cannot be used as an? (contrastive model|autoencoder)"):
+            run(tmp_path / "m", **{part: tmp_path / "p"})
 
 
 class TestSettings:

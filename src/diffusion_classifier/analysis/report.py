@@ -24,7 +24,7 @@ from ..files import write_durably
 from ..images import ImageError, load_image
 from ..runs import read_rows, with_status
 from ..sources import Source
-from ..spec import RunSpec, read_spec
+from ..spec import RunSpec, read_spec, refuse_captions
 from ..summary import Summary, summary_of
 from .calibration import draw_reliability
 from .figures import pyplot
@@ -58,6 +58,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
         InputError: no run, nothing done yet, images of something else, or the file cannot be written.
     """
     spec, rows = read_spec(folder), read_rows(folder)
+    refuse_captions(folder, spec, "a report")
     summary = summary_of(folder, spec, rows)
     if summary.accuracy is None:
         raise InputError(f"no image of {folder} is done yet: there is nothing to report")

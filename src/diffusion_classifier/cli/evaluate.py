@@ -1,4 +1,4 @@
-"""`evaluate`, `tasks`, `rescore`, `report` and `summarize`."""
+"""`evaluate`, `rescore`, `report` and `summarize`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from ..exceptions import InputError
 from ..results import print_summaries
@@ -43,14 +41,11 @@ from .common import (
     say,
     shortlist_of,
     stderr,
-    stdout,
 )
 
 if TYPE_CHECKING:
-    from ..sources import Source
-
-tasks = typer.Typer(help="List the tasks that `evaluate` knows, or explain one.", invoke_without_command=True)
-app.add_typer(tasks, name="tasks")
+    from ..evaluate import Images
+    from ..tasks import CaptionTask, Task
 
 
 @app.command()
@@ -63,6 +58,20 @@ def evaluate(
     image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
     class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
+    images: Annotated[str | None, typer.Option(help="Of captions: folder where paths of images begin.")] = None,
+    caption_column: Annotated[str | None, typer.Option(help="Of captions: column of the true ones.")] = None,
+    false_column: Annotated[
+        list[str] | None, typer.Option(help="Of captions: column of false ones, or of lists of them. Repeatable.")
+    ] = None,
+    tag_column: Annotated[str | None, typer.Option(help="Of captions: results are given by this, too.")] = None,
+    unconditional: Annotated[
+        bool | None,
+        typer.Option(
+            "--unconditional/--no-unconditional",
+            help="Of captions: predict without any, too, as image scores of pairs need. By default of pairs, with "
+            "fixed:DRAWS.",
+        ),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of somebody, such as paper: see `tasks show`.")] = None,
     limit: Annotated[int | None, typer.Option(help="So many images, evenly spread.")] = None,
     subset: Annotated[Path | None, typer.Option(help="File of ids of images to take, one a line.")] = None,
@@ -112,13 +121,18 @@ def evaluate(
 
     `diffusion-classifier evaluate imagenet --model facebook/DiT-XL-2-256 --out runs/dit --ray auto --workers 8
     --gpus-per-worker 1`
+
+    `diffusion-classifier evaluate winoground --model openai/clip-vit-base-patch32 --out runs/clip`
     """
+    from ..baselines.contrastive import Contrastive, is_contrastive
+    from ..caption_sources import CaptionSource
     from ..classifier import DiffusionClassifier
-    from ..evaluate import Question, choose
+    from ..evaluate import Asked, Question, choose
     from ..evaluate import evaluate as run_evaluation
+    from ..questions import CaptionQuestion, ContrastiveQuestion, choose_captioned
     from ..runs import Part
     from ..summary import write_summary
-    from ..tasks import find_preset, open_task
+    from ..tasks import find_preset
     from ..trackers import check_tracker, log_run
 
     if log is not None:
@@ -127,24 +141,43 @@ def evaluate(
     one = None if part is None else Part.parse(part)  # before anything takes long
     if ray is not None and part is not None:
         raise InputError("--ray shares the work among its workers: leave out --part")
+    contrastive = is_contrastive(model)
+    if contrastive:
+        _refuse_useless(
+            model, preset=preset, shortlist=shortlist, strategy=strategy, timesteps=timesteps, loss=loss, also=also,
+            weights=weights, temperature=temperature, seed=seed, store_errors=store_errors, unconditional=unconditional,
+            average=average != "error", image_size=image_size, lora=lora, word=word, config=config, without=without,
+            variant=variant, compile=compile_network, calibration=calibration, ray=ray,
+            batch_size=batch_size != "auto",
+        )  # fmt: skip
+        if len(template or ()) > 1:
+            raise InputError(f"{model} reads one --template; {len(template or ())} were given")
     where: dict[str, Any] = {
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
-        "class_names": None if class_names is None else class_names.split(","),
+        "class_names": None if class_names is None else class_names.split(","), "images": images,
+        "caption_column": caption_column, "false_column": false_column or None, "tag_column": tag_column,
     }  # fmt: skip
-    known, source = open_task(task, **where)
+    known, source = _open_task(task, where)
+    captioned = isinstance(source, CaptionSource)
+    if captioned and narrowing is not None:
+        raise InputError("a --shortlist is of classes, and these images have captions of their own")
+    if not captioned and unconditional is not None:
+        raise InputError("--unconditional is for tasks of captions: classes are compared with each other")
     options: dict[str, Any] = {
         "strategy": strategy, "timesteps": timesteps, "loss": loss, "weights": weights, "temperature": temperature,
         "seed": seed,
     }  # fmt: skip
     if preset is not None:
-        settings = find_preset(known, preset)
-        options["strategy"] = strategy or settings.strategy
-        options["loss"] = loss or settings.loss
+        published = find_preset(known, preset)
+        options["strategy"] = strategy or published.strategy
+        options["loss"] = loss or published.loss
         options["weights"] = weights or "uniform"
-        image_size = image_size or settings.image_size
+        image_size = image_size or published.image_size
         if limit is None and subset is None:
-            limit = settings.num_images
-    positions = choose(source, limit=limit, subset=None if subset is None else read_lines(subset))
+            limit = published.num_images
+    ids = None if subset is None else read_lines(subset)
+    select: Any = choose_captioned if captioned else choose
+    positions = select(source, limit=limit, subset=ids)
     load = load_arguments(
         model, device, dtype, batch_size, compile_network, calibration,
         image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
@@ -162,20 +195,31 @@ def evaluate(
                 say(f"{done} of {total} images are done: going on")
             bar.update(line.id, completed=done, total=total)
 
-        question = Question(
-            task=known, template=template or None, average=average,  # type: ignore[arg-type] # checked where it is used
-            store_errors=store_errors, also=tuple(also or ()), options=options, shortlist=narrowing,
-        )  # fmt: skip
+        settings: dict[str, Any] = {
+            "task": known, "template": template or None, "average": average, "store_errors": store_errors,
+            "also": tuple(also or ()), "options": options,
+        }  # fmt: skip
+        question: Asked
+        if contrastive:
+            question = ContrastiveQuestion(known, template[0] if template else None)
+        elif captioned:
+            question = CaptionQuestion(unconditional=unconditional, **settings)
+        else:
+            question = Question(shortlist=narrowing, **settings)
         about: dict[str, Any] = {
             "model": model, "positions": positions, "command": shlex.join(sys.argv[1:]), "on_start": on_start,
         }  # fmt: skip
         if ray is None:
-            classifier = DiffusionClassifier.from_pretrained(**load)
+            classifier = (
+                Contrastive.from_pretrained(model, device=device, dtype=dtype)
+                if contrastive
+                else DiffusionClassifier.from_pretrained(**load)
+            )
             rows = run_evaluation(classifier, source, out, question, part=one, **about)
         else:
             from ..distributed import Work, evaluate_distributed
 
-            task, model, where["data"] = (_absolute(name) for name in (task, model, data))
+            task, model, where["data"], where["images"] = map(_absolute, (task, model, data, images))
             work = Work(partial(_open_images, task, where), {**load, "model": model}, question)
             address = None if ray == "local" else ray
             rows = evaluate_distributed(
@@ -199,63 +243,27 @@ def _absolute(name: Any) -> Any:
     return str(Path(name).absolute()) if name is not None and Path(name).exists() else name
 
 
-def _open_images(task: str, where: dict[str, Any]) -> Source:
-    from ..tasks import open_task
+def _open_task(task: str, where: dict[str, Any]) -> tuple[Task | CaptionTask | None, Images]:
+    from ..tasks import CAPTION_TASKS, open_caption_task, open_task
 
-    return open_task(task, **where)[1]
-
-
-@tasks.callback()
-def _list(context: typer.Context) -> None:
-    """List the tasks that `evaluate` knows.
-
-    Example: `diffusion-classifier tasks show pets`
-    """
-    if context.invoked_subcommand is not None:
-        return
-    from ..tasks import TASKS
-
-    table = Table("task", "data set", "classes", "images", "metric", "presets")
-    for column in table.columns[1:]:
-        column.overflow = "fold"
-    table.columns[0].no_wrap = True
-    for t in TASKS.values():
-        metric = t.metric.replace("_", " ")
-        table.add_row(t.name, Text(t.title), f"{t.num_classes:,}", f"{t.num_images:,}", metric, ", ".join(t.presets))
-    stdout.print(table)
-    stdout.print("Or your own: a folder with a sub-folder for each class, a CSV or Parquet file, webdataset shards.")
+    if task in CAPTION_TASKS:
+        return CAPTION_TASKS[task], open_caption_task(CAPTION_TASKS[task], **where)
+    of_captions = ("images", "caption_column", "false_column", "tag_column")
+    for name in of_captions:
+        if where[name] is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for the task captions; {task} has classes")
+    return open_task(task, **{name: value for name, value in where.items() if name not in of_captions})
 
 
-@tasks.command()
-def show(name: Annotated[str, typer.Argument(help="Of a task.")]) -> None:
-    """Explain a task.
+def _open_images(task: str, where: dict[str, Any]) -> Images:
+    return _open_task(task, where)[1]
 
-    Example: `diffusion-classifier tasks show imagenet-a`
-    """
-    from ..tasks import find_task
 
-    task = find_task(name)
-    table = Table(show_header=False, title=task.title)
-    about = {
-        "images": f"{task.num_images:,}, split {task.split}, from {task.source or 'the package'}",
-        "classes": f"{task.num_classes:,}" + (f": {', '.join(task.class_names)}" if task.class_names else ""),
-        "prompt": task.template,
-        "metric": task.metric.replace("_", " "),
-        "licence": task.licence,
-        "cite": task.citation,
-        "note": task.note or "–",
-    }
-    for preset, p in task.presets.items():
-        size = "" if p.image_size is None else f", images of {p.image_size} pixels"
-        images = "" if p.num_images is None else f", {p.num_images:,} images evenly spread"
-        published = "" if p.accuracy is None else f"; published: {p.accuracy} % by Stable Diffusion 2.0"
-        about[f"preset {preset}"] = f"{p.strategy}, loss {p.loss}{size}{images}{published}"
-    about["checked"] = (
-        "on the images in the package" if task.bundled else "on small copies of its schema; never on the data"
-    )
-    for key, value in about.items():
-        table.add_row(key, Text(value))
-    stdout.print(table)
+def _refuse_useless(model: str, **options: Any) -> None:
+    """Complain of options that say how a diffusion model is loaded and read."""
+    for name, value in options.items():
+        if value:
+            raise InputError(f"{model} is a contrastive model, which has no use for --{name.replace('_', '-')}")
 
 
 @app.command()

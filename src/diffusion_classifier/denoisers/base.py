@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -136,13 +136,7 @@ class Denoiser(ABC):
 
     def fingerprint(self) -> str:
         """SHA-256 of the names and shapes of all weights and of some of each one's values: tells models apart."""
-        digest = hashlib.sha256()
-        for module in self.modules():
-            for name, tensor in module.state_dict().items():
-                values = tensor.detach().flatten()
-                some = values[:: max(1, len(values) // 64)].float().cpu()
-                digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
-        return digest.hexdigest()
+        return fingerprint(self.modules())
 
     @property
     def has_weights(self) -> bool:
@@ -303,6 +297,17 @@ class Denoiser(ABC):
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
     """What `read_scheduler` reads. The config of a scheduler that was not loaded from a file lacks its class."""
     return {**scheduler.config, "_class_name": type(scheduler).__name__}
+
+
+def fingerprint(modules: Iterable[torch.nn.Module]) -> str:
+    """See `Denoiser.fingerprint`."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            values = tensor.detach().flatten()
+            some = values[:: max(1, len(values) // 64)].float().cpu()
+            digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -165,13 +165,13 @@ def _load_folder(
 ) -> Any:
     components = {name: part for name, part in _components(index).items() if name not in absent}
     for name in components:
-        _check_files(folder / name)
+        check_files(folder / name)
     variants = {name: _variant(folder / name, variant) for name in components}
     if variant is not None and variant not in variants.values():
         raise InputError(f"{source} has no weights of the variant {variant!r}")
     try:
         networks = {
-            name: _load_network(folder / name, library, class_name, _dtype(class_name, dtype), variants[name])
+            name: load_network(folder / name, library, class_name, _dtype(class_name, dtype), variants[name])
             for name, (library, class_name) in components.items()
             if (folder / name / "config.json").is_file()
         }
@@ -268,19 +268,20 @@ def _variant(component: Path, variant: str | None) -> str | None:
     return variant if variant in found else None
 
 
-def _load_network(
-    folder: Path, library: str, class_name: str, dtype: torch.dtype, variant: str | None
+def load_network(
+    folder: str | Path, library: str, class_name: str, dtype: torch.dtype, variant: str | None, **options: Any
 ) -> torch.nn.Module:
+    """A network with all its weights, from safetensors; folder may be a hub id where the class is of transformers."""
     network_class = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
     network, report = network_class.from_pretrained(
-        folder, dtype=dtype, variant=variant, output_loading_info=True, **_OPTIONS
+        folder, dtype=dtype, variant=variant, output_loading_info=True, **_OPTIONS, **options
     )
     if report["missing_keys"]:
         raise InputError(f"{folder} lacks weights, which would be random: {', '.join(sorted(report['missing_keys']))}")
     return network  # type: ignore[no-any-return]
 
 
-def _check_files(component: Path) -> None:
+def check_files(component: Path) -> None:
     """Refuse what could only be loaded by running code or by unpickling, which may run code."""
     if not component.is_dir():
         raise InputError(f"{component.parent} is not complete: it has no folder {component.name}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..devices import out_of_memory
 from ..exceptions import InputError
-from ..prompts import refuse_unknown_words
+from ..prompts import refuse_long, refuse_unknown_words
 from ..schedules import read_scheduler
 from . import autoencoder
 from .base import Conditioning, Denoiser, scheduler_config, without_advice
@@ -200,11 +200,7 @@ class TextConditional(Denoiser):
             if isinstance(self.pipeline, TextualInversionLoaderMixin):
                 words = self.pipeline.maybe_convert_prompt(words, tokenizer)
             for prompt, ids in zip(prompts, tokenizer(words).input_ids, strict=True):
-                if len(ids) > limit:
-                    raise InputError(
-                        f"the prompt {prompt!r} is {len(ids) - limit} tokens too long: it has {len(ids)}, start and "
-                        f"end included, and this model reads {limit}"
-                    )
+                refuse_long(prompt, len(ids), limit)
 
     @contextmanager
     def _encoders_at_hand(self) -> Iterator[None]:

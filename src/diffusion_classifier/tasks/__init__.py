@@ -5,28 +5,33 @@ from __future__ import annotations
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
+from ..caption_sources import CaptionSource
 from ..exceptions import InputError
 from ..sources import Source, open_source, renamed
 from ..zoo import load_sample
+from .base import CaptionTask as CaptionTask
 from .base import Preset as Preset
 from .base import Task as Task
+from .captions import CAPTION_TASKS as CAPTION_TASKS
 from .registry import TASKS as TASKS
 
 
-def find_task(name: str) -> Task:
+def find_task(name: str) -> Task | CaptionTask:
     """The task of that name.
 
     Raises:
         InputError: none has it.
     """
-    if name not in TASKS:
-        near = get_close_matches(name, TASKS, n=3) or TASKS
+    known: dict[str, Task | CaptionTask] = {**TASKS, **CAPTION_TASKS}
+    if name not in known:
+        near = get_close_matches(name, known, n=3) or known
         raise InputError(f"there is no task {name!r}, nor a folder or file of that name; tasks are {', '.join(near)}")
-    return TASKS[name]
+    return known[name]
 
 
-def find_preset(task: Task | None, name: str) -> Preset:
+def find_preset(task: Task | CaptionTask | None, name: str) -> Preset:
     """The preset of that name.
 
     Raises:
@@ -67,6 +72,8 @@ def open_task(
     if name not in TASKS and (Path(name).exists() or "/" in name):
         return None, open_source(data or name, split=split, class_names=class_names, **columns)
     task = find_task(name)
+    if isinstance(task, CaptionTask):
+        raise InputError(f"the images of {name} have captions of their own, not classes")
     if task.bundled and data is None:
         source = _bundled(task)
         return task, source if class_names is None else renamed(source, class_names)
@@ -77,6 +84,23 @@ def open_task(
     if class_names is None and task.class_names is not None and (nameless or data is None):
         class_names = task.class_names
     return task, source if class_names is None else renamed(source, class_names)
+
+
+def open_caption_task(task: CaptionTask, **options: Any) -> CaptionSource:
+    """Images and captions of a task.
+
+    Args:
+        task: see there.
+        **options: what was asked for; those that are None or () were not.
+
+    Raises:
+        InputError: an option that the task has no use for, or as what it is opened by.
+    """
+    given = {name: value for name, value in options.items() if value not in (None, ())}
+    for name in given:
+        if name not in task.takes:
+            raise InputError(f"the task {task.name} has no use for --{name.replace('_', '-')}")
+    return task.open(**given)
 
 
 def _bundled(task: Task) -> Source:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ..caption_sources import CaptionSource
+
 Metric = Literal["accuracy", "mean_per_class"]
+_IN_THE_PACKAGE = "on the images in the package"
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,36 @@ class Preset:
     image_size: int | None = 512
     num_images: int | None = None
     accuracy: float | None = None
+
+
+@dataclass(frozen=True)
+class CaptionTask:
+    """A benchmark whose images have captions of their own, of which one is true.
+
+    Args:
+        name: on the command line.
+        title: of the data set.
+        open: what reads it, with the options in `takes`, as far as they are given, by keyword.
+        licence: of the images.
+        citation: authors, year, title, place.
+        num_images: of the split; None where that depends on the user's file.
+        takes: options of `evaluate` that say where and what the images are: data, images, split, image_column,
+            caption_column, false_column, tag_column; none for one in the package.
+        presets: by name; their accuracy is the text score of pairs.
+        checked: on what it was run.
+        note: what one should know.
+    """
+
+    name: str
+    title: str
+    open: Callable[..., CaptionSource]
+    licence: str
+    citation: str
+    num_images: int | None = None
+    takes: tuple[str, ...] = ()
+    presets: Mapping[str, Preset] = field(default_factory=dict)
+    checked: str = _IN_THE_PACKAGE
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,3 +99,8 @@ class Task:
     presets: Mapping[str, Preset] = field(default_factory=dict)
     bundled: bool = False
     note: str = ""
+
+    @property
+    def checked(self) -> str:
+        """On what it was run."""
+        return _IN_THE_PACKAGE if self.bundled else "on small copies of its schema; never on the data"

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import Tensor
@@ -27,7 +28,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from ..denoisers import autoencoder
 from ..denoisers.base import scheduler_config
-from ..denoisers.load import SETTINGS_FILE, quiet
+from ..denoisers.load import SETTINGS_FILE, check_files, load_network, quiet
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
 from ..files import write_durably
@@ -169,7 +170,11 @@ def train_text(
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
     stages = _Stages(data, config, out, place, autocast, checkpoint_every, on_step, on_stage)
     clip, tokenizer = _load_towers(towers) if isinstance(towers, Path) else stages.towers(towers)
-    vae = _load_autoencoder(latents) if isinstance(latents, Path) else stages.latents(latents)
+    vae = (
+        _load(latents, "diffusers", "AutoencoderKL", "an autoencoder")
+        if isinstance(latents, Path)
+        else stages.latents(latents)
+    )
     stages.diffusion(clip, tokenizer, vae, compile_network)
     return out
 
@@ -457,17 +462,24 @@ def _text_encoder(clip: CLIPModel) -> CLIPTextModel:
     return encoder
 
 
-def _load_towers(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+def _load(folder: Path, library: str, kind: str, what: str) -> Any:
+    """A network that is there already, in float32.
+
+    Raises:
+        InputError: it is none of that kind, or not in safetensors.
+    """
+    check_files(folder)
     try:
         with quiet():
-            return CLIPModel.from_pretrained(folder, use_safetensors=True), CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder} cannot be used as a contrastive model: {one_line(e)}") from e
+            return load_network(folder, library, kind, torch.float32, None)
+    except (OSError, ValueError, SafetensorError) as e:
+        raise InputError(f"{folder} cannot be used as {what}: {one_line(e)}") from e
+
+
+def _load_towers(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
+    clip = _load(folder, "transformers", "CLIPModel", "a contrastive model")
+    return clip, CLIPTokenizer.from_pretrained(folder)
 
 
 def _load_autoencoder(folder: Path) -> AutoencoderKL:
-    try:
-        with quiet():
-            return AutoencoderKL.from_pretrained(folder, use_safetensors=True)
-    except (OSError, ValueError) as e:
-        raise InputError(f"{folder} cannot be used as an autoencoder: {one_line(e)}") from e
+    return _load(folder, "diffusers", "AutoencoderKL", "an autoencoder")

@@ -1,0 +1,164 @@
+"""Contrastive models of images and texts, such as CLIP and SigLIP, by transformers.
+
+Shape legend: T texts, D dimensions of an embedding.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from PIL.Image import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..denoisers.base import fingerprint, without_advice
+from ..denoisers.load import bundled_models, check_files, load_network, quiet
+from ..devices import one_line, resolve_device, resolve_dtype
+from ..exceptions import InputError
+from ..prompts import refuse_long
+
+KINDS = ("clip", "siglip", "siglip2")
+"""`model_type` of what can be used."""
+
+_TEXTS = 64
+"""That are read at once."""
+_PIL: dict[str, Any] = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+"""Asks for image processors that do without torchvision."""
+
+
+def is_contrastive(source: str | Path) -> bool:
+    """Whether a folder or hub id holds such a model rather than a pipeline: by its config.json."""
+    folder = Path(source)
+    if str(source) in bundled_models() or folder.is_file():
+        return False
+    if folder.is_dir():
+        file = folder / "config.json"
+        if (folder / "model_index.json").is_file() or not file.is_file():
+            return False
+    else:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            return False
+        try:
+            file = Path(hf_hub_download(str(source), "config.json"))
+        except (OSError, ValueError):  # there is none, or no hub: whoever loads the model says what is wrong
+            return False
+    try:
+        return json.loads(file.read_text("utf-8")).get("model_type") in KINDS
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+class Contrastive:
+    """A model that embeds images and texts in one space.
+
+    Args:
+        model: with `get_image_features`, `get_text_features`, `logit_scale` and, as SigLIP, `logit_bias`.
+        tokenizer: of its texts.
+        image_processor: of its images.
+
+    Attributes:
+        batch_size: images that are embedded at once: no bit depends on what others are there.
+    """
+
+    batch_size: int | str = 1
+
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer, self.image_processor = tokenizer, image_processor
+        self.max_tokens = min(tokenizer.model_max_length, model.config.text_config.max_position_embeddings)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    ) -> Contrastive:
+        """Load a folder that transformers saved to, or a hub id.
+
+        Args:
+            source: the folder or id.
+            device: as in `load_denoiser`.
+            dtype: of the networks; float32 if "auto".
+
+        Raises:
+            InputError: nothing there, no safetensors, or a file that cannot be used.
+        """
+        device = resolve_device(str(device))
+        kind = torch.float32 if dtype == "auto" else resolve_dtype(dtype, device)
+        if Path(source).is_dir():
+            check_files(Path(source))
+        safe: dict[str, Any] = {"trust_remote_code": False}
+        try:
+            with quiet(), without_advice(), torch.random.fork_rng(range(torch.cuda.device_count())):
+                model = load_network(source, "transformers", "AutoModel", kind, None, **safe)
+                tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
+                images = transformers.AutoImageProcessor.from_pretrained(source, **safe, **_PIL)
+        except InputError:
+            raise
+        except (ImportError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
+            raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
+        return cls(model.to(device), tokenizer, images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.model.logit_scale.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they compute in."""
+        return self.model.logit_scale.dtype  # type: ignore[no-any-return]
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the images that the network sees; 0 where that is left to each image."""
+        return int(getattr(self.model.config.vision_config, "image_size", 0))
+
+    def fingerprint(self) -> str:
+        """Tells models apart; see `Denoiser.fingerprint`."""
+        return fingerprint([self.model])
+
+    @torch.inference_mode()
+    def encode_texts(self, texts: Sequence[str]) -> Tensor:
+        """Embeddings of length 1, (T, D), float32.
+
+        Raises:
+            InputError: a text is too long. None is ever cut short.
+        """
+        with without_advice():
+            for text, ids in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
+                refuse_long(text, len(ids), self.max_tokens)
+        parts = []
+        for start in range(0, len(texts), _TEXTS):
+            # SigLIP was trained with texts that are filled up; CLIP does not see what they are filled with.
+            tokens = self.tokenizer(
+                list(texts[start : start + _TEXTS]),
+                padding="max_length",
+                max_length=self.max_tokens,
+                return_tensors="pt",
+            ).to(self.device)
+            parts.append(_unit(self.model.get_text_features(**tokens)))
+        return torch.cat(parts)
+
+    @torch.inference_mode()
+    def encode_image(self, image: Image) -> Tensor:
+        """Embedding of length 1, (D,), float32, of an RGB image."""
+        inputs = self.image_processor(images=image, return_tensors="pt").to(self.device, self.dtype)
+        return _unit(self.model.get_image_features(**inputs))[0]
+
+    def logits(self, image: Tensor, texts: Tensor) -> Tensor:
+        """How well texts (T, D) fit an image (D,), (T,), float32: comparable between texts and between images."""
+        bias = getattr(self.model, "logit_bias", torch.zeros(1, device=image.device))
+        logits: Tensor = texts @ image * self.model.logit_scale.float().exp() + bias.float()
+        return logits
+
+
+def _unit(features: Any) -> Tensor:
+    """Of what transformers 5 wraps and transformers 4 does not."""
+    values: Tensor = getattr(features, "pooler_output", features)
+    return torch.nn.functional.normalize(values.float(), dim=-1)

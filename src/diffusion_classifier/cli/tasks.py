@@ -1,0 +1,82 @@
+"""`tasks`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from .common import app, stdout
+
+if TYPE_CHECKING:
+    from ..tasks import CaptionTask, Task
+
+tasks = typer.Typer(help="List the tasks that `evaluate` knows, or explain one.", invoke_without_command=True)
+app.add_typer(tasks, name="tasks")
+
+
+@tasks.callback()
+def _list(context: typer.Context) -> None:
+    """List the tasks that `evaluate` knows.
+
+    Example: `diffusion-classifier tasks show pets`
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from ..tasks import CAPTION_TASKS, TASKS
+
+    table = Table("task", "data set", "classes", "images", "metric", "presets")
+    for column in table.columns[1:]:
+        column.overflow = "fold"
+    table.columns[0].no_wrap = True
+    for t in TASKS.values():
+        metric = t.metric.replace("_", " ")
+        table.add_row(t.name, Text(t.title), f"{t.num_classes:,}", f"{t.num_images:,}", metric, ", ".join(t.presets))
+    for c in CAPTION_TASKS.values():
+        images = "–" if c.num_images is None else f"{c.num_images:,}"
+        table.add_row(c.name, Text(c.title), "captions", images, "accuracy or text score", ", ".join(c.presets))
+    stdout.print(table)
+    stdout.print("Or your own: a folder with a sub-folder for each class, a CSV or Parquet file, webdataset shards.")
+
+
+@tasks.command()
+def show(name: Annotated[str, typer.Argument(help="Of a task.")]) -> None:
+    """Explain a task.
+
+    Example: `diffusion-classifier tasks show imagenet-a`
+    """
+    from ..tasks import CaptionTask, find_task
+
+    task = find_task(name)
+    table = Table(show_header=False, title=task.title)
+    about = _about_captions(task) if isinstance(task, CaptionTask) else _about_classes(task)
+    about |= {"licence": task.licence, "cite": task.citation, "note": task.note or "–"}
+    for preset, p in task.presets.items():
+        size = "" if p.image_size is None else f", images of {p.image_size} pixels"
+        images = "" if p.num_images is None else f", {p.num_images:,} images evenly spread"
+        published = "" if p.accuracy is None else f"; published: {p.accuracy} % by Stable Diffusion 2.0"
+        about[f"preset {preset}"] = f"{p.strategy}, loss {p.loss}{size}{images}{published}"
+    about["checked"] = task.checked
+    for key, value in about.items():
+        table.add_row(key, Text(value))
+    stdout.print(table)
+
+
+def _about_classes(task: Task) -> dict[str, str]:
+    return {
+        "images": f"{task.num_images:,}, split {task.split}, from {task.source or 'the package'}",
+        "classes": f"{task.num_classes:,}" + (f": {', '.join(task.class_names)}" if task.class_names else ""),
+        "prompt": task.template,
+        "metric": task.metric.replace("_", " "),
+    }
+
+
+def _about_captions(task: CaptionTask) -> dict[str, str]:
+    options = ", ".join(f"--{name.replace('_', '-')}" for name in task.takes)
+    return {
+        "images": "of the file" if task.num_images is None else f"{task.num_images:,}",
+        "options": options or "none: it is in the package",
+        "metric": "share of true captions preferred; of pairs text, image and group score",
+    }

@@ -70,8 +70,10 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     figures: list[tuple[str, Callable[[Any], None]]] = [
         ("Answers by true class", lambda axes: _draw_confusion(axes, truth, answer, spec.class_names)),
         ("Is a score what it says?", lambda axes: draw_reliability(axes, score, truth == answer)),
-        ("Evaluations", lambda axes: _draw_evaluations(axes, done["num_evaluations"].to_numpy(), truth == answer)),
     ]
+    spent = done["num_evaluations"].to_numpy()
+    if spent.any():  # a contrastive model has none
+        figures.append(("Evaluations", lambda axes: _draw_evaluations(axes, spent, truth == answer)))
     if spec.store_errors:
         figures.append(("What each time says", lambda axes: _draw_times(axes, done, truth, spec)))
     parts = [_head(spec, summary), *(_figure(title, draw) for title, draw in figures)]

@@ -27,16 +27,15 @@ def _list(context: typer.Context) -> None:
         return
     from ..tasks import CAPTION_TASKS, TASKS
 
-    table = Table("task", "data set", "classes", "images", "metric", "presets")
+    table = Table("task", "data set", "classes", "images", "presets")
     for column in table.columns[1:]:
         column.overflow = "fold"
     table.columns[0].no_wrap = True
     for t in TASKS.values():
-        metric = t.metric.replace("_", " ")
-        table.add_row(t.name, Text(t.title), f"{t.num_classes:,}", f"{t.num_images:,}", metric, ", ".join(t.presets))
+        table.add_row(t.name, Text(t.title), f"{t.num_classes:,}", f"{t.num_images:,}", ", ".join(t.presets))
     for c in CAPTION_TASKS.values():
         images = "–" if c.num_images is None else f"{c.num_images:,}"
-        table.add_row(c.name, Text(c.title), "captions", images, "accuracy or text score", ", ".join(c.presets))
+        table.add_row(c.name, Text(c.title), "–", images, ", ".join(c.presets))
     stdout.print(table)
     stdout.print("Or your own: a folder with a sub-folder for each class, a CSV or Parquet file, webdataset shards.")
 

@@ -10,7 +10,6 @@ from typing import Any
 from ..caption_sources import CaptionSource
 from ..exceptions import InputError
 from ..sources import Source, open_source, renamed
-from ..zoo import load_sample
 from .base import CaptionTask as CaptionTask
 from .base import Preset as Preset
 from .base import Task as Task
@@ -74,8 +73,8 @@ def open_task(
     task = find_task(name)
     if isinstance(task, CaptionTask):
         raise InputError(f"the images of {name} have captions of their own, not classes")
-    if task.bundled and data is None:
-        source = _bundled(task)
+    if task.make is not None:
+        source = task.make(data)
         return task, source if class_names is None else renamed(source, class_names)
     source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
     if len(source.class_names) != task.num_classes:
@@ -101,15 +100,3 @@ def open_caption_task(task: CaptionTask, **options: Any) -> CaptionSource:
         if name not in task.takes:
             raise InputError(f"the task {task.name} has no use for --{name.replace('_', '-')}")
     return task.open(**given)
-
-
-def _bundled(task: Task) -> Source:
-    samples = load_sample()
-    names = task.class_names or ()
-    return Source(
-        task.name,
-        names,
-        tuple(names.index(sample.label) for sample in samples),
-        tuple(str(sample.index) for sample in samples),
-        lambda i: samples[i].image,
-    )

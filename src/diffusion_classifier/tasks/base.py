@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..caption_sources import CaptionSource
+from ..sources import Source
 
 Metric = Literal["accuracy", "mean_per_class"]
 _IN_THE_PACKAGE = "on the images in the package"
@@ -68,7 +69,7 @@ class Task:
     Args:
         name: on the command line.
         title: of the data set.
-        source: what `sources.open_source` opens: the id of a data set on the hub, unless `bundled`.
+        source: what `sources.open_source` opens: the id of a data set on the hub; "" where there is `make`.
         num_classes: of its labels.
         num_images: of the split.
         template: of prompts, with {} for the name of a class.
@@ -80,7 +81,7 @@ class Task:
         imagenet_ids: where its classes are some of ImageNet's thousand, which ones, so that models of that thousand can
             be evaluated.
         presets: by name.
-        bundled: whether the images are in the package.
+        make: what makes its images of those in the package, or in the folder that is given in their place.
         note: what one should know.
     """
 
@@ -97,10 +98,10 @@ class Task:
     class_names: tuple[str, ...] | None = None
     imagenet_ids: tuple[int, ...] | None = None
     presets: Mapping[str, Preset] = field(default_factory=dict)
-    bundled: bool = False
+    make: Callable[[str | None], Source] | None = None
     note: str = ""
 
     @property
     def checked(self) -> str:
         """On what it was run."""
-        return _IN_THE_PACKAGE if self.bundled else "on small copies of its schema; never on the data"
+        return _IN_THE_PACKAGE if self.make is not None else "on small copies of its schema; never on the data"

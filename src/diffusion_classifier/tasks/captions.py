@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from ..caption_sources import open_captions, open_winoground
+from collections.abc import Callable
+
+from ..caption_sources import CaptionSource, open_captions, open_winoground
 from .base import CaptionTask, Preset
+from .scenes import open_binding, open_counting, open_pairs, open_spatial
+from .scenes import open_winoground as open_scenes_winoground
+
+
+def _scenes(name: str, title: str, open_: Callable[[str | None], CaptionSource], num_images: int) -> CaptionTask:
+    return CaptionTask(
+        name, title, open_, "MIT",
+        "Photographs of Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning "
+        "algorithms",
+        num_images=num_images,
+        takes=("data",),
+        note="Of the 1,000 test images in the package; of all 10,000 with --data FOLDER of the IDX files.",
+    )  # fmt: skip
+
 
 _ALL = (
     CaptionTask(
-        "winoground", "Winoground: 400 pairs of images with captions of the same words", open_winoground,
+        "winoground", "Winoground", open_winoground,
         "Meta's own, for research: to be accepted on the hub; images are of Getty Images",
         "Thrush et al. 2022, Winoground: probing vision and language models for visio-linguistic compositionality, "
         "CVPR",
@@ -15,18 +31,25 @@ _ALL = (
         takes=("data", "split"),
         presets={"paper": Preset("fixed:1000", accuracy=34.0)},
         checked="on small copies of its schema; never on the data",
-        note="Text scores of the paper (table 2): Stable Diffusion 2.0: object 41.8, relation 25.3, both 69.2, all "
-        "34.0; OpenCLIP ViT-H/14: 39.0, 26.6, 57.7, 33.0; CLIP ViT-L/14: 27.0, 25.8, 57.7, 28.2.",
+        note="400 pairs of images with captions of the same words. Text scores of the paper (table 2): Stable "
+        "Diffusion 2.0: object 41.8, relation 25.3, both 69.2, all 34.0; OpenCLIP ViT-H/14: 39.0, 26.6, 57.7, 33.0; "
+        "CLIP ViT-L/14: 27.0, 25.8, 57.7, 28.2.",
     ),
     CaptionTask(
-        "captions", "Your own file of images, true and false captions, such as ARO's and SugarCrepe's", open_captions,
+        "captions", "Your own captions, true and false", open_captions,
         "of the file",
         "ARO: Yuksekgonul et al. 2023, When and why vision-language models behave like bags-of-words, ICLR. "
         "SugarCrepe: Hsieh et al. 2023, Fixing hackable benchmarks for vision-language compositionality, NeurIPS",
         takes=("data", "images", "split", "image_column", "caption_column", "false_column", "tag_column"),
         checked="on small files of the schemas of ARO and SugarCrepe; never on theirs",
-        note="Needs --data FILE, and --images FOLDER where the images are not beside it.",
+        note="Reads files as those of ARO and SugarCrepe. Needs --data FILE, and --images FOLDER where the images are "
+        "not beside it.",
     ),
+    _scenes("scenes-winoground", "Scenes: things and attributes exchanged", open_scenes_winoground, 800),
+    _scenes("scenes-pairs", "Scenes: things seen together, and never", open_pairs, 800),
+    _scenes("scenes-binding", "Scenes: attributes exchanged, by sort", open_binding, 800),
+    _scenes("scenes-counting", "Scenes: how many of a kind?", open_counting, 400),
+    _scenes("scenes-spatial", "Scenes: how do two things lie?", open_spatial, 400),
 )  # fmt: skip
 
 CAPTION_TASKS = {task.name: task for task in _ALL}

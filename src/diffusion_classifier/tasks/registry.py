@@ -6,8 +6,11 @@ names and prompts of CLIP's authors. Presets are of the paper (section 5 and its
 
 from __future__ import annotations
 
-from ..zoo import FASHION
+from ..exceptions import InputError
+from ..sources import Source
+from ..zoo import FASHION, load_sample
 from .base import Preset, Task
+from .scenes import noun_names, open_nouns
 
 _DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -28,6 +31,20 @@ _THOUSAND = tuple(range(1000))
 _MANY = "staged:20,50,100,500/20,10,5,1"
 _IMAGENET = "staged:50,100,500,1000/500,50,10,1"
 _DIT = Preset("fixed:250", image_size=None)
+
+
+def _sample(data: str | None) -> Source:
+    if data is not None:
+        raise InputError("the task fashion-sample has no use for --data: its images are in the package")
+    samples = load_sample()
+    return Source(
+        "fashion-sample",
+        FASHION,
+        tuple(FASHION.index(sample.label) for sample in samples),
+        tuple(str(sample.index) for sample in samples),
+        lambda i: samples[i].image,
+    )
+
 
 _ALL = (
     Task(
@@ -125,13 +142,22 @@ _ALL = (
         note="Not in the paper. Also read from a folder of IDX files: --data FOLDER.",
     ),
     Task(
-        "fashion-sample", "1,000 test images of Fashion-MNIST, 100 a class", "", 10, 1_000, "a photo of a {}.",
+        "fashion-sample", "Fashion-MNIST, 1,000 of its images", "", 10, 1_000, "a photo of a {}.",
         "accuracy",
         "MIT",
         "Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
         class_names=FASHION,
-        bundled=True,
+        make=_sample,
         note="In the package: needs no network.",
+    ),
+    Task(
+        "scenes-nouns", "Scenes of one thing, ten nouns", "", 10, 1_000, "a {}",
+        "accuracy",
+        "MIT",
+        "Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
+        class_names=noun_names(),
+        make=open_nouns,
+        note="Of the 1,000 images in the package; of all 10,000 with --data FOLDER of the IDX files.",
     ),
 )  # fmt: skip
 

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import warnings
+from pathlib import Path
 
 import builders
 import huggingface_hub
@@ -14,6 +15,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DMode
 from safetensors.torch import load_file, save_file
 
 from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
+from diffusion_classifier.denoisers.load import located
 from diffusion_classifier.devices import native_bfloat16, resolve_dtype
 from diffusion_classifier.exceptions import InputError
 
@@ -382,3 +384,15 @@ def test_a_model_of_the_hub_without_settings(model_folder, tmp_path, monkeypatch
     assert load("somebody/digits").defaults == ModelDefaults()
     said = [str(w.message) for w in recwarn if "diffusion_classifier.json" in str(w.message)]
     assert len(said) == (0 if known_to_be_missing else 1)
+
+
+def test_parts_of_bundled_models(tmp_path, monkeypatch):
+    (tmp_path / "zoo" / "part").mkdir(parents=True)
+    monkeypatch.setattr("diffusion_classifier.denoisers.load.bundled_models", lambda: {"small": tmp_path / "zoo"})
+    monkeypatch.chdir(tmp_path)
+    assert located("small") == tmp_path / "zoo"
+    assert located("small/part") == tmp_path / "zoo" / "part"
+    assert located("small/none") == Path("small/none")  # perhaps a hub id
+    assert located("other/part") == Path("other/part")
+    (tmp_path / "small" / "part").mkdir(parents=True)
+    assert located("small/part") == Path("small/part")  # what is here comes first

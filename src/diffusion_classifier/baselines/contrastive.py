@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoisers.base import fingerprint, without_advice
-from ..denoisers.load import bundled_models, check_files, load_network, quiet
+from ..denoisers.load import check_files, load_network, located, quiet
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
 from ..prompts import refuse_long
@@ -35,8 +35,8 @@ _PIL: dict[str, Any] = {"backend": "pil"} if int(transformers.__version__.split(
 
 def is_contrastive(source: str | Path) -> bool:
     """Whether a folder or hub id holds such a model rather than a pipeline: by its config.json."""
-    folder = Path(source)
-    if str(source) in bundled_models() or folder.is_file():
+    folder = located(source)
+    if folder.is_file():
         return False
     if folder.is_dir():
         file = folder / "config.json"
@@ -81,7 +81,7 @@ class Contrastive:
         """Load a folder that transformers saved to, or a hub id.
 
         Args:
-            source: the folder or id.
+            source: the folder or id; or, of a bundled model, "scenes/contrastive".
             device: as in `load_denoiser`.
             dtype: of the networks; float32 if "auto".
 
@@ -90,8 +90,8 @@ class Contrastive:
         """
         device = resolve_device(str(device))
         kind = torch.float32 if dtype == "auto" else resolve_dtype(dtype, device)
-        if Path(source).is_dir():
-            check_files(Path(source))
+        if (folder := located(source)).is_dir():
+            check_files(source := folder)
         safe: dict[str, Any] = {"trust_remote_code": False}
         try:
             with quiet(), without_advice(), torch.random.fork_rng(range(torch.cuda.device_count())):

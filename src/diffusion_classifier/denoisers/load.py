@@ -53,6 +53,15 @@ def bundled_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(zoo.glob("*/model_index.json"))}
 
 
+def located(source: str | Path) -> Path:
+    """Folder of a bundled model, or of what such a folder holds, as "scenes/contrastive"; else the path itself."""
+    name, _, inner = str(source).partition("/")
+    folder = bundled_models().get(name, Path(source))
+    if not inner:
+        return folder
+    return folder / inner if (folder / inner).exists() and not Path(source).exists() else Path(source)
+
+
 def load_denoiser(
     source: str | Path,
     *,
@@ -89,7 +98,7 @@ def load_denoiser(
     """
     device = resolve_device(str(device))
     dtype = resolve_dtype(dtype, device)
-    folder = bundled_models().get(str(source), Path(source))
+    folder = located(source)
     file = folder if folder.is_file() else None
     if file is not None:
         check_file(file)

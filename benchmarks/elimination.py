@@ -3,8 +3,10 @@
     python benchmarks/elimination.py ablation tables.parquet    # on stored error tables, no network
     python benchmarks/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
     python benchmarks/elimination.py gradient DATA              # recall of gradient shortlists, held-out Fashion-MNIST
+    python benchmarks/elimination.py published TABLES RUN       # against the published schedule, without the network
 
-`ablation` takes full tables, as `classify --draws N --save-errors` keeps them. Every row is cross-validated: of each
+`ablation` takes full tables, as `classify --draws N --save-errors` keeps them. `published` takes a run of `evaluate
+--strategy fixed:250 --store-errors`, and one of the same images, or more, that was evaluated as usual. Every row is cross-validated: of each
 fifth of the images with what the other four gave. `oracle` calibrates on images of its own. One JSON line a row.
 """
 
@@ -25,6 +27,7 @@ from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.images import load_image, preprocess
 from diffusion_classifier.metrics import difference_interval, share_interval
+from diffusion_classifier.runs import read_rows
 from diffusion_classifier.schedules import add_noise, read_scheduler
 from diffusion_classifier.scoring import Job, score
 from diffusion_classifier.shortlists import Setting
@@ -262,7 +265,7 @@ def gradient(options: argparse.Namespace) -> None:
     names = tuple(denoiser.class_names or ())
     _, data = load_labelled_images(options.data, split="train", class_names=list(names)).split(5000, 0)
     conditioning = denoiser.condition(range(len(names)))
-    setting = Setting(denoiser, names, None, conditioning, Draws(), "l2", None, 64)
+    setting = Setting(denoiser, names, None, "error", conditioning, Draws(), "l2", None, 64)
     pictures = [load_image(image) for image in data.images[: options.images]]
     jobs = [Job(str(i), preprocess(p.image, denoiser.image_size), p.key) for i, p in enumerate(pictures)]
     truth = data.labels[: options.images]
@@ -282,23 +285,69 @@ def gradient(options: argparse.Namespace) -> None:
         print(json.dumps(row | recalls(errors[..., :n].mean(2))), flush=True)
 
 
+def published(options: argparse.Namespace) -> None:
+    """A run as usual, and what the published schedule and full tables say of the same images.
+
+    The published schedule goes on with the last five classes to 500 draws; a table of 250 can show it to 250.
+    """
+    tables = read_tables(options.tables)
+    errors, truth = tables.complete(), true_classes(tables)
+    assert truth is not None
+    num_classes, num_draws = errors.shape[1:]
+    spent = torch.full((len(errors),), float(num_classes * num_draws))
+    fitted = weights_at(tuple(tables.settings["weights"]), tables.fractions())
+    full = {
+        "uniform": errors.double().mean(2).argmin(1),
+        "fitted": search_all(Fixed(num_draws), errors, fitted)[0].argmin(1),
+    }
+    stages = Staged((num_draws // 5, num_draws), (num_classes // 2, 1))
+    means, staged_spent = search_all(stages, errors)
+    staged = means.argmin(1)
+
+    def line(name: str, label: Tensor, evaluations: Tensor) -> None:
+        other = {f"changed, {weights} weights": share_interval(label != full[weights]) for weights in full}
+        against = {
+            f"points against {what}": [100 * x for x in difference_interval(label == truth, reference == truth)]
+            for what, reference in (("the published schedule", staged), ("the full tables", full["uniform"]))
+        }
+        report(name, label, evaluations, full["uniform"], truth, **other, **against)
+
+    for weights, label in full.items():
+        line(f"every class at {num_draws} draws, {weights} weights", label, spent)
+    line(f"published schedule, as {stages}, uniform weights", staged, staged_spent)
+    for weights, w in (("uniform", None), ("fitted", fitted)):
+        label, evaluations = torch.empty_like(truth), torch.empty(len(errors))
+        for held_out, strategy in calibrated_folds(errors, ERROR_RATE, w):
+            found, evaluations[held_out] = search_all(strategy, errors[held_out], None if w is None else w[held_out])
+            label[held_out] = found.argmin(1)
+        line(f"sequential, calibrated, at most {num_draws} draws, {weights} weights", label, evaluations)
+    rows = {row["id"]: row for row in read_rows(options.run, ["id", "prediction", "num_evaluations"]).to_pylist()}
+    ours = [rows[image] for image in tables.images]
+    label = torch.tensor([tables.class_names.index(row["prediction"]) for row in ours])
+    line("as usual", label, torch.tensor([row["num_evaluations"] for row in ours]))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("ablation")
     command.add_argument("tables", type=Path)
     command.add_argument("--draws", type=int, default=64)
-    command.set_defaults(run=ablation)
+    command.set_defaults(function=ablation)
     command = commands.add_parser("oracle")
     command.add_argument("--images", type=int, default=1000)
     command.add_argument("--calibration", type=int, default=500)
-    command.set_defaults(run=oracle)
+    command.set_defaults(function=oracle)
     command = commands.add_parser("gradient")
     command.add_argument("data", nargs="?", default="/usr/share/datasets/fashion-mnist")
     command.add_argument("--images", type=int, default=1000)
-    command.set_defaults(run=gradient)
+    command.set_defaults(function=gradient)
+    command = commands.add_parser("published")
+    command.add_argument("tables", type=Path)
+    command.add_argument("run", type=Path)
+    command.set_defaults(function=published)
     options = parser.parse_args()
-    options.run(options)
+    options.function(options)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@
     python benchmarks/runs.py resume                   # of 100,000 finished rows
     python benchmarks/runs.py tables                   # rescore and summarize 10,000 images x 10 classes x 100 draws
     python benchmarks/runs.py kills --kills 50         # -9 at random moments, then compared with a run left alone
-    python benchmarks/runs.py kills --kills 50 --ray   # the driver and the workers
+    python benchmarks/runs.py kills --kills 50 --ray --longest 45    # the driver and the workers
 
 A JSON line each.
 """
@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.evaluate import Question, choose, describe, evaluate
+from diffusion_classifier.evaluate import Question, choose, evaluate
 from diffusion_classifier.rescore import rescore
 from diffusion_classifier.runs import SCHEMA, open_run, read_rows
 from diffusion_classifier.sources import Source
@@ -101,7 +101,7 @@ def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, 
     source = Source("made", names, labels, tuple(map(str, range(images))), lambda _: b"")
     classifier = DiffusionClassifier.from_pretrained(batch_size=64)
     question = Question(store_errors=draws > 0)
-    spec = describe(classifier, sample(), question, range(len(sample())))
+    spec = question.describe(classifier, sample(), range(len(sample())))
     spec = replace(spec, data=source.fingerprint(), class_names=names, num_images=images, weights=None)
     rng = np.random.default_rng(0)
     with open_run(folder, spec) as run:
@@ -166,7 +166,8 @@ def kills(options: argparse.Namespace) -> None:
             start_new_session=True,
         )  # fmt: skip
         if killed < options.kills:
-            end = time.monotonic() + 180
+            # A start takes long, and Ray's rows come in chunks: a kill there may come before the first.
+            end = time.monotonic() + (0 if options.ray else 180)
             while process.poll() is None and rows_of(out / "killed") <= done and time.monotonic() < end:
                 time.sleep(0.02)
             try:

@@ -5,9 +5,10 @@
     python benchmarks/elimination.py gradient DATA              # recall of gradient shortlists, held-out Fashion-MNIST
     python benchmarks/elimination.py published TABLES RUN       # against the published schedule, without the network
 
-`ablation` takes full tables, as `classify --draws N --save-errors` keeps them. `published` takes a run of `evaluate
---strategy fixed:250 --store-errors`, and one of the same images, or more, that was evaluated as usual. Every row is cross-validated: of each
-fifth of the images with what the other four gave. `oracle` calibrates on images of its own. One JSON line a row.
+`ablation` takes full tables, as `classify --draws N --save-errors` keeps them; `published` a run of `evaluate
+--strategy fixed:250 --store-errors`, and one of the same images, or more, that was evaluated as usual. All rows are
+cross-validated: of each fifth of the images with what the others gave. `oracle` calibrates on images of
+its own. One JSON line a row.
 """
 
 import argparse

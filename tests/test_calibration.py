@@ -1,4 +1,5 @@
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -36,6 +37,12 @@ def made(count=400, temperature=3.0, seed=0):
     return ErrorTables(
         NAMES, SETTINGS, tuple(map(str, range(count))), tuple(NAMES[i] for i in truth), tuple(errors), (t,) * count
     )
+
+
+@cache
+def calibrated():
+    """Of `made`: it takes seconds, and several tests ask for it."""
+    return calibrate(made(), error_rate=0.05)
 
 
 def test_what_is_fitted():
@@ -82,7 +89,7 @@ def test_report_is_of_images_that_the_fit_has_not_seen():
 
 
 def test_promise_holds_on_other_images_and_scores_are_calibrated():
-    fitted = calibrate(made(), error_rate=0.05)
+    fitted = calibrated()
     assert fitted.num_evaluations < 0.6 * fitted.full_evaluations
     assert fitted.calibration_error < 0.1
     again = calibrate(made(seed=1), error_rate=0.05)
@@ -132,11 +139,11 @@ def test_weights_that_gain_are_taken_over():
     # What is promised and reported holds for the weighted mean.
     other = calibrate(misled(seed=1), error_rate=0.05)
     assert binomtest(round(other.changed[0] * 400), 400, 0.05, alternative="greater").pvalue > 0.01
-    assert report.full_accuracy[0] == pytest.approx(calibrate(made(), error_rate=0.05).full_accuracy[0], abs=0.1)
+    assert report.full_accuracy[0] == pytest.approx(calibrated().full_accuracy[0], abs=0.1)
 
 
 def test_no_gain_is_claimed_where_there_is_none():
-    report = calibrate(made(), error_rate=0.05)
+    report = calibrated()
     assert report.gain[1] <= 0
     assert report.defaults.weights is None
     assert report.fitted_weights is not None

@@ -96,7 +96,7 @@ class TestPipeline:
     @pytest.mark.slow
     def test_all_is_learned(self, tmp_path):
         """From which half is bright to the words that say so."""
-        config = TrainConfig(channels=(16, 16), layers=1, epochs=80, batch_size=24, warmup=10, learning_rate=4e-3)
+        config = TrainConfig(channels=(16, 16), layers=1, epochs=60, batch_size=24, warmup=10, learning_rate=4e-3)
         towers = Towers(width=32, layers=1, patch_size=4, max_tokens=12, epochs=40, batch_size=24, warmup=10)
         latents = Latents(channels=(16, 16), latent_channels=4, epochs=40, batch_size=24, warmup=10, learning_rate=4e-3)
         run(tmp_path, toy(96), config, towers=towers, latents=latents, checkpoint_every=1000, mixed_precision=False)

@@ -151,7 +151,7 @@ def test_by_workers_of_ray(evaluate, tmp_path, monkeypatch, photos):
     ray = pytest.importorskip("ray")
     monkeypatch.chdir(photos.parent)  # names that are relative to where the command was called
     try:
-        code, out, _ = evaluate("--ray", "local", "--workers", 2, task=photos.name, out=tmp_path / "r")
+        code, out, _ = evaluate("--ray", "local", "--workers", 2, "--chunk", 7, task=photos.name, out=tmp_path / "r")
     finally:
         ray.shutdown()
     assert code == 0

@@ -82,6 +82,10 @@ def evaluate(
         str | None, typer.Option(help="Evaluate by workers of Ray: local, or the address of a cluster, such as auto.")
     ] = None,
     workers: Annotated[int, typer.Option(min=1, help="That hold the model; with --ray.")] = 1,
+    chunk: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images given to a worker at once, lost if it dies; 64 or fewer if not given."),
+    ] = None,
     gpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray; may be less than one.")] = 0.0,
     cpus_per_worker: Annotated[float, typer.Option(min=0, help="With --ray.")] = 1.0,
     log: Annotated[str | None, typer.Option(help="Log the summary to mlflow or wandb, by its own client.")] = None,
@@ -224,7 +228,7 @@ def evaluate(
             address = None if ray == "local" else ray
             rows = evaluate_distributed(
                 work, source, out, address=address, num_workers=workers, gpus_per_worker=gpus_per_worker,
-                cpus_per_worker=cpus_per_worker, **about,
+                cpus_per_worker=cpus_per_worker, chunk=chunk, **about,
             )  # fmt: skip
         for row in rows:
             answered += row["status"] == "done"

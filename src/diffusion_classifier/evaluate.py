@@ -135,9 +135,9 @@ class Question:
         classifier.full_batches = True
         names, conditioning = classifier.condition(candidates(classifier, self.task, source), **prompts)
         return RunSpec(
+            **kept_errors(self.store_errors, self.also),
             **about_run(source, positions, model, command),
             **about_reading(classifier, classifier.reading(names, **self.options), conditioning),
-            **kept_errors(self.store_errors, self.also),
             class_names=source.class_names,
             templates=as_templates(prompts["template"]),
             average=self.average,

@@ -117,9 +117,9 @@ class CaptionQuestion:
         reading, unconditional = self._settled(classifier, source, positions)
         conditioning = classifier.encode(captions, self.template, self.average)
         return RunSpec(
+            **kept_errors(self.store_errors, self.also),
             **about_run(source, positions, model, command),
             **about_reading(classifier, reading, conditioning),
-            **kept_errors(self.store_errors, self.also),
             **_about_captions(source),
             unconditional=unconditional,
             templates=as_templates(self.template),

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -95,7 +96,7 @@ def _answered(rows: pa.Table, spec: RunSpec, weights: Weights | None, scale: flo
     predictions: list[str | None] = [None] * len(rows)
     posteriors: list[list[float] | None] = [None] * len(rows)
     fits: list[list[float] | None] = [None] * len(rows)
-    lengths = (pa.compute.list_value_length(rows[name]).fill_null(0).to_pylist() for name in ("errors", "timesteps"))
+    lengths = (pc.list_value_length(rows[name]).fill_null(0).to_pylist() for name in ("errors", "timesteps"))
     shapes: list[tuple[int, int]] = list(zip(*lengths, strict=True))
     flat = torch.from_numpy(rows["errors"].combine_chunks().flatten().flatten().to_numpy().copy())
     times = torch.from_numpy(rows["timesteps"].combine_chunks().flatten().to_numpy().copy())

@@ -39,15 +39,16 @@ def scenes(
     """
     from datasets import Dataset, Features, Image, Value
 
-    from ..scenes import load_photographs, scene
+    from ..scenes import load_photographs
+    from ..scenes import scenes as scenes_of
 
     photographs = load_photographs(data, split)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} is there already: choose another --out, or remove it")
     rows = []
     with progress_bar() as bar:
-        for i in bar.track(range(number), description="scenes"):
-            made = scene(photographs, seed, i)
+        tracked = bar.track(scenes_of(photographs, number, seed), total=number, description="scenes")
+        for i, made in enumerate(tracked):
             file = io.BytesIO()
             photographs.render(made.things).save(file, "PNG", compress_level=1)
             rows.append((f"{i:06d}.png", made.caption, file.getvalue()))

@@ -77,7 +77,7 @@ def open_counting(data: str | None = None) -> CaptionSource:
         things = several(rng, photographs.pick(rng, kind, count))
         return NUMBERS[count - 1], things, [phrase(things[0], count=n) for n in range(1, len(NUMBERS) + 1)]
 
-    return _alone("scenes-counting", data, 400, make, lambda i: i % len(NUMBERS))
+    return _alone("scenes-counting", data, 400, make)
 
 
 def open_spatial(data: str | None = None) -> CaptionSource:
@@ -89,7 +89,7 @@ def open_spatial(data: str | None = None) -> CaptionSource:
         things = side_by_side(rng, *((b, a) if reverse else (a, b)), vertical)
         return words, things, [f"{phrase(a)} {relation} {phrase(b)}" for relation, *_ in _RELATIONS]
 
-    return _alone("scenes-spatial", data, 400, make, lambda i: i % len(_RELATIONS))
+    return _alone("scenes-spatial", data, 400, make)
 
 
 def noun_names() -> tuple[str, ...]:
@@ -130,15 +130,15 @@ def _alone(
     data: str | None,
     number: int,
     make: Callable[[np.random.Generator, Photographs, int], tuple[str, Sequence[Thing], list[str]]],
-    truth: Callable[[int], int],
 ) -> CaptionSource:
+    """Images of which the first caption is true, then the second, and so on in turn."""
     photographs = load_photographs(data)
     made = [make(generator(_SEED, 2, i), photographs, i) for i in range(number)]
     return CaptionSource(
         name,
         tuple(map(str, range(number))),
         tuple(tuple(captions) for _, _, captions in made),
-        tuple(map(truth, range(number))),
+        tuple(i % len(captions) for i, (_, _, captions) in enumerate(made)),
         lambda i: photographs.render(made[i][1]),
         tags=tuple(tag for tag, _, _ in made),
     )

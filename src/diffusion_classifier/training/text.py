@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -244,6 +245,10 @@ class _Stages:
     on_step: Callable[[Progress], None]
     on_stage: Callable[[str, int, int], None]
 
+    @cached_property
+    def _fingerprint(self) -> str:
+        return self.data.fingerprint()
+
     def _pixels(self, rows: Tensor) -> Tensor:
         """(B, 3, S, S) in [-1, 1], on the device."""
         return (self.data.images[rows].to(self.device).float() / 127.5 - 1).expand(-1, 3, -1, -1)
@@ -268,7 +273,7 @@ class _Stages:
             with quiet():
                 save(averaged)
 
-        run = {"config": dict(settings), "data": self.data.fingerprint(), "class_names": []}
+        run = {"config": dict(settings), "data": self._fingerprint, "class_names": []}
         ema = fit(
             module,
             loss_at,
@@ -352,7 +357,8 @@ class _Stages:
 
     @torch.no_grad()
     def _set_scale(self, vae: Any) -> None:
-        rows = torch.arange(min(len(self.data), _ENCODE_BATCH)) * len(self.data) // min(len(self.data), _ENCODE_BATCH)
+        count = min(len(self.data), _ENCODE_BATCH)
+        rows = torch.arange(count) * len(self.data) // count
         std = vae.encode(self._pixels(rows)).latent_dist.mean.std()
         vae.register_to_config(scaling_factor=1 / float(std))
 
@@ -381,6 +387,7 @@ class _Stages:
             unet = build_unet(config, encoded.shape[1], encoded.shape[-1], text.config.hidden_size)
         unet.to(self.device).train()
         network = torch.compile(unet, dynamic=False) if compile_network else unet
+        settings = {"words": sorted(set().union(*map(words_of, set(data.captions)))), "times": config.times}
 
         def loss_at(step: int) -> Tensor:
             generator = generator_of(config.seed, 1, step)
@@ -403,8 +410,6 @@ class _Stages:
                 vae, text, tokenizer, module, scheduler, None, None, requires_safety_checker=False
             )
             pipeline.save_pretrained(self.out, safe_serialization=True)
-            words = sorted(set().union(*map(words_of, set(data.captions))))
-            settings = {"words": words, "times": config.times}
             write_durably(self.out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
 
         self._fit("diffusion", unet, config, loss_at, save, asdict(config), _OUTER)
@@ -479,7 +484,3 @@ def _load(folder: Path, library: str, kind: str, what: str) -> Any:
 def _load_towers(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     clip = _load(folder, "transformers", "CLIPModel", "a contrastive model")
     return clip, CLIPTokenizer.from_pretrained(folder)
-
-
-def _load_autoencoder(folder: Path) -> AutoencoderKL:
-    return _load(folder, "diffusers", "AutoencoderKL", "an autoencoder")

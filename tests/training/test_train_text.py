@@ -199,6 +199,10 @@ class TestRefusals:
         with pytest.raises(InputError, match="latents of 8 pixels cannot be halved 4 times"):
             run(tmp_path / "u", config=TrainConfig(channels=(8,) * 5))
 
+    def test_an_unknown_optimizer(self, tmp_path):
+        with pytest.raises(InputError, match="optimizer 'sgd' is not one of adamw, muon"):
+            run(tmp_path, towers=Towers(**{**vars(TOWERS), "optimizer": "sgd"}))
+
     def test_another_run(self, finished, tmp_path):
         out = tmp_path / "m"
         shutil.copytree(finished[0], out)

@@ -105,7 +105,12 @@ def build_optimizer(module: torch.nn.Module, recipe: Recipe, outer: Collection[s
         module: whose parameters are trained.
         recipe: how.
         outer: how the names begin of parameters that Muon is not meant for.
+
+    Raises:
+        InputError: no such optimizer.
     """
+    if recipe.optimizer not in OPTIMIZERS:
+        raise InputError(f"optimizer {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
     settings: dict[str, Any] = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(module.parameters(), fused=True, **settings)

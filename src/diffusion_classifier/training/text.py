@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
@@ -28,7 +28,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..denoisers import autoencoder
-from ..denoisers.base import scheduler_config
+from ..denoisers.base import scheduler_config, without_advice
 from ..denoisers.load import SETTINGS_FILE, check_files, load_network, quiet
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
@@ -375,6 +375,9 @@ class _Stages:
 
     def diffusion(self, clip: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, compile_network: bool) -> None:
         """The diffusion model, and all together as a pipeline."""
+        with without_advice():  # the import tells what image processors, not used here, would need
+            from diffusers import StableDiffusionPipeline
+
         config, data = self.config, self.data
         text = _text_encoder(clip).to(self.device).eval().requires_grad_(False)
         tokens = torch.cat([tokens_of(tokenizer, data.captions), tokens_of(tokenizer, [""])])

@@ -24,8 +24,8 @@ class TestScenes:
 
     def test_one_file(self, call, tmp_path):
         call("scenes", "--out", tmp_path / "look", "--number", 2)
-        call("scenes", "--out", tmp_path / "s.parquet", "--number", 2)
-        table = datasets.load_dataset("parquet", data_files=str(tmp_path / "s.parquet"), split="train")
+        call("scenes", "--out", tmp_path / "new/s.parquet", "--number", 2)
+        table = datasets.load_dataset("parquet", data_files=str(tmp_path / "new/s.parquet"), split="train")
         folder = datasets.load_dataset("imagefolder", data_dir=str(tmp_path / "look"), split="train")
         for a, b in zip(table, folder, strict=True):
             assert a["text"] == b["text"]

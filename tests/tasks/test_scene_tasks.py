@@ -69,6 +69,22 @@ def test_seen_and_unseen_pairs():
         assert (kinds in UNSEEN_PAIRS) == (tag == "unseen")
 
 
+@pytest.mark.parametrize(
+    "open_", [open_nouns, open_scenes_winoground, open_pairs, open_binding, open_counting, open_spatial]
+)
+def test_photographs_of_other_splits(open_, monkeypatch):
+    asked = []
+
+    def load(data, split):
+        asked.append((data, split))
+        return PHOTOGRAPHS
+
+    monkeypatch.setattr(module, "load_photographs", load)
+    open_()
+    open_("photographs", "validation")
+    assert asked == [(None, "test"), ("photographs", "validation")]
+
+
 @pytest.mark.parametrize("open_", [open_counting, open_spatial])
 def test_one_of_four(open_):
     source = open_()

@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -14,16 +15,18 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.training.data import CaptionedImages
 from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.text import (
+from diffusion_classifier.training.networks import (
     Latents,
     Towers,
     autoencoder_loss,
     build_tokenizer,
+    build_towers,
+    build_unet,
     contrastive_loss,
     read_settings,
     tokens_of,
-    train_text,
 )
+from diffusion_classifier.training.text import train_text
 
 CAPTIONS = ("a dark t-shirt", "a bright t-shirt", "a dark bag", "two bright bags")
 
@@ -129,6 +132,39 @@ def test_a_killed_run_goes_on_to_the_same_bits(finished, tmp_path, stage, step):
     )
 
 
+@pytest.mark.parametrize(("attention", "where"), [(False, {"mid"}), (True, {"mid", "down.1", "up.0"})])
+def test_where_prompts_enter(attention, where):
+    unet = build_unet(TrainConfig(channels=(8, 16), layers=1, attention=attention), 4, 8, 32)
+    entrances = [name for name, _ in unet.named_modules() if name.endswith("attn2")]
+    assert {name.replace("_block", "").replace("s.", ".").partition(".attention")[0] for name in entrances} == where
+
+
+def test_plain_attention_has_the_gradient_of_fused_attention():
+    """On the processor the fused one is slow, so that training takes the other."""
+    generator = torch.Generator().manual_seed(0)
+    unet = build_unet(TrainConfig(channels=(16,), layers=1, attention=True), 4, 8, 32)
+    clip = build_towers(TOWERS, build_tokenizer(CAPTIONS, 1024, 12), 16)
+    x, prompts = torch.randn(3, 4, 8, 8, generator=generator), torch.randn(3, 12, 32, generator=generator)
+    ids, pixels = torch.tensor([[0, *[7] * 10, 1]] * 3), torch.randn(3, 3, 16, 16, generator=generator)
+
+    def gradients(module, loss):
+        module.zero_grad()
+        loss.backward()
+        return torch.cat([p.grad.flatten() for p in module.parameters() if p.grad is not None])
+
+    found = []
+    for plain in (False, True):
+        if plain:
+            unet.set_attn_processor(AttnProcessor())
+            clip.set_attn_implementation("eager")
+        found.append(gradients(unet, unet(x, 5, encoder_hidden_states=prompts).sample.square().mean()))
+        logits = clip(input_ids=ids, pixel_values=pixels).logits_per_image
+        found.append(gradients(clip, contrastive_loss(logits, torch.arange(3)[:, None])))
+    for fused, plain in zip(found[:2], found[2:], strict=True):
+        assert fused.abs().max() > 0
+        torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-6)
+
+
 def test_towers_and_autoencoder_of_another_run(finished, tmp_path):
     steps = run(tmp_path, towers=finished[0] / "contrastive", latents=finished[0] / "vae")
     assert {stage for stage, *_ in steps} == {"latents", "diffusion"}
@@ -194,10 +230,11 @@ class TestRefusals:
     def test_sizes(self, tmp_path):
         with pytest.raises(InputError, match="16 pixels cannot be cut into squares of 5"):
             run(tmp_path, towers=Towers(patch_size=5))
-        with pytest.raises(InputError, match="16 pixels cannot be halved 5 times by the autoencoder"):
+        with pytest.raises(InputError, match="images of 16 pixels cannot be halved 5 times"):
             run(tmp_path, latents=Latents(channels=(8,) * 6))
         with pytest.raises(InputError, match="latents of 8 pixels cannot be halved 4 times"):
             run(tmp_path / "u", config=TrainConfig(channels=(8,) * 5))
+        assert not (tmp_path / "u").exists()  # nothing was trained before it was told
 
     def test_an_unknown_optimizer(self, tmp_path):
         with pytest.raises(InputError, match="optimizer 'sgd' is not one of adamw, muon"):

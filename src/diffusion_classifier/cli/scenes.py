@@ -45,6 +45,10 @@ def scenes(
     photographs = load_photographs(data, split)
     if out.exists() and (out.is_file() or any(out.iterdir())):
         raise InputError(f"{out} is there already: choose another --out, or remove it")
+    try:  # before anything takes long
+        (out.parent if out.suffix == ".parquet" else out).mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise InputError(f"{out} cannot be written: {e}") from e
     rows = []
     with progress_bar() as bar:
         tracked = bar.track(scenes_of(photographs, number, seed), total=number, description="scenes")
@@ -59,7 +63,6 @@ def scenes(
             columns = {"image": images, "text": [text for _, text, _ in rows]}
             Dataset.from_dict(columns, features).to_parquet(out)
         else:
-            out.mkdir(parents=True, exist_ok=True)
             for name, _, content in rows:
                 (out / name).write_bytes(content)
             with (out / "metadata.csv").open("w", newline="", encoding="utf-8") as table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,7 +60,9 @@ def train(
     ] = 1,
     channels: Annotated[str, typer.Option(help="Width of each resolution level, high to low.")] = "64,128",
     layers: Annotated[int, typer.Option(help="Residual blocks per level.")] = 2,
-    attention: Annotated[bool, typer.Option(help="Self-attention in all blocks of the lowest resolution.")] = False,
+    attention: Annotated[
+        bool, typer.Option(help="In all blocks of the lowest resolution, not the middle one alone.")
+    ] = False,
     dropout: Annotated[float, typer.Option(help="In the residual blocks.")] = 0.0,
     epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
@@ -104,7 +107,8 @@ def train(
     from ..training.data import load_captioned_images, load_labelled_images
     from ..training.denoising import TrainConfig
     from ..training.loop import num_steps
-    from ..training.text import Latents, Towers, read_settings, train_text
+    from ..training.networks import Latents, Towers, read_settings
+    from ..training.text import train_text
     from ..training.train import train as train_classes
 
     config = TrainConfig(
@@ -158,20 +162,22 @@ class _Report:
 
     def on_stage(self, name: str, num_steps: int, batch_size: int) -> None:
         """Another stage begins."""
-        self.bar.add_task(name, total=num_steps, loss=float("nan"), rate=0.0)
+        self.bar.add_task(name, total=num_steps, loss="", rate=0.0)
         self.smoothed, self.last, self.batch_size = float("nan"), 0, batch_size
 
     def on_step(self, p: Progress) -> None:
         """A step is done."""
         task, bar = self.bar.tasks[-1], self.bar
-        self.smoothed = p.loss if self.smoothed != self.smoothed else 0.98 * self.smoothed + 0.02 * p.loss
+        self.smoothed = p.loss if math.isnan(self.smoothed) else 0.98 * self.smoothed + 0.02 * p.loss
         rate = (task.speed or 0.0) * self.batch_size
-        bar.update(task.id, completed=p.step, loss=self.smoothed, rate=rate)
+        loss = "" if math.isnan(self.smoothed) else f"loss {self.smoothed:.4f}"  # of latents, there is none
+        bar.update(task.id, completed=p.step, loss=loss, rate=rate)
         if bar.disable and (p.step - self.last >= LINE_EVERY or p.step == p.num_steps):
             self.last = p.step
             left = timedelta(seconds=task.time_remaining or 0) if rate else "unknown time"
             stage = f"{p.stage}, " if p.stage else ""
-            say(f"{stage}step {p.step} of {p.num_steps}: loss {self.smoothed:.4f}, {rate:.0f} images/s, {left} left")
+            what = f"{loss}, " if loss else ""
+            say(f"{stage}step {p.step} of {p.num_steps}: {what}{rate:.0f} images/s, {left} left")
 
     def on_validation(self, step: int, values: dict[str, float]) -> None:
         """A model was validated."""
@@ -181,7 +187,7 @@ class _Report:
 
 @contextmanager
 def _reporter() -> Iterator[_Report]:
-    columns = ("loss {task.fields[loss]:.4f}", "{task.fields[rate]:.0f} images/s")
+    columns = ("{task.fields[loss]}", "{task.fields[rate]:.0f} images/s")
     with warnings.catch_warnings(), progress_bar(*columns, disable=not stderr.is_terminal) as bar:
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
         yield _Report(bar)

@@ -74,7 +74,7 @@ def open_task(
     if isinstance(task, CaptionTask):
         raise InputError(f"the images of {name} have captions of their own, not classes")
     if task.make is not None:
-        source = task.make(data)
+        source = task.make(data, split)
         return task, source if class_names is None else renamed(source, class_names)
     source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
     if len(source.class_names) != task.num_classes:

@@ -81,7 +81,8 @@ class Task:
         imagenet_ids: where its classes are some of ImageNet's thousand, which ones, so that models of that thousand can
             be evaluated.
         presets: by name.
-        make: what makes its images of those in the package, or in the folder that is given in their place.
+        make: what makes its images of those in the package, or in the folder and of the split that are given in their
+            place.
         note: what one should know.
     """
 
@@ -98,7 +99,7 @@ class Task:
     class_names: tuple[str, ...] | None = None
     imagenet_ids: tuple[int, ...] | None = None
     presets: Mapping[str, Preset] = field(default_factory=dict)
-    make: Callable[[str | None], Source] | None = None
+    make: Callable[[str | None, str | None], Source] | None = None
     note: str = ""
 
     @property

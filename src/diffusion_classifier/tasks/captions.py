@@ -10,14 +10,15 @@ from .scenes import open_binding, open_counting, open_pairs, open_spatial
 from .scenes import open_winoground as open_scenes_winoground
 
 
-def _scenes(name: str, title: str, open_: Callable[[str | None], CaptionSource], num_images: int) -> CaptionTask:
+def _scenes(name: str, title: str, open_: Callable[..., CaptionSource], num_images: int) -> CaptionTask:
     return CaptionTask(
         name, title, open_, "MIT",
         "Photographs of Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning "
         "algorithms",
         num_images=num_images,
-        takes=("data",),
-        note="Of the 1,000 test images in the package; of all 10,000 with --data FOLDER of the IDX files.",
+        takes=("data", "split"),
+        note="Of the 1,000 test images in the package; of all 10,000 with --data FOLDER of the IDX files, of "
+        "5,000 that the bundled models were not trained on with --split validation, too.",
     )  # fmt: skip
 
 

@@ -33,9 +33,10 @@ _IMAGENET = "staged:50,100,500,1000/500,50,10,1"
 _DIT = Preset("fixed:250", image_size=None)
 
 
-def _sample(data: str | None) -> Source:
-    if data is not None:
-        raise InputError("the task fashion-sample has no use for --data: its images are in the package")
+def _sample(data: str | None, split: str | None) -> Source:
+    for option, given in (("data", data), ("split", split)):
+        if given is not None:
+            raise InputError(f"the task fashion-sample has no use for --{option}: its images are in the package")
     samples = load_sample()
     return Source(
         "fashion-sample",
@@ -157,7 +158,8 @@ _ALL = (
         "Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
         class_names=noun_names(),
         make=open_nouns,
-        note="Of the 1,000 images in the package; of all 10,000 with --data FOLDER of the IDX files.",
+        note="Of the 1,000 images in the package; of all 10,000 with --data FOLDER of the IDX files, of "
+        "5,000 that the bundled models were not trained on with --split validation, too.",
     ),
 )  # fmt: skip
 

@@ -40,15 +40,15 @@ _Pair = tuple[Scene, Scene]
 _Make = Callable[[np.random.Generator, Photographs], _Pair]
 
 
-def open_winoground(data: str | None = None) -> CaptionSource:
+def open_winoground(data: str | None = None, split: str | None = None) -> CaptionSource:
     """100 pairs each of swapped objects, swapped attributes, swapped relations, and objects with their attributes."""
     makers: dict[str, _Make] = {
         "object": _objects, "attribute": _attributes, "relation": _relations, "both": _both,
     }  # fmt: skip
-    return _paired("scenes-winoground", data, [(tag, make) for tag, make in makers.items() for _ in range(100)])
+    return _paired("scenes-winoground", data, split, [(tag, make) for tag, make in makers.items() for _ in range(100)])
 
 
-def open_pairs(data: str | None = None) -> CaptionSource:
+def open_pairs(data: str | None = None, split: str | None = None) -> CaptionSource:
     """200 pairs of swapped objects that training showed together, and 200 of such that it never did."""
     unseen = sorted(map(sorted, UNSEEN_PAIRS))
 
@@ -56,20 +56,22 @@ def open_pairs(data: str | None = None) -> CaptionSource:
         return lambda rng, photographs: _objects(rng, photographs, rng.permutation(kinds).tolist())
 
     shown: list[tuple[str, _Make]] = [("seen", _objects)] * 200
-    return _paired("scenes-pairs", data, [*shown, *(("unseen", of(unseen[i % len(unseen)])) for i in range(200))])
+    return _paired(
+        "scenes-pairs", data, split, [*shown, *(("unseen", of(unseen[i % len(unseen)])) for i in range(200))]
+    )
 
 
-def open_binding(data: str | None = None) -> CaptionSource:
+def open_binding(data: str | None = None, split: str | None = None) -> CaptionSource:
     """Pairs of swapped attributes: 100 of each sort, and 100 of which training never showed one of the attributes."""
 
     def of(sort: str) -> _Make:
         return lambda rng, photographs: _attributes(rng, photographs, sort)
 
     makers: list[tuple[str, _Make]] = [(sort, of(sort)) for sort in _SORTS for _ in range(100)]
-    return _paired("scenes-binding", data, makers + [("unseen", _unseen_attributes)] * 100)
+    return _paired("scenes-binding", data, split, makers + [("unseen", _unseen_attributes)] * 100)
 
 
-def open_counting(data: str | None = None) -> CaptionSource:
+def open_counting(data: str | None = None, split: str | None = None) -> CaptionSource:
     """400 images of one to four things of a kind, with captions that differ in the number."""
 
     def make(rng: np.random.Generator, photographs: Photographs, i: int) -> tuple[str, Sequence[Thing], list[str]]:
@@ -77,10 +79,10 @@ def open_counting(data: str | None = None) -> CaptionSource:
         things = several(rng, photographs.pick(rng, kind, count))
         return NUMBERS[count - 1], things, [phrase(things[0], count=n) for n in range(1, len(NUMBERS) + 1)]
 
-    return _alone("scenes-counting", data, 400, make)
+    return _alone("scenes-counting", data, split, 400, make)
 
 
-def open_spatial(data: str | None = None) -> CaptionSource:
+def open_spatial(data: str | None = None, split: str | None = None) -> CaptionSource:
     """400 images of two things, with captions that differ in how one lies to the other."""
 
     def make(rng: np.random.Generator, photographs: Photographs, i: int) -> tuple[str, Sequence[Thing], list[str]]:
@@ -89,7 +91,7 @@ def open_spatial(data: str | None = None) -> CaptionSource:
         things = side_by_side(rng, *((b, a) if reverse else (a, b)), vertical)
         return words, things, [f"{phrase(a)} {relation} {phrase(b)}" for relation, *_ in _RELATIONS]
 
-    return _alone("scenes-spatial", data, 400, make)
+    return _alone("scenes-spatial", data, split, 400, make)
 
 
 def noun_names() -> tuple[str, ...]:
@@ -97,9 +99,9 @@ def noun_names() -> tuple[str, ...]:
     return tuple(words[0] for words in NOUNS)
 
 
-def open_nouns(data: str | None = None) -> Source:
+def open_nouns(data: str | None = None, split: str | None = None) -> Source:
     """Every photograph, plain and alone in a place of its own, to be told by the ten nouns."""
-    photographs = load_photographs(data)
+    photographs = load_photographs(data, split or "test")
 
     def read(i: int) -> Image.Image:
         rng = generator(_SEED, i)
@@ -109,8 +111,8 @@ def open_nouns(data: str | None = None) -> Source:
     return Source("scenes-nouns", noun_names(), tuple(photographs.labels.tolist()), ids, read)
 
 
-def _paired(name: str, data: str | None, makers: Sequence[tuple[str, _Make]]) -> CaptionSource:
-    photographs = load_photographs(data)
+def _paired(name: str, data: str | None, split: str | None, makers: Sequence[tuple[str, _Make]]) -> CaptionSource:
+    photographs = load_photographs(data, split or "test")
     pairs = [make(generator(_SEED, 1, i), photographs) for i, (_, make) in enumerate(makers)]
     scenes = [scene for pair in pairs for scene in pair]
     captions = [(first.caption, second.caption) for first, second in pairs for _ in (0, 1)]
@@ -128,11 +130,12 @@ def _paired(name: str, data: str | None, makers: Sequence[tuple[str, _Make]]) ->
 def _alone(
     name: str,
     data: str | None,
+    split: str | None,
     number: int,
     make: Callable[[np.random.Generator, Photographs, int], tuple[str, Sequence[Thing], list[str]]],
 ) -> CaptionSource:
     """Images of which the first caption is true, then the second, and so on in turn."""
-    photographs = load_photographs(data)
+    photographs = load_photographs(data, split or "test")
     made = [make(generator(_SEED, 2, i), photographs, i) for i in range(number)]
     return CaptionSource(
         name,

@@ -37,7 +37,7 @@ class TrainConfig:
         patch_size: p×p pixels are folded into channels before the network sees them.
         channels: width of each resolution level, high to low.
         layers: residual blocks per level.
-        attention: self-attention in all blocks of the lowest resolution, not in the middle one alone.
+        attention: in all blocks of the lowest resolution, not in the middle one alone: to itself, and to captions.
         dropout: in the residual blocks.
         epochs: passes over the training images.
         batch_size: images per step.

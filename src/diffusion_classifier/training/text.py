@@ -3,8 +3,6 @@
 In three stages, as Stable Diffusion 2 came about: a contrastive model of images and captions, whose text tower is then
 frozen and reads the prompts; an autoencoder; and the diffusion model on its latents. Contrastive and generative reader
 so share the very same text encoder.
-
-Shape legend: B rows of a batch, L tokens.
 """
 
 from __future__ import annotations
@@ -13,18 +11,17 @@ import copy
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
 from torch import Tensor
-from transformers import CLIPConfig, CLIPModel, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..denoisers import autoencoder
@@ -38,6 +35,19 @@ from ..schedules import read_scheduler
 from .data import CaptionedImages
 from .denoising import TrainConfig, build_scheduler, denoising_loss, draw_times
 from .loop import Progress, Recipe, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
+from .networks import (
+    Latents,
+    Towers,
+    autoencoder_loss,
+    build_autoencoder,
+    build_tokenizer,
+    build_towers,
+    build_unet,
+    contrastive_loss,
+    halved,
+    text_encoder_of,
+    tokens_of,
+)
 
 CHECKPOINT = "checkpoint"
 CONTRASTIVE = "contrastive"
@@ -45,89 +55,7 @@ CONTRASTIVE = "contrastive"
 _OUTER = ("conv_in.", "conv_out.")
 _ENCODE_BATCH = 256
 
-
-@dataclass(frozen=True)
-class Towers:
-    """The contrastive model: a transformer for captions and one for images, with one space for both.
-
-    Args:
-        width: of both.
-        layers: of both.
-        patch_size: edge of the squares that an image is cut into, in pixels.
-        max_tokens: of a caption, start and end included.
-        vocabulary: tokens at most.
-        epochs: passes over the training images.
-        batch_size: captions that an image's own is told from, plus one.
-        learning_rate: see `TrainConfig`, and so the others.
-    """
-
-    width: int = 128
-    layers: int = 4
-    patch_size: int = 7
-    max_tokens: int = 32
-    vocabulary: int = 1024
-    epochs: float = 10.0
-    batch_size: int = 256
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    weight_decay: float = 0.1
-    ema: float = 0.999
-    optimizer: str = "adamw"
-
-
-@dataclass(frozen=True)
-class Latents:
-    """The autoencoder.
-
-    Args:
-        channels: width of each resolution level, high to low: each but the first halves the edge.
-        latent_channels: of a latent.
-        divergence: weight of the Kullback-Leibler divergence, a dimension, against the mean squared error.
-        epochs: passes over the training images.
-        batch_size: images a step.
-        learning_rate: see `TrainConfig`, and so the others.
-    """
-
-    channels: tuple[int, ...] = (32, 64, 64)
-    latent_channels: int = 8
-    divergence: float = 1e-4
-    epochs: float = 1.0
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 100
-    weight_decay: float = 0.0
-    ema: float = 0.999
-    optimizer: str = "adamw"
-
-
-_Settings = TypeVar("_Settings", Towers, Latents)
 _Module = TypeVar("_Module", bound=torch.nn.Module)
-
-
-def read_settings(kind: type[_Settings], text: str) -> _Settings:
-    """Settings from "width=128,layers=4"; several numbers of one are separated by slashes.
-
-    Raises:
-        InputError: an unknown name, or a value that is no positive number.
-    """
-    known = {field.name: field.default for field in fields(kind)}
-    values: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        name, _, value = part.partition("=")
-        if name not in known:
-            raise InputError(f"{name!r} is not one of {', '.join(known)}")
-        default = known[name]
-        try:
-            if isinstance(default, tuple):
-                values[name] = tuple(map(int, value.split("/")))
-            else:
-                values[name] = type(default)(value)  # type: ignore[misc]
-        except ValueError as e:
-            raise InputError(f"{name}={value!r} is not a value as {default!r} is") from e
-        low = min(values[name]) if isinstance(default, tuple) else values[name]
-        if not isinstance(default, str) and not (0 <= low < math.inf):
-            raise InputError(f"{name} must be at least 0 and finite; got {value}")
-    return kind(**values)
 
 
 def train_text(
@@ -135,8 +63,8 @@ def train_text(
     config: TrainConfig,
     out: Path,
     *,
-    towers: Towers | Path = Towers(),
-    latents: Latents | Path = Latents(),
+    towers: Towers | Path,
+    latents: Latents | Path,
     device: str = "cpu",
     mixed_precision: bool | None = None,
     compile_network: bool = False,
@@ -170,68 +98,21 @@ def train_text(
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
     stages = _Stages(data, config, out, place, autocast, checkpoint_every, on_step, on_stage)
+    size = data.images.shape[-1]
+    vae: AutoencoderKL | None = None
+    if isinstance(latents, Path):
+        vae = _load(latents, "diffusers", "AutoencoderKL", "an autoencoder")
+        channels = vae.config.block_out_channels
+    else:
+        channels = latents.channels
+    halved(halved(size, channels, "images"), config.channels, "latents")  # before anything takes long
+    if isinstance(towers, Towers) and size % towers.patch_size:
+        raise InputError(f"images of {size} pixels cannot be cut into squares of {towers.patch_size}")
     clip, tokenizer = _load_towers(towers) if isinstance(towers, Path) else stages.towers(towers)
-    vae = (
-        _load(latents, "diffusers", "AutoencoderKL", "an autoencoder")
-        if isinstance(latents, Path)
-        else stages.latents(latents)
-    )
+    if isinstance(latents, Latents):
+        vae = stages.latents(latents)
     stages.diffusion(clip, tokenizer, vae, compile_network)
     return out
-
-
-def build_tokenizer(captions: Sequence[str], vocabulary: int, max_tokens: int) -> CLIPTokenizer:
-    """CLIP's kind of tokenizer, with the words of these captions.
-
-    Raises:
-        InputError: a caption has more tokens than that.
-    """
-    base = CLIPTokenizer()
-    alphabet = sorted(ByteLevel.alphabet())
-    trainer = BpeTrainer(
-        vocab_size=vocabulary,
-        # All given numbers here: else those at the ends of words are numbered anew, and in another order, each time.
-        special_tokens=[base.bos_token, base.eos_token, *alphabet, *(character + "</w>" for character in alphabet)],
-        end_of_word_suffix="</w>",
-        show_progress=False,
-    )
-    base.backend_tokenizer.train_from_iterator(captions, trainer)
-    model = json.loads(base.backend_tokenizer.to_str())["model"]
-    tokenizer = CLIPTokenizer(
-        vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], model_max_length=max_tokens
-    )
-    lengths = [len(ids) for ids in tokenizer(list(captions)).input_ids]
-    if max(lengths) > max_tokens:
-        longest = captions[lengths.index(max(lengths))]
-        raise InputError(f"the caption {longest!r} has {max(lengths)} tokens; max_tokens is {max_tokens}")
-    return tokenizer
-
-
-def tokens_of(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids (B, L) of captions, padded as the pipeline pads prompts."""
-    ids = tokenizer(list(captions), padding="max_length", max_length=tokenizer.model_max_length).input_ids
-    return torch.tensor(ids)
-
-
-def contrastive_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy over the captions of a batch and over its images; equal captions count as one.
-
-    Args:
-        logits: similarity of image i and caption j, (B, B).
-        tokens: of the captions, (B, L).
-    """
-    same = (tokens[:, None] == tokens[None]).all(-1).float()
-    goal = same / same.sum(1, keepdim=True)
-    return -(goal * (logits.log_softmax(1) + logits.T.log_softmax(1))).sum(1).mean() / 2
-
-
-def autoencoder_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, divergence: float) -> Tensor:
-    """Mean squared error of the reconstruction, and the divergence of latents from the normal distribution."""
-    latent = vae.encode(x).latent_dist
-    decoded = vae.decode(latent.mean + latent.std * noise).sample
-    kl = 0.5 * (latent.mean.square() + latent.var - 1 - latent.logvar).mean()
-    loss: Tensor = (decoded.float() - x).square().mean() + divergence * kl
-    return loss
 
 
 @dataclass(frozen=True)
@@ -294,11 +175,11 @@ class _Stages:
     def towers(self, towers: Towers) -> tuple[CLIPModel, CLIPTokenizer]:
         """The contrastive model."""
         size = self.data.images.shape[-1]
-        if size % towers.patch_size:
-            raise InputError(f"images of {size} pixels cannot be cut into squares of {towers.patch_size}")
         tokenizer = build_tokenizer(self.data.captions, towers.vocabulary, towers.max_tokens)
         with seeded(seed_of(self.config.seed, 10)):
-            clip = CLIPModel(_clip_config(towers, tokenizer, size)).to(self.device).train()
+            clip = build_towers(towers, tokenizer, size).to(self.device).train()
+        if self.device.type == "cpu":
+            clip.set_attn_implementation("eager")  # the gradient of torch's fused attention is slow here
         tokens = tokens_of(tokenizer, self.data.captions)
         folder = self.out / CONTRASTIVE
         with writing(self.out):
@@ -323,21 +204,10 @@ class _Stages:
 
     def latents(self, latents: Latents) -> AutoencoderKL:
         """The autoencoder, with the scale at which its latents have a variance of 1."""
-        size, levels = self.data.images.shape[-1], len(latents.channels)
-        if size % 2 ** (levels - 1):
-            raise InputError(f"images of {size} pixels cannot be halved {levels - 1} times by the autoencoder")
+        size = self.data.images.shape[-1]
         with seeded(seed_of(self.config.seed, 20)):
-            vae = AutoencoderKL(
-                down_block_types=["DownEncoderBlock2D"] * levels,
-                up_block_types=["UpDecoderBlock2D"] * levels,
-                block_out_channels=latents.channels,
-                layers_per_block=1,
-                latent_channels=latents.latent_channels,
-                norm_num_groups=math.gcd(32, *latents.channels),
-                sample_size=size,
-            )
-        vae.to(self.device).train()
-        edge = size // 2 ** (levels - 1)
+            vae = build_autoencoder(latents, size).to(self.device).train()
+        edge = halved(size, latents.channels, "images")
 
         def loss_at(step: int) -> Tensor:
             rows = batch_rows(step, len(self.data), latents.batch_size, seed_of(self.config.seed, 21))
@@ -366,11 +236,12 @@ class _Stages:
     def _encode(self, vae: AutoencoderKL) -> Tensor:
         """Latents of all images, float16, in the computer's memory."""
         parts = []
-        for first in range(0, len(self.data), _ENCODE_BATCH):
-            rows = torch.arange(first, min(first + _ENCODE_BATCH, len(self.data)))
+        batches = torch.split(torch.arange(len(self.data)), _ENCODE_BATCH)
+        self.on_stage("latents", len(batches), _ENCODE_BATCH)
+        for i, rows in enumerate(batches):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 parts.append(autoencoder.encode(vae, self._pixels(rows)).half().cpu())
-            self.on_step(Progress(int(rows[-1]) + 1, len(self.data), float("nan"), "latents"))
+            self.on_step(Progress(i + 1, len(batches), math.nan, "latents"))
         return torch.cat(parts)
 
     def diffusion(self, clip: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, compile_network: bool) -> None:
@@ -379,16 +250,17 @@ class _Stages:
             from diffusers import StableDiffusionPipeline
 
         config, data = self.config, self.data
-        text = _text_encoder(clip).to(self.device).eval().requires_grad_(False)
+        text = text_encoder_of(clip).to(self.device).eval().requires_grad_(False)
         tokens = torch.cat([tokens_of(tokenizer, data.captions), tokens_of(tokenizer, [""])])
         vae.to(self.device).eval().requires_grad_(False)
-        self.on_stage("latents", len(data), 1)
         encoded = self._encode(vae)
         scheduler = build_scheduler(config, clip_sample=False, steps_offset=1)  # as the pipeline wants it
         schedule, _ = read_scheduler(scheduler_config(scheduler))
         with seeded(config.seed):
             unet = build_unet(config, encoded.shape[1], encoded.shape[-1], text.config.hidden_size)
         unet.to(self.device).train()
+        if self.device.type == "cpu":
+            unet.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow here
         network = torch.compile(unet, dynamic=False) if compile_network else unet
         settings = {"words": sorted(set().union(*map(words_of, set(data.captions)))), "times": config.times}
 
@@ -416,58 +288,6 @@ class _Stages:
             write_durably(self.out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
 
         self._fit("diffusion", unet, config, loss_at, save, asdict(config), _OUTER)
-
-
-def build_unet(config: TrainConfig, channels: int, size: int, width: int) -> UNet2DConditionModel:
-    """The network, with its first weights.
-
-    Args:
-        config: its shape.
-        channels: of a latent.
-        size: edge of a latent.
-        width: of the prompts' encodings.
-
-    Raises:
-        InputError: latents of that size cannot be halved so often.
-    """
-    levels = len(config.channels)
-    if size % 2 ** (levels - 1):
-        raise InputError(f"latents of {size} pixels cannot be halved {levels - 1} times: choose fewer channels")
-    return UNet2DConditionModel(
-        sample_size=size,
-        in_channels=channels,
-        out_channels=channels,
-        block_out_channels=config.channels,
-        layers_per_block=config.layers,
-        down_block_types=["CrossAttnDownBlock2D"] * levels,
-        up_block_types=["CrossAttnUpBlock2D"] * levels,
-        cross_attention_dim=width,
-        attention_head_dim=max(1, config.channels[0] // 16),  # in spite of its name, the number of heads
-        norm_num_groups=math.gcd(32, *config.channels),
-        dropout=config.dropout,
-        resnet_time_scale_shift="scale_shift",
-    )
-
-
-def _clip_config(towers: Towers, tokenizer: CLIPTokenizer, size: int) -> CLIPConfig:
-    shared = {
-        "hidden_size": towers.width,
-        "intermediate_size": 4 * towers.width,
-        "num_hidden_layers": towers.layers,
-        "num_attention_heads": max(1, towers.width // 32),
-    }
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    text = {"vocab_size": len(tokenizer), "max_position_embeddings": towers.max_tokens, **ids}
-    vision = {"image_size": size, "patch_size": towers.patch_size}
-    return CLIPConfig(text_config=shared | text, vision_config=shared | vision, projection_dim=towers.width)
-
-
-def _text_encoder(clip: CLIPModel) -> CLIPTextModel:
-    """The text tower by itself."""
-    encoder = CLIPTextModel(clip.config.text_config)
-    inner = getattr(encoder, "text_model", encoder)  # older versions of transformers wrap it
-    inner.load_state_dict(clip.text_model.state_dict())
-    return encoder
 
 
 def _load(folder: Path, library: str, kind: str, what: str) -> Any:

@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion bench bench-quick clean
+.PHONY: install demo test lint format train-fashion train-scenes bench bench-quick clean
 
 install: .venv/installed
 
@@ -35,6 +35,16 @@ train-fashion: .venv/installed
 	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
 	  --objective v_prediction --beta-schedule squaredcos_cap_v2 --patch-size 2 --channels 64,128 --layers 2 \
 	  --epochs 5.5 --batch-size 32 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
+
+# The same files, as photographs of scenes.
+train-scenes: .venv/installed
+	test -e build/scenes.parquet || $(BIN)/diffusion-classifier scenes --data $(FASHION_MNIST) --split train \
+	  --number 200000 --seed 0 --out build/scenes.parquet
+	$(BIN)/diffusion-classifier train build/scenes.parquet --out build/scenes --seed 0 \
+	  --contrastive epochs=3.5 \
+	  --autoencoder channels=16/32/64,epochs=0.4,batch_size=32,learning_rate=1.5e-3 \
+	  --objective v_prediction --beta-schedule squaredcos_cap_v2 --channels 64,128 --layers 2 --attention \
+	  --epochs 3 --batch-size 96 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
 
 # Ratios to the plain reference loop (benchmarks/reference.py), on this machine.
 bench: .venv/installed

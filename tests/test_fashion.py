@@ -24,7 +24,7 @@ def test_knows_its_photographs(classifier):
 
 def test_classes_are_those_of_the_sample(classifier):
     assert set(classifier.denoiser.class_names) == {sample.label for sample in load_sample()}
-    assert [row[0] for row in describe_bundled()] == ["fashion"]
+    assert "fashion" in [row[0] for row in describe_bundled()]
 
 
 def test_its_files_are_small_and_safe():

@@ -29,7 +29,7 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--columns", type=int, default=6)
 options = parser.parse_args()
 
-pipeline = StableDiffusionPipeline.from_pretrained(options.model, safety_checker=None)
+pipeline = StableDiffusionPipeline.from_pretrained(options.model, safety_checker=None, dtype=torch.float32)
 pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
 images = pipeline(
     list(CAPTIONS),

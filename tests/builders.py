@@ -18,6 +18,8 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from diffusion_classifier.denoisers.late import LateConditionedPipeline
+
 MAX_TOKENS = 24
 ID2LABEL = dict(
     zip(
@@ -151,6 +153,34 @@ def class_unet(folder, settings=None, scheduler=None, **config):
     (folder / "diffusion_classifier.json").write_text(json.dumps(settings))
 
 
+def late_unet(folder):
+    """As `class_unet`; the class is seen by a head of one level, beside it two channels of a trunk."""
+    torch.manual_seed(0)
+    shared = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
+    trunk = UNet2DModel(
+        in_channels=4,
+        out_channels=2,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 16),
+        **shared,
+    )
+    head = UNet2DModel(
+        in_channels=6,
+        out_channels=4,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        mid_block_type=None,
+        block_out_channels=(8,),
+        num_class_embeds=4,
+        **shared,
+    )
+    scheduler = DDPMScheduler(prediction_type="v_prediction")
+    LateConditionedPipeline(trunk, head, scheduler).save_pretrained(folder)
+    settings = {"class_names": ["cat", "dog", "door"], "patch_size": 2}
+    (folder / "diffusion_classifier.json").write_text(json.dumps(settings))
+
+
 def edit_json(path, **values):
     """Changes values in a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
@@ -161,5 +191,6 @@ BUILDERS = {
     "sd-v": stable_diffusion_v,
     "dit": dit,
     "class-unet": class_unet,
+    "late-unet": late_unet,
     "edm-unet": lambda folder: class_unet(folder, scheduler=EDMEulerScheduler(sigma_max=50.0)),
 }

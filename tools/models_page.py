@@ -343,7 +343,7 @@ TEMPLATE = """\
 <!-- Written by tools/models_page.py; change that. -->
 
 A folder that diffusers saved, or a hub id, of these pipelines loads: {pipelines}. So does any network of theirs that
-somebody fine-tuned.
+somebody fine-tuned. `LateConditionedPipeline` is of this package: what `train --head` makes.
 
 ## What has been verified, and what has not
 

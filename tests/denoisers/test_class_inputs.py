@@ -15,6 +15,7 @@ CLASSES = {
     "sd-v": ["a cat", "a dog", "x"],
     "dit": [0, 4, 2],
     "class-unet": [2, 0, 1],
+    "late-unet": [2, 0, 1],
 }
 
 

@@ -103,6 +103,12 @@ class TestConfig:
             ("layers", 0),
             ("dropout", 1.0),
             ("dropout", -0.1),
+            ("head", (8, 0)),
+            ("head_layers", 0),
+            ("features", 0),
+            ("joint", -0.1),
+            ("joint", math.inf),
+            ("rivals", -1),
             ("epochs", 0),
             ("epochs", math.inf),
             ("epochs", math.nan),
@@ -132,7 +138,8 @@ class TestConfig:
         assert {f.name: f.default for f in fields(TrainConfig)} == {
             "objective": "v_prediction", "beta_schedule": "linear", "times": "even", "weighting": "output",
             "patch_size": 1, "channels": (64, 128), "layers": 2,
-            "attention": False, "dropout": 0.0, "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
+            "attention": False, "dropout": 0.0, "head": (), "head_layers": 1, "features": 64, "joint": 0.0, "rivals": 0,
+            "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
             "learning_rate": 1e-3, "warmup": 500,
             "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "start": "", "seed": 0,
         }  # fmt: skip
@@ -176,7 +183,8 @@ class TestStreams:
 
     def test_a_batch_holds_what_it_should(self):
         config = replace(CONFIG, batch_size=19, label_dropout=0.5, patch_size=2)
-        x, noise, _, labels = _batch(0, DATA, config, RectifiedFlow())
+        x, noise, _, shown = _batch(0, DATA, config, RectifiedFlow())
+        (labels,) = shown.T
         rows = batch_rows(0, 19, config.batch_size, config.seed)
         images = torch.nn.functional.pixel_shuffle(x, 2)
         as_they_are = (DATA.images[rows].float() / 127.5 - 1 - images).abs().amax((1, 2, 3)) < 1e-6
@@ -397,7 +405,7 @@ def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective
     losses = run(tmp_path, config, mixed_precision=False)
     network, scheduler = build_network(config, DATA)
     schedule, _ = read_scheduler(scheduler_config(scheduler))
-    x, noise, t, labels = _batch(0, DATA, config, schedule)
+    x, noise, t, shown = _batch(0, DATA, config, schedule)
     alpha, sigma = (a.view(-1, 1, 1, 1) for a in schedule(t))
     goal, factor = {
         "epsilon": (noise, 1),
@@ -406,7 +414,7 @@ def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective
         "flow": (noise - x, alpha),
     }[objective]
     with torch.no_grad():
-        output = network.train()(alpha * x + sigma * noise, t, class_labels=labels).sample
+        output = network.train()(alpha * x + sigma * noise, t, class_labels=shown[:, 0]).sample
     expected = (factor * (output - goal)).square().mean()
     assert losses[1] == pytest.approx(expected.item(), rel=1e-4)
 

@@ -64,6 +64,12 @@ def train(
         bool, typer.Option(help="In all blocks of the lowest resolution, not the middle one alone.")
     ] = False,
     dropout: Annotated[float, typer.Option(help="In the residual blocks.")] = 0.0,
+    head: Annotated[
+        str | None,
+        typer.Option(help="Width of each level of a head, which alone sees the class; the rest is a trunk for all."),
+    ] = None,
+    head_layers: Annotated[int, typer.Option(help="Residual blocks per level of the head.")] = 1,
+    features: Annotated[int, typer.Option(help="Channels that the trunk hands to the head.")] = 64,
     epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
     optimizer: Annotated[
@@ -74,6 +80,10 @@ def train(
     weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
     ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
     label_dropout: Annotated[float, typer.Option(help="Share of images shown without their class.")] = 0.1,
+    joint: Annotated[
+        float, typer.Option(help="Weight of the cross-entropy of the classifier beside the denoising error.")
+    ] = 0.0,
+    rivals: Annotated[int, typer.Option(help="Classes that the true one is told from in a step; all others if 0.")] = 0,
     flip: Annotated[bool, typer.Option(help="Mirror images at random.")] = False,
     contrastive: Annotated[
         str,
@@ -114,7 +124,9 @@ def train(
     config = TrainConfig(
         objective=objective, beta_schedule=beta_schedule, times=times, weighting=weighting, patch_size=patch_size,
         channels=_ints(channels, "--channels"),
-        layers=layers, attention=attention, dropout=dropout, epochs=epochs, batch_size=batch_size,
+        layers=layers, attention=attention, dropout=dropout,
+        head=_ints(head, "--head") if head else (), head_layers=head_layers, features=features,
+        joint=joint, rivals=rivals, epochs=epochs, batch_size=batch_size,
         optimizer=optimizer, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema,
         label_dropout=label_dropout, flip=flip, start=start, seed=seed,
     )  # fmt: skip

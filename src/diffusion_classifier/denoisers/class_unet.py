@@ -16,6 +16,8 @@ from ..schedules import read_scheduler
 from .base import Conditioning, scheduler_config
 from .class_inputs import Entry
 from .classes import ClassConditional
+from .late import LateConditioned, LateConditionedPipeline
+from .prefix import Prefix
 
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
 
@@ -28,6 +30,7 @@ class ClassUNet(ClassConditional):
         scheduler_config: config of the scheduler that it was trained with.
         class_names: one name per class; the indices as words if None.
         patch_size: p; the network sees p×p pixels as p² channels (pixel unshuffle). Exact and without parameters.
+        trunk: a network without classes, whose output `unet` sees beside the image; see `late`.
 
     Raises:
         InputError: the network is unconditional, does not state the size of its images, or has channels that do not
@@ -43,6 +46,7 @@ class ClassUNet(ClassConditional):
         scheduler_config: Mapping[str, Any],
         class_names: Sequence[str] | None = None,
         patch_size: int = 1,
+        trunk: UNet2DModel | None = None,
     ) -> None:
         config = unet.config
         if config.num_class_embeds is None:
@@ -55,11 +59,10 @@ class ClassUNet(ClassConditional):
             raise InputError(
                 f"the config of a UNet2DModel must state its sample_size as a whole number; got {config.sample_size}"
             )
-        channels, rest = divmod(config.in_channels, patch_size**2)
+        in_channels = config.in_channels - (0 if trunk is None else trunk.config.out_channels)
+        channels, rest = divmod(in_channels, patch_size**2)
         if rest or channels not in (1, 3):
-            raise InputError(
-                f"{config.in_channels} input channels are not 1 or 3 times the patch size {patch_size} squared"
-            )
+            raise InputError(f"{in_channels} input channels are not 1 or 3 times the patch size {patch_size} squared")
         self.class_names = tuple(class_names or map(str, range(config.num_class_embeds)))
         if len(self.class_names) not in (config.num_class_embeds, config.num_class_embeds - 1):
             raise InputError(f"{len(self.class_names)} class names for {config.num_class_embeds} class embeddings")
@@ -68,17 +71,30 @@ class ClassUNet(ClassConditional):
         self.channels = channels
         schedule, prediction_type = read_scheduler(scheduler_config)
         size = config.sample_size
-        super().__init__({"unet": unet}, schedule, prediction_type, (config.in_channels, size, size), size * patch_size)
+        network = unet if trunk is None else LateConditioned(trunk, unet)
+        super().__init__({"unet": network}, schedule, prediction_type, (in_channels, size, size), size * patch_size)
+        self._conditioned = unet
+        if trunk is not None:
+            self.prefix = Prefix([trunk])
 
     @classmethod
-    def from_pipeline(cls, pipeline: DDPMPipeline, settings: Mapping[str, Any]) -> ClassUNet:
+    def from_pipeline(cls, pipeline: DDPMPipeline | LateConditionedPipeline, settings: Mapping[str, Any]) -> ClassUNet:
         """From what `DDPMPipeline` loads; class names and patch size from the folder's settings."""
         return cls(
             pipeline.unet,
             scheduler_config(pipeline.scheduler),
             settings.get("class_names"),
             settings.get("patch_size", 1),
+            getattr(pipeline, "trunk", None),
         )
+
+    def compile(self) -> None:
+        """See `Denoiser.compile`. A trunk stays as it is, and shared: its rows are few, and their number changes."""
+        if self._conditioned is self.network:
+            super().compile()
+        else:
+            self._conditioned.compile(dynamic=False)
+            self.compiled = True
 
     def encode(self, images: Tensor) -> Tensor:
         """Pixels themselves, in luma for a network of one channel; see `Denoiser.encode`."""
@@ -88,7 +104,7 @@ class ClassUNet(ClassConditional):
 
     def entries(self) -> Iterator[Entry]:
         """See `ClassConditional.entries`: all residual blocks see the activated sum of both embeddings."""
-        unet: Any = self.network
+        unet: Any = self._conditioned
         if unet.config.class_embed_type is not None:
             kind = unet.config.class_embed_type
             raise InputError(f"classes enter this U-Net as {kind!r}, not by embeddings: no shortlist by their gradient")

@@ -14,6 +14,7 @@ from .text_transformers import Flux, Lumina2, PixArt, Sana, StableDiffusion3, ZI
 FAMILIES: Mapping[str, Callable[..., Denoiser]] = {
     "DDPMPipeline": ClassUNet.from_pipeline,
     "DDIMPipeline": ClassUNet.from_pipeline,
+    "LateConditionedPipeline": ClassUNet.from_pipeline,
     "DiTPipeline": DiT.from_pipeline,
     "StableDiffusionPipeline": StableDiffusion.from_pipeline,
     "StableDiffusionImg2ImgPipeline": StableDiffusion.from_pipeline,

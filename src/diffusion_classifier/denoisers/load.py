@@ -28,6 +28,7 @@ from ..exceptions import InputError
 from .addons import add_loras, add_words
 from .base import TIMES, Denoiser, ModelDefaults, without_advice
 from .families import FAMILIES, why_unsupported
+from .late import LateConditionedPipeline
 from .single_file import check_file, load_single_file, usual_config
 
 SETTINGS_FILE = "diffusion_classifier.json"
@@ -249,7 +250,7 @@ def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:
                 f"{source} needs {library}.{class_name} for its {name}: code that comes with a model is not run"
             )
     with without_advice():  # the import tells what image processors, not used here, would need
-        return getattr(diffusers, kind)
+        return LateConditionedPipeline if kind == LateConditionedPipeline.__name__ else getattr(diffusers, kind)
 
 
 def _components(index: Mapping[str, Any]) -> dict[str, list[str]]:

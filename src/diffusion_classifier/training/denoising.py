@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -39,6 +40,10 @@ class TrainConfig:
         layers: residual blocks per level.
         attention: in all blocks of the lowest resolution, not in the middle one alone: to itself, and to captions.
         dropout: in the residual blocks.
+        head: width of each level of a head, which alone sees the class: the network described above is then a trunk
+            for all classes; see `denoisers.late`. No head if empty.
+        head_layers: residual blocks per level of the head, two more where it has several levels.
+        features: channels that the trunk hands to the head.
         epochs: passes over the training images.
         batch_size: images per step.
         optimizer: one of `OPTIMIZERS`; "muon" is for the kernels and matrices between the first and last convolution.
@@ -47,6 +52,8 @@ class TrainConfig:
         weight_decay: of the optimizer, as a share of the learning rate.
         ema: decay of the exponential moving average that is saved.
         label_dropout: share of images shown with the null class, which trains an unconditional row.
+        joint: weight λ of the cross-entropy over classes; see `joint`. The denoising error alone if 0.
+        rivals: classes that the true one is told from in a step, drawn anew for each image; all others if 0.
         flip: mirror images at random.
         start: model whose weights training starts from, as `load_denoiser` takes it; fresh ones if empty.
         seed: of initial weights, data order, noise, times and dropout.
@@ -64,6 +71,9 @@ class TrainConfig:
     layers: int = 2
     attention: bool = False
     dropout: float = 0.0
+    head: tuple[int, ...] = ()
+    head_layers: int = 1
+    features: int = 64
     epochs: float = 10.0
     batch_size: int = 128
     optimizer: str = "adamw"
@@ -72,6 +82,8 @@ class TrainConfig:
     weight_decay: float = 0.01
     ema: float = 0.999
     label_dropout: float = 0.1
+    joint: float = 0.0
+    rivals: int = 0
     flip: bool = False
     start: str = ""
     seed: int = 0
@@ -92,6 +104,11 @@ class TrainConfig:
             "channels": (len(self.channels) > 0 and min(self.channels) >= 1, "one or more widths of at least 1"),
             "layers": (self.layers >= 1, "at least 1"),
             "dropout": (0 <= self.dropout < 1, "at least 0 and below 1"),
+            "head": (not self.head or min(self.head) >= 1, "widths of at least 1"),
+            "head_layers": (self.head_layers >= 1, "at least 1"),
+            "features": (self.features >= 1, "at least 1"),
+            "joint": (0 <= self.joint < math.inf, "at least 0"),
+            "rivals": (self.rivals >= 0, "at least 0"),
             "epochs": (0 < self.epochs < math.inf, "above 0"),
             "batch_size": (self.batch_size >= 1, "at least 1"),
             "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
@@ -121,38 +138,56 @@ def draw_times(count: int, config: TrainConfig, schedule: Schedule, generator: t
     return schedule.timesteps(u.clamp(max=1 - 2**-24))  # the sum may have been rounded up to 1
 
 
-def denoising_loss(
-    x: Tensor,
-    noise: Tensor,
-    t: Tensor,
-    network: Callable[[Tensor, Tensor], Tensor],
-    step: int,
-    config: TrainConfig,
-    schedule: Schedule,
-    device: torch.device,
-    autocast: bool,
-) -> Tensor:
-    """Mean squared error of a batch.
+@dataclass(frozen=True)
+class Noised:
+    """A batch as a network is shown it.
 
     Args:
         x: images or latents, (B, *).
         noise: ε, (B, *).
         t: (B,).
-        network: from x_t and t, on the device, to the network's output.
-        step: decides the dropout.
-        config: how it is trained.
         schedule: of the model.
-        device: of the network.
-        autocast: whether to compute in bfloat16.
+        device: of the network, where everything else is, too.
     """
-    alpha, sigma = schedule(t)
-    noisy = add_noise(x, noise, alpha, sigma).to(device)
-    dropout = seeded(seed_of(config.seed, 2, step)) if config.dropout else nullcontext()
-    with dropout, torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-        output = network(noisy, t.to(device))
-    if config.weighting == "noise":
-        output = to_noise(output, noisy, alpha.to(device), sigma.to(device), config.objective)
-        goal = noise
-    else:
-        goal = target(x, noise, alpha, sigma, config.objective)
-    return (output.float() - goal.to(device)).square().mean()
+
+    x: Tensor
+    noise: Tensor
+    t: Tensor
+    schedule: Schedule
+    device: torch.device
+
+    @cached_property
+    def coefficients(self) -> tuple[Tensor, Tensor]:
+        """α and σ, (B,)."""
+        alpha, sigma = self.schedule(self.t)
+        return alpha.to(self.device), sigma.to(self.device)
+
+    @cached_property
+    def noisy(self) -> Tensor:
+        """x_t."""
+        return add_noise(self.x, self.noise, *self.schedule(self.t)).to(self.device)
+
+    def predicted_by(
+        self, network: Callable[[Tensor, Tensor], Tensor], step: int, config: TrainConfig, autocast: bool
+    ) -> Tensor:
+        """What the network makes of x_t and t; autocast is to bfloat16, and the step decides the dropout."""
+        dropout = seeded(seed_of(config.seed, 2, step)) if config.dropout else nullcontext()
+        with dropout, torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+            return network(self.noisy, self.t.to(self.device))
+
+    def loss(self, output: Tensor, config: TrainConfig) -> Tensor:
+        """Mean squared error of the network's output, (B, *)."""
+        if config.weighting == "noise":
+            output = to_noise(output, self.noisy, *self.coefficients, config.objective)
+            goal = self.noise
+        else:
+            goal = target(self.x, self.noise, *self.schedule(self.t), config.objective)
+        return (output.float() - goal.to(self.device)).square().mean()
+
+    def errors(self, output: Tensor, config: TrainConfig) -> Tensor:
+        """Mean squared error of the noise that follows from the output (B, M, *) for each of M classes, (B, M)."""
+        b, m = output.shape[:2]
+        rows = torch.arange(b, device=self.device).repeat_interleave(m)
+        alpha, sigma = (a[rows] for a in self.coefficients)
+        noise = to_noise(output.flatten(0, 1), self.noisy[rows], alpha, sigma, config.objective)
+        return (noise - self.noise.to(self.device)[rows]).square().flatten(1).mean(1).view(b, m)

@@ -104,7 +104,7 @@ def build_optimizer(module: torch.nn.Module, recipe: Recipe, outer: Collection[s
     Args:
         module: whose parameters are trained.
         recipe: how.
-        outer: how the names begin of parameters that Muon is not meant for.
+        outer: parts of the names of parameters that Muon is not meant for, such as "conv_in.".
 
     Raises:
         InputError: no such optimizer.
@@ -116,7 +116,7 @@ def build_optimizer(module: torch.nn.Module, recipe: Recipe, outer: Collection[s
         return torch.optim.AdamW(module.parameters(), fused=True, **settings)
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in module.named_parameters():
-        groups[parameter.ndim > 1 and not name.startswith(tuple(outer))].append(parameter)
+        groups[parameter.ndim > 1 and not any(f".{part}" in f".{name}" for part in outer)].append(parameter)
     return Muon([{"params": p, "orthogonal": inner} for inner, p in groups.items()], fused=True, **settings)
 
 

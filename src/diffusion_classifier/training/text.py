@@ -33,7 +33,7 @@ from ..files import write_durably
 from ..prompts import words_of
 from ..schedules import read_scheduler
 from .data import CaptionedImages
-from .denoising import TrainConfig, build_scheduler, denoising_loss, draw_times
+from .denoising import Noised, TrainConfig, build_scheduler, draw_times
 from .loop import Progress, Recipe, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .networks import (
     Latents,
@@ -91,8 +91,10 @@ def train_text(
         InputError: settings that do not fit the images; a caption is too long; `out` holds another run, or a damaged
             one; the loss is no longer finite.
     """
-    if config.flip or config.patch_size != 1 or config.start:
-        raise InputError("flip, patch_size and start are not for models that read captions: left and right matter")
+    if config.flip or config.patch_size != 1 or config.start or config.head or config.joint:
+        raise InputError(
+            "flip, patch_size, start, head and joint are not for models that read captions: left and right matter"
+        )
     if (out / "model_index.json").exists() and not (out / CHECKPOINT).exists():
         raise InputError(f"{out} holds a model that no training here made: choose another --out")
     place = torch.device(device)
@@ -278,7 +280,8 @@ class _Stages:
                     prompts = text(ids)[0]
                 return network(noisy, t, encoder_hidden_states=prompts).sample  # type: ignore[no-any-return]
 
-            return denoising_loss(x, noise, t, predict, step, config, schedule, self.device, self.autocast)
+            batch = Noised(x, noise, t, schedule, self.device)
+            return batch.loss(batch.predicted_by(predict, step, config, self.autocast), config)
 
         def save(module: UNet2DConditionModel) -> None:
             pipeline = StableDiffusionPipeline(

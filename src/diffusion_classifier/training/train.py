@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..denoisers import load_denoiser
 from ..denoisers.base import scheduler_config
+from ..denoisers.late import LateConditioned, LateConditionedPipeline
 from ..denoisers.load import SETTINGS_FILE
 from ..devices import native_bfloat16
 from ..exceptions import InputError
@@ -24,7 +25,8 @@ from ..schedules import Schedule, read_scheduler
 from ..scoring import score
 from ..strategies import Fixed
 from .data import LabelledImages
-from .denoising import TrainConfig, build_scheduler, denoising_loss, draw_times
+from .denoising import Noised, TrainConfig, build_scheduler, draw_times
+from .joint import Joint, cross_entropy, draw_rivals
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
 CHECKPOINT = "checkpoint"
@@ -32,7 +34,7 @@ OUTER = ("conv_in.", "conv_out.", "class_embedding.")
 """How the names of parameters begin that are no maps between hidden layers."""
 
 
-def build_network(config: TrainConfig, data: LabelledImages) -> tuple[UNet2DModel, SchedulerMixin]:
+def build_network(config: TrainConfig, data: LabelledImages) -> tuple[torch.nn.Module, SchedulerMixin]:
     """Network with the weights that training starts from, and scheduler, for these data.
 
     Raises:
@@ -48,28 +50,47 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[UNet2DMode
     levels = len(config.channels)
     down = ["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D" if config.attention else "DownBlock2D"]
     up = [kind.replace("Down", "Up") for kind in reversed(down)]
-    groups = math.gcd(32, *config.channels)
+    depth = channels * config.patch_size**2
+    shared = {
+        "sample_size": size // config.patch_size,
+        "dropout": config.dropout,
+        "resnet_time_scale_shift": "scale_shift",
+    }
     with seeded(config.seed):
-        unet = UNet2DModel(
-            sample_size=size // config.patch_size,
-            in_channels=channels * config.patch_size**2,
-            out_channels=channels * config.patch_size**2,
+        unet: torch.nn.Module = UNet2DModel(
+            in_channels=depth,
+            out_channels=config.features if config.head else depth,
             block_out_channels=config.channels,
             layers_per_block=config.layers,
             down_block_types=down,
             up_block_types=up,
             attention_head_dim=min(32, config.channels[-1]),
-            norm_num_groups=groups,
-            dropout=config.dropout,
-            resnet_time_scale_shift="scale_shift",
-            num_class_embeds=len(data.class_names) + 1,
+            norm_num_groups=math.gcd(32, *config.channels),
+            num_class_embeds=None if config.head else len(data.class_names) + 1,
+            **shared,
         )
+        if config.head:
+            deep = len(config.head) > 1
+            head = UNet2DModel(
+                in_channels=depth + config.features,
+                out_channels=depth,
+                block_out_channels=config.head,
+                layers_per_block=config.head_layers,
+                down_block_types=["DownBlock2D"] * len(config.head),
+                up_block_types=["UpBlock2D"] * len(config.head),
+                mid_block_type="UNetMidBlock2D" if deep else None,
+                add_attention=False,
+                norm_num_groups=math.gcd(32, *config.head),
+                num_class_embeds=len(data.class_names) + 1,
+                **shared,
+            )
+            unet = LateConditioned(unet, head)
     if config.start:
         _load_start(unet, config, data)
     return unet, build_scheduler(config)
 
 
-def _load_start(unet: UNet2DModel, config: TrainConfig, data: LabelledImages) -> None:
+def _load_start(unet: torch.nn.Module, config: TrainConfig, data: LabelledImages) -> None:
     model = load_denoiser(config.start, device="cpu", dtype="float32")
     names = tuple(model.class_names or ())
     if names != tuple(data.class_names):
@@ -89,18 +110,22 @@ def _load_start(unet: UNet2DModel, config: TrainConfig, data: LabelledImages) ->
 def _batch(
     step: int, data: LabelledImages, config: TrainConfig, schedule: Schedule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x and ε (B, *), t and class labels (B,) of a step."""
+    """x and ε (B, *), t (B,) of a step, and the classes that its images are shown as, the true one or none first."""
     generator = generator_of(config.seed, 1, step)
     rows = batch_rows(step, len(data), config.batch_size, config.seed)
-    images, labels = data.images[rows], data.labels[rows].clone()
+    images, labels = data.images[rows], data.labels[rows]
     b = len(rows)
     if config.flip:
         mirrored = torch.rand(b, generator=generator) < 0.5
         images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
-    labels[torch.rand(b, generator=generator) < config.label_dropout] = len(data.class_names)
+    shown = labels[:, None].clone()
+    shown[torch.rand(b, generator=generator) < config.label_dropout] = len(data.class_names)
     t = draw_times(b, config, schedule, generator)
     x = torch.nn.functional.pixel_unshuffle(images.float() / 127.5 - 1, config.patch_size)
-    return x, torch.randn(x.shape, generator=generator), t, labels
+    noise = torch.randn(x.shape, generator=generator)
+    if config.joint:
+        shown = torch.cat([shown, draw_rivals(labels, len(data.class_names), config.rivals, generator)], dim=1)
+    return x, noise, t, shown
 
 
 def train(
@@ -149,21 +174,31 @@ def train(
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet
+    joint = Joint(unet).to(place)
 
     def loss_at(step: int) -> Tensor:
-        x, noise, t, labels = _batch(step, data, config, schedule)
+        x, noise, t, shown = _batch(step, data, config, schedule)
+        batch, classes = Noised(x, noise, t, schedule, place), shown.flatten().to(place)
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
-            return network(noisy, t, class_labels=labels.to(device)).sample  # type: ignore[no-any-return]
+            if not config.head and shown.shape[1] > 1:  # a head takes several classes of an image by itself
+                noisy, t = (a.repeat_interleave(shown.shape[1], 0) for a in (noisy, t))
+            return network(noisy, t, class_labels=classes).sample  # type: ignore[no-any-return]
 
-        return denoising_loss(x, noise, t, predict, step, config, schedule, place, autocast)
+        output = batch.predicted_by(predict, step, config, autocast)
+        output = output.view(*shown.shape, *x.shape[1:])
+        loss = batch.loss(output[:, 0], config)
+        if config.joint:
+            surprise = cross_entropy(batch.errors(output, config), joint.log_scale.exp(), len(data.class_names))
+            loss = loss + config.joint * surprise[shown[:, 0].to(place) < len(data.class_names)].mean()
+        return loss
 
     def on_checkpoint(step: int) -> None:
         if validation is not None and len(validation):
             on_validation(step, validate(out, validation, device))
 
     fit(
-        unet,
+        joint if config.joint else unet,
         loss_at,
         config,
         num_steps(config, len(data)),
@@ -200,8 +235,12 @@ def validate(folder: Path, validation: LabelledImages, device: str, num_images: 
     }
 
 
-def _save_model(out: Path, unet: UNet2DModel, ema: dict[str, Tensor], scheduler: SchedulerMixin) -> None:
+def _save_model(out: Path, unet: torch.nn.Module, ema: dict[str, Tensor], scheduler: SchedulerMixin) -> None:
     """The averaged weights as a diffusers folder. The network that is being trained stays as it is."""
     averaged = copy.deepcopy(unet)
-    averaged.load_state_dict(ema)
-    DDPMPipeline(averaged, scheduler).save_pretrained(out, safe_serialization=True)
+    averaged.load_state_dict({name.removeprefix("network."): p for name, p in ema.items() if name != "log_scale"})
+    if isinstance(averaged, LateConditioned):
+        pipeline = LateConditionedPipeline(averaged.trunk, averaged.head, scheduler)
+    else:
+        pipeline = DDPMPipeline(averaged, scheduler)
+    pipeline.save_pretrained(out, safe_serialization=True)

@@ -1,0 +1,187 @@
+"""What a late condition brings, and what an objective that classifies does, each alone and both together.
+
+    python benchmarks/late.py train FASHION_MNIST OUT      # 16 models at equal operations; goes on where it was
+    python benchmarks/late.py measure FASHION_MNIST OUT    # on held-out images: OUT/results.json
+    python benchmarks/late.py figure OUT docs/late.png
+    python benchmarks/late.py samples OUT docs/late-samples.png
+
+Networks: the one of `fashion`, which sees the class everywhere ("early"), and one for all classes with a head of 3, 5
+or 9 residual blocks, 32 wide, that alone sees the class ("late"). Objectives: the denoising error, and that with λ
+times the cross-entropy over the true class and three others. All are trained for as many operations, and else alike;
+choices and measurements are made on the 5,000 training images that `make train-fashion` holds out.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.analysis.figures import pyplot, save
+from diffusion_classifier.calibration import fit_temperature
+from diffusion_classifier.denoisers import load_denoiser
+from diffusion_classifier.denoisers.base import scheduler_config
+from diffusion_classifier.denoisers.class_unet import ClassUNet
+from diffusion_classifier.denoisers.late import LateConditioned
+from diffusion_classifier.flops import count_flops
+from diffusion_classifier.metrics import expected_calibration_error, share_interval
+from diffusion_classifier.posterior import log_posterior, mean_errors
+from diffusion_classifier.schedules import add_noise
+from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.training.denoising import TrainConfig
+from diffusion_classifier.training.train import build_network, train
+from diffusion_classifier.zoo import FASHION
+
+HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
+DRAWS = (1, 2, 4, 8, 40)
+RIVALS = 3
+BASE = TrainConfig(
+    beta_schedule="squaredcos_cap_v2", patch_size=2, channels=(64, 128), layers=2, batch_size=32, optimizer="muon",
+    learning_rate=2e-3, warmup=200,
+)  # fmt: skip
+NETWORKS = {
+    "early": BASE,
+    **{f"late {2 * n + 1}": replace(BASE, head=(32,), head_layers=n) for n in (1, 2, 4)},
+}
+LAMBDAS = (0.0, 0.01, 0.05, 0.2)
+MODELS = {
+    f"{name}, λ {weight:g}": replace(config, joint=weight, rivals=RIVALS)
+    for name, config in NETWORKS.items()
+    for weight in LAMBDAS
+}
+
+
+def folder_of(out: Path, name: str) -> Path:
+    """Of a model."""
+    return out / name.replace(",", "").replace("λ ", "").replace(" ", "-")
+
+
+def forward_flops(config: TrainConfig, data: LabelledImages, classes: int) -> int:
+    """Operations of a prediction of so many classes of one image."""
+    network, scheduler = build_network(config, data)
+    trunk, unet = (network.trunk, network.head) if isinstance(network, LateConditioned) else (None, network)
+    denoiser = ClassUNet(unet, scheduler_config(scheduler), FASHION, config.patch_size, trunk)
+    index = torch.zeros(classes, dtype=torch.int64)
+    return count_flops(denoiser, denoiser.condition(range(classes)), index)
+
+
+def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
+    """Every model, for so many operations; a step backwards is counted as two forwards."""
+    images, _ = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, SEED)
+    for name, config in MODELS.items():
+        folder = folder_of(out, name)
+        if (only is not None and only not in name) or (folder / "seconds").exists():
+            continue
+        each = 3 * forward_flops(config, images, 1 + RIVALS if config.joint else 1)
+        epochs = flops / each / len(images)
+        start = time.time()
+        train(images, replace(config, epochs=epochs), folder)
+        (folder / "seconds").write_text(str(time.time() - start))  # of the last start alone
+        print(json.dumps({"name": name, "epochs": epochs, "seconds": time.time() - start}), flush=True)
+
+
+def measure(data: str, out: Path, num_images: int) -> None:
+    """Error tables of held-out images, and what follows from them."""
+    _, held_out = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, SEED)
+    rows = torch.arange(num_images) * len(held_out) // num_images
+    pictures = [image[0].numpy() for image in held_out.images[rows]]
+    truth = held_out.labels[rows]
+    file = out / "results.json"
+    results = json.loads(file.read_text()) if file.exists() else {}
+    for name in MODELS:
+        folder = folder_of(out, name)
+        if name in results or not (folder / "seconds").exists():
+            continue
+        classifier = DiffusionClassifier.from_pretrained(folder)
+        start = time.time()
+        tables = classifier.classify(pictures, strategy=f"fixed:{max(DRAWS)}", weights="uniform")
+        errors = torch.stack([r.errors for r in tables])
+        results[name] = {
+            "seconds": time.time() - start,
+            "cost_of_ten_classes": tables[0].cost / max(DRAWS),
+            "flops": forward_flops(MODELS[name], held_out, 1),
+            "denoising_error": float(errors[torch.arange(len(truth)), truth].mean()),
+            "draws": {n: of_draws(errors[..., :n], truth, classifier.denoiser.latent_shape) for n in DRAWS},
+        }
+        file.write_text(json.dumps(results, indent=1, ensure_ascii=False))
+        print(name, json.dumps(results[name]), flush=True)
+
+
+def of_draws(errors: Tensor, truth: Tensor, shape: tuple[int, ...]) -> dict[str, object]:
+    """Accuracy, and the calibration error of scores whose temperature the other half of the images gave."""
+    means, size = mean_errors(errors), torch.Size(shape).numel()
+    right, scores = means.argmin(1) == truth, torch.zeros(len(truth), dtype=torch.float64)
+    for half in (0, 1):
+        here = torch.arange(len(truth)) % 2 == half
+        temperature = fit_temperature(means[~here], truth[~here], size)
+        posteriors = [log_posterior(m, num_dimensions=size, temperature=temperature) for m in means[here]]
+        scores[here] = torch.stack(posteriors).amax(1).exp()
+    return {"accuracy": share_interval(right), "calibration_error": expected_calibration_error(scores, right)}
+
+
+def figure(out: Path, file: Path) -> None:
+    """Accuracy against cost in full predictions of the early network."""
+    results = json.loads((out / "results.json").read_text())
+    full = results["early, λ 0"]["flops"]
+    plt = pyplot()
+    fig, axes = plt.subplots(1, len(LAMBDAS), figsize=(14, 4), sharey=True, layout="constrained")
+    for ax, weight in zip(axes, LAMBDAS, strict=True):
+        for i, network in enumerate(NETWORKS):
+            if (r := results.get(f"{network}, λ {weight:g}")) is None:
+                continue
+            unit = r["cost_of_ten_classes"] * r["flops"] / full
+            accuracy = [r["draws"][str(n)]["accuracy"] for n in DRAWS]
+            ax.plot([n * unit for n in DRAWS], [a[0] for a in accuracy], "o-", ms=4, color=f"C{i}", label=network)
+            ax.fill_between([n * unit for n in DRAWS], *zip(*(a[1:] for a in accuracy), strict=True), alpha=0.15,
+                            color=f"C{i}")  # fmt: skip
+        ax.set(xscale="log", xlabel="predictions of the early network an image", title=f"λ = {weight:g}")
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy")
+    axes[0].legend()
+    save(fig, file)
+
+
+@torch.no_grad()
+def samples(out: Path, file: Path, steps: int = 50) -> None:
+    """One picture of each class from every model, by DDIM, all from the same noise."""
+    plt = pyplot()
+    names = [name for name in MODELS if (folder_of(out, name) / "seconds").exists()]
+    fig, axes = plt.subplots(len(names), len(FASHION), figsize=(10, len(names)), layout="constrained", squeeze=False)
+    for row, name in zip(axes, names, strict=True):
+        denoiser = load_denoiser(folder_of(out, name))
+        conditioning, index = denoiser.condition(range(len(FASHION))), torch.arange(len(FASHION))
+        noise = torch.randn(len(FASHION), *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+        times = torch.linspace(denoiser.schedule.num_timesteps - 1, 0, steps + 1).round().to(torch.int64)
+        x = noise
+        for now, then in pairwise(times):
+            t, after = now.expand(len(FASHION)), then.expand(len(FASHION))
+            eps = denoiser.predict_noise(x, t, conditioning, index)
+            alpha, sigma = (a.view(-1, 1, 1, 1) for a in denoiser.schedule(t))
+            x = add_noise(((x - sigma * eps) / alpha).clamp(-1, 1), eps, *denoiser.schedule(after))
+        pictures = torch.nn.functional.pixel_shuffle(x, BASE.patch_size)[:, 0]
+        for ax, picture in zip(row, pictures, strict=True):
+            ax.imshow(picture, cmap="gray", vmin=-1, vmax=1)
+            ax.axis("off")
+        row[0].set_title(name, fontsize=7, loc="left")
+    save(fig, file)
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("what", choices=("train", "measure", "figure", "samples"))
+parser.add_argument("paths", nargs=2)
+parser.add_argument("--flops", type=float, default=2e14)
+parser.add_argument("--only")
+parser.add_argument("--images", type=int, default=1000)
+options = parser.parse_args()
+one, other = options.paths
+if options.what == "train":
+    train_all(one, Path(other), options.flops, options.only)
+elif options.what == "measure":
+    measure(one, Path(other), options.images)
+else:
+    {"figure": figure, "samples": samples}[options.what](Path(one), Path(other))

@@ -1,0 +1,60 @@
+"""Networks that see the class toward their end alone: one trunk for all classes, a small head for each.
+
+Shape legend: U noisy latents, B rows of the head, B / U to a latent.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from torch import Tensor
+
+
+class LateConditionedPipeline(DiffusionPipeline):  # type: ignore[misc]
+    """How such a network is saved and loaded; each part is one of diffusers' own.
+
+    Args:
+        trunk: without classes.
+        unet: the head, with class embeddings: it sees the noisy image and, as more channels, the trunk's output.
+        scheduler: that both were trained with.
+    """
+
+    def __init__(self, trunk: UNet2DModel, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+        super().__init__()
+        self.register_modules(trunk=trunk, unet=unet, scheduler=scheduler)
+
+
+class LateConditioned(torch.nn.Module):
+    """Trunk and head as one network.
+
+    Args:
+        trunk: see `LateConditionedPipeline`.
+        head: there `unet`.
+    """
+
+    def __init__(self, trunk: UNet2DModel, head: UNet2DModel) -> None:
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Of both parts."""
+        parts: dict[str, Any] = dict(self.named_children())
+        return {name: dict(part.config) for name, part in parts.items()}
+
+    def forward(self, noisy: Tensor, t: Tensor, class_labels: Tensor) -> SimpleNamespace:
+        """`sample` (B, *), as of UNet2DModel; row b sees latent b // (B / U).
+
+        Args:
+            noisy: (U, *).
+            t: (U,).
+            class_labels: (B,).
+        """
+        seen = torch.cat([noisy, self.trunk(noisy, t, return_dict=False)[0]], dim=1)
+        each = len(class_labels) // len(noisy)
+        if each > 1:
+            seen, t = seen.repeat_interleave(each, 0), t.repeat_interleave(each, 0)
+        return SimpleNamespace(sample=self.head(seen, t, class_labels=class_labels).sample)

@@ -1,0 +1,75 @@
+"""Late-conditioned networks: what is theirs alone; the rest is in the contract suite."""
+
+import pytest
+import torch
+
+from diffusion_classifier.batching import seconds_of_call
+from diffusion_classifier.denoisers import load_denoiser
+from diffusion_classifier.flops import count_flops, shared_share
+
+T = torch.tensor([3, 500])
+INDEX = torch.tensor([1, 0, 1, 1, 0, 0])
+
+
+@pytest.fixture
+def denoiser(model_folder):
+    return load_denoiser(model_folder("late-unet"), device="cpu", dtype="float32")
+
+
+def predict(denoiser):
+    noisy = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    conditioning = denoiser.condition([0, 1, 2])[torch.tensor([0, 0, 1, 2, 1, 2])]
+    return denoiser.predict_noise(noisy, T, conditioning, INDEX)
+
+
+def rows_seen(denoiser):
+    rows = {}
+    for name in ("trunk", "head"):
+        module = getattr(denoiser.network, name)
+        module.conv_in.register_forward_pre_hook(lambda _, args, n=name: rows.update({n: len(args[0])}))
+    return rows
+
+
+def test_the_trunk_runs_once_for_each_latent(denoiser):
+    rows = rows_seen(denoiser)
+    shared = predict(denoiser)
+    assert rows == {"trunk": 2, "head": 6}
+    denoiser.prefix.remove()
+    torch.testing.assert_close(predict(denoiser), shared, rtol=1e-5, atol=1e-5)
+    assert rows == {"trunk": 6, "head": 6}
+    assert len(shared.unique(dim=0)) == 6
+
+
+def test_several_classes_of_a_latent_at_once(denoiser):
+    """As training wants them."""
+    noisy = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 2, 1, 1, 0, 2])
+    rows = rows_seen(denoiser)
+    with torch.no_grad():
+        together = denoiser.network(noisy, T, labels).sample
+        assert rows == {"trunk": 2, "head": 6}
+        each = [denoiser.network(noisy[[b // 3]], T[[b // 3]], labels[[b]]).sample for b in range(6)]
+    torch.testing.assert_close(together, torch.cat(each), rtol=1e-5, atol=1e-5)
+
+
+def test_cost_counts_the_trunk_once(denoiser):
+    conditioning, one = denoiser.condition([0, 1, 2]), torch.zeros(1, dtype=torch.int64)
+    alone = count_flops(denoiser, conditioning[one], one)
+    three = count_flops(denoiser, conditioning, torch.zeros(3, dtype=torch.int64))
+    head = (three - alone) / 2
+    assert 0 < head < alone / 2
+    assert shared_share(denoiser, conditioning) == pytest.approx(1 - head / alone)
+
+
+def test_compiled_it_still_shares_the_trunk(denoiser, monkeypatch):
+    rows, compiled = rows_seen(denoiser), []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
+    denoiser.compile()
+    assert compiled == [denoiser.network.head]
+    assert denoiser.compiled
+    predict(denoiser)
+    assert rows == {"trunk": 2, "head": 6}
+
+
+def test_its_batch_size_is_measured(denoiser):
+    assert seconds_of_call(denoiser, denoiser.condition([0, 1, 2]), 8) > 0

@@ -222,7 +222,9 @@ class TestTokenizer:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("setting", [{"flip": True}, {"patch_size": 2}, {"start": "fashion"}])
+    @pytest.mark.parametrize(
+        "setting", [{"flip": True}, {"patch_size": 2}, {"start": "fashion"}, {"head": (8,)}, {"joint": 0.1}]
+    )
     def test_settings_that_are_not_for_captions(self, tmp_path, setting):
         with pytest.raises(InputError, match="not for models that read captions"):
             run(tmp_path, config=TrainConfig(**setting))

@@ -93,7 +93,7 @@ def train_text(
     """
     if config.flip or config.patch_size != 1 or config.start or config.head or config.joint:
         raise InputError(
-            "flip, patch_size, start, head and joint are not for models that read captions: left and right matter"
+            "flip (left and right matter), patch_size, start, head and joint are not for models that read captions"
         )
     if (out / "model_index.json").exists() and not (out / CHECKPOINT).exists():
         raise InputError(f"{out} holds a model that no training here made: choose another --out")

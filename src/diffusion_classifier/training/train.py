@@ -31,7 +31,7 @@ from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, wr
 
 CHECKPOINT = "checkpoint"
 OUTER = ("conv_in.", "conv_out.", "class_embedding.")
-"""How the names of parameters begin that are no maps between hidden layers."""
+"""Parts of the names of parameters that are no maps between hidden layers."""
 
 
 def build_network(config: TrainConfig, data: LabelledImages) -> tuple[torch.nn.Module, SchedulerMixin]:

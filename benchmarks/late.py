@@ -51,8 +51,8 @@ NETWORKS = {
 LAMBDAS = (0.0, 0.01, 0.05, 0.2)
 MODELS = {
     f"{name}, λ {weight:g}": replace(config, joint=weight, rivals=RIVALS)
-    for name, config in NETWORKS.items()
     for weight in LAMBDAS
+    for name, config in NETWORKS.items()
 }
 
 

@@ -153,18 +153,30 @@ def class_unet(folder, settings=None, scheduler=None, **config):
     (folder / "diffusion_classifier.json").write_text(json.dumps(settings))
 
 
-def late_unet(folder):
+def late_unet(folder, transformer=False):
     """As `class_unet`; the class is seen by a head of one level, beside it two channels of a trunk."""
     torch.manual_seed(0)
     shared = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
-    trunk = UNet2DModel(
-        in_channels=4,
-        out_channels=2,
-        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
-        block_out_channels=(8, 16),
-        **shared,
-    )
+    if transformer:
+        trunk = DiTTransformer2DModel(
+            num_attention_heads=2,
+            attention_head_dim=8,
+            in_channels=4,
+            out_channels=2,
+            num_layers=2,
+            sample_size=8,
+            patch_size=1,
+            num_embeds_ada_norm=1,
+        )
+    else:
+        trunk = UNet2DModel(
+            in_channels=4,
+            out_channels=2,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(8, 16),
+            **shared,
+        )
     head = UNet2DModel(
         in_channels=6,
         out_channels=4,
@@ -192,5 +204,6 @@ BUILDERS = {
     "dit": dit,
     "class-unet": class_unet,
     "late-unet": late_unet,
+    "late-dit": lambda folder: late_unet(folder, transformer=True),
     "edm-unet": lambda folder: class_unet(folder, scheduler=EDMEulerScheduler(sigma_max=50.0)),
 }

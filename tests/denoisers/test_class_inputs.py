@@ -16,6 +16,7 @@ CLASSES = {
     "dit": [0, 4, 2],
     "class-unet": [2, 0, 1],
     "late-unet": [2, 0, 1],
+    "late-dit": [2, 0, 1],
 }
 
 

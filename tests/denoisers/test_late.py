@@ -11,9 +11,9 @@ T = torch.tensor([3, 500])
 INDEX = torch.tensor([1, 0, 1, 1, 0, 0])
 
 
-@pytest.fixture
-def denoiser(model_folder):
-    return load_denoiser(model_folder("late-unet"), device="cpu", dtype="float32")
+@pytest.fixture(params=["late-unet", "late-dit"])
+def denoiser(request, model_folder):
+    return load_denoiser(model_folder(request.param), device="cpu", dtype="float32")
 
 
 def predict(denoiser):
@@ -24,9 +24,9 @@ def predict(denoiser):
 
 def rows_seen(denoiser):
     rows = {}
-    for name in ("trunk", "head"):
-        module = getattr(denoiser.network, name)
-        module.conv_in.register_forward_pre_hook(lambda _, args, n=name: rows.update({n: len(args[0])}))
+    for name, module in denoiser.network.named_children():
+        first = next(m for m in module.modules() if isinstance(m, torch.nn.Conv2d))
+        first.register_forward_pre_hook(lambda _, args, n=name: rows.update({n: len(args[0])}))
     return rows
 
 

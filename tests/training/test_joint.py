@@ -20,6 +20,7 @@ EARLY = TrainConfig(
     channels=(8,), layers=1, batch_size=6, epochs=2, warmup=2, learning_rate=1e-2, label_dropout=0.4, joint=0.3
 )
 LATE = replace(EARLY, head=(8,), features=3)
+TRANSFORMER = replace(LATE, trunk="transformer", channels=(16,), layers=2)
 DEEP = replace(EARLY, channels=(8, 16), head=(8, 16), head_layers=2, features=3, rivals=1, optimizer="muon")
 
 
@@ -62,7 +63,7 @@ def test_cross_entropy():
     torch.testing.assert_close(cross_entropy(alike[:, :3], scale, 10), cross_entropy(alike, scale, 10))
 
 
-@pytest.mark.parametrize("config", [EARLY, LATE, DEEP, replace(LATE, weighting="noise")])
+@pytest.mark.parametrize("config", [EARLY, LATE, TRANSFORMER, DEEP, replace(LATE, weighting="noise")])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_the_loss_is_that_of_a_plain_loop(config, objective, tmp_path):
     config = replace(config, objective=objective)
@@ -76,7 +77,9 @@ def test_the_loss_is_that_of_a_plain_loop(config, objective, tmp_path):
     def predict(noisy, t, c):
         if not config.head:
             return network(noisy, t, class_labels=c).sample
-        return network.head(torch.cat([noisy, network.trunk(noisy, t).sample], 1), t, class_labels=c).sample
+        classless = {} if config.trunk == "unet" else {"class_labels": torch.tensor([1])}
+        seen = torch.cat([noisy, network.trunk(noisy, t, **classless).sample], 1)
+        return network.head(seen, t, class_labels=c).sample
 
     denoising, entropy = [], []
     for i in range(len(x)):
@@ -105,7 +108,7 @@ def test_the_loss_is_that_of_a_plain_loop(config, objective, tmp_path):
     assert losses[0] == pytest.approx(np.mean(denoising) + 0.3 * np.mean(entropy), rel=1e-3)
 
 
-@pytest.mark.parametrize("config", [LATE, DEEP])
+@pytest.mark.parametrize("config", [LATE, DEEP, replace(TRANSFORMER, optimizer="muon")])
 def test_killed_and_resumed_equals_undisturbed(config, tmp_path):
     class Killed(BaseException):
         pass

@@ -104,6 +104,7 @@ class TestConfig:
             ("dropout", 1.0),
             ("dropout", -0.1),
             ("head", (8, 0)),
+            ("trunk", "mlp"),
             ("head_layers", 0),
             ("features", 0),
             ("joint", -0.1),
@@ -133,12 +134,25 @@ class TestConfig:
         assert setting in str(e.value)
         assert str(value) in str(e.value)
 
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"channels": (64,)}, "trunk below a head"),
+            ({"channels": (64, 128), "head": (8,)}, r"got \(64, 128\)"),
+            ({"channels": (100,), "head": (8,)}, r"got \(100,\)"),
+        ],
+    )
+    def test_transformers_of_other_shapes_are_refused(self, settings, message):
+        with pytest.raises(InputError, match=message):
+            TrainConfig(trunk="transformer", **settings)
+
     def test_the_stored_settings_of_older_checkpoints_stay_valid(self):
         """A run under way is resumed by comparing these: a name or default that changes means one that is refused."""
         assert {f.name: f.default for f in fields(TrainConfig)} == {
             "objective": "v_prediction", "beta_schedule": "linear", "times": "even", "weighting": "output",
             "patch_size": 1, "channels": (64, 128), "layers": 2,
-            "attention": False, "dropout": 0.0, "head": (), "head_layers": 1, "features": 64, "joint": 0.0, "rivals": 0,
+            "attention": False, "dropout": 0.0, "head": (), "trunk": "unet", "head_layers": 1, "features": 64,
+            "joint": 0.0, "rivals": 0,
             "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
             "learning_rate": 1e-3, "warmup": 500,
             "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "start": "", "seed": 0,

@@ -16,7 +16,7 @@ from ..schedules import read_scheduler
 from .base import Conditioning, scheduler_config
 from .class_inputs import Entry
 from .classes import ClassConditional
-from .late import LateConditioned, LateConditionedPipeline
+from .late import LateConditioned, LateConditionedPipeline, Trunk
 from .prefix import Prefix
 
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
@@ -46,7 +46,7 @@ class ClassUNet(ClassConditional):
         scheduler_config: Mapping[str, Any],
         class_names: Sequence[str] | None = None,
         patch_size: int = 1,
-        trunk: UNet2DModel | None = None,
+        trunk: Trunk | None = None,
     ) -> None:
         config = unet.config
         if config.num_class_embeds is None:

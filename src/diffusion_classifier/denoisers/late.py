@@ -1,16 +1,20 @@
 """Networks that see the class toward their end alone: one trunk for all classes, a small head for each.
 
+The trunk is a U-Net or a transformer; a transformer of diffusers has classes, of which the null class is shown to it.
+
 Shape legend: U noisy latents, B rows of the head, B / U to a latent.
 """
 
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import DiffusionPipeline, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
 from torch import Tensor
+
+Trunk: TypeAlias = UNet2DModel | DiTTransformer2DModel
 
 
 class LateConditionedPipeline(DiffusionPipeline):  # type: ignore[misc]
@@ -22,7 +26,7 @@ class LateConditionedPipeline(DiffusionPipeline):  # type: ignore[misc]
         scheduler: that both were trained with.
     """
 
-    def __init__(self, trunk: UNet2DModel, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
+    def __init__(self, trunk: Trunk, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
         super().__init__()
         self.register_modules(trunk=trunk, unet=unet, scheduler=scheduler)
 
@@ -35,7 +39,7 @@ class LateConditioned(torch.nn.Module):
         head: there `unet`.
     """
 
-    def __init__(self, trunk: UNet2DModel, head: UNet2DModel) -> None:
+    def __init__(self, trunk: Trunk, head: UNet2DModel) -> None:
         super().__init__()
         self.trunk, self.head = trunk, head
 
@@ -53,7 +57,11 @@ class LateConditioned(torch.nn.Module):
             t: (U,).
             class_labels: (B,).
         """
-        seen = torch.cat([noisy, self.trunk(noisy, t, return_dict=False)[0]], dim=1)
+        classless = {}
+        if isinstance(self.trunk, DiTTransformer2DModel):
+            null = self.trunk.config.num_embeds_ada_norm
+            classless["class_labels"] = torch.full_like(t, null, dtype=torch.int64)
+        seen = torch.cat([noisy, self.trunk(noisy, t, **classless, return_dict=False)[0]], dim=1)
         each = len(class_labels) // len(noisy)
         if each > 1:
             seen, t = seen.repeat_interleave(each, 0), t.repeat_interleave(each, 0)

@@ -22,6 +22,7 @@ from .loop import OPTIMIZERS, seed_of, seeded
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 OBJECTIVES = ("epsilon", "v_prediction", "sample", "flow")
 WEIGHTINGS = ("output", "noise")
+TRUNKS = ("unet", "transformer")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TrainConfig:
         dropout: in the residual blocks.
         head: width of each level of a head, which alone sees the class: the network described above is then a trunk
             for all classes; see `denoisers.late`. No head if empty.
+        trunk: below a head, one of `TRUNKS`: "unet", or "transformer" of one width and as many layers.
         head_layers: residual blocks per level of the head, two more where it has several levels.
         features: channels that the trunk hands to the head.
         epochs: passes over the training images.
@@ -72,6 +74,7 @@ class TrainConfig:
     attention: bool = False
     dropout: float = 0.0
     head: tuple[int, ...] = ()
+    trunk: str = "unet"
     head_layers: int = 1
     features: int = 64
     epochs: float = 10.0
@@ -95,6 +98,7 @@ class TrainConfig:
             "times": TIMES,
             "weighting": WEIGHTINGS,
             "optimizer": OPTIMIZERS,
+            "trunk": TRUNKS,
         }
         for name, known in choices.items():
             if getattr(self, name) not in known:
@@ -121,6 +125,13 @@ class TrainConfig:
         for name, (fulfilled, requirement) in requirements.items():
             if not fulfilled:
                 raise InputError(f"{name} must be {requirement}; got {getattr(self, name)}")
+        if self.trunk == "transformer":
+            if not self.head:
+                raise InputError("a transformer is trained as the trunk below a head only: give the head's width")
+            if len(self.channels) > 1 or self.channels[0] % (4 * max(1, self.channels[0] // 32)):
+                raise InputError(
+                    f"the channels of a transformer must be one width, 32 to a head of attention; got {self.channels}"
+                )
 
 
 def build_scheduler(config: TrainConfig, **settings: Any) -> SchedulerMixin:

@@ -27,13 +27,19 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     matrix = matrix.float()
     matrix = matrix / matrix.norm().clamp(min=1e-7)
     gram = matrix @ matrix.T
-    factor = torch.eye(len(gram), device=gram.device)
-    for _ in range(_ITERATIONS):
-        polynomial = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
-        polynomial.diagonal().add_(_A)
-        factor = polynomial @ factor
+    factor = polynomial = _polynomial(gram)
+    for _ in range(_ITERATIONS - 1):
         gram = polynomial @ gram @ polynomial
+        polynomial = _polynomial(gram)
+        factor = polynomial @ factor
     return factor @ matrix
+
+
+def _polynomial(gram: Tensor) -> Tensor:
+    """a + b G + c G²."""
+    result = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
+    result.diagonal().add_(_A)
+    return result
 
 
 class Muon(torch.optim.AdamW):

@@ -8,9 +8,10 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDPMPipeline, SchedulerMixin, UNet2DModel
+from diffusers import DDPMPipeline, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
 from ..denoisers import load_denoiser
@@ -30,7 +31,7 @@ from .joint import Joint, cross_entropy, draw_rivals
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
 CHECKPOINT = "checkpoint"
-OUTER = ("conv_in.", "conv_out.", "class_embedding.")
+OUTER = ("conv_in.", "conv_out.", "class_embedding.", "pos_embed.", "proj_out_2.", "class_embedder.")
 """Parts of the names of parameters that are no maps between hidden layers."""
 
 
@@ -47,47 +48,76 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[torch.nn.M
             f"images of {size} pixels cannot be halved {len(config.channels) - 1} times after folding by "
             f"{config.patch_size}: choose a size that is a multiple of {factor}"
         )
-    levels = len(config.channels)
-    down = ["DownBlock2D"] * (levels - 1) + ["AttnDownBlock2D" if config.attention else "DownBlock2D"]
-    up = [kind.replace("Down", "Up") for kind in reversed(down)]
-    depth = channels * config.patch_size**2
-    shared = {
-        "sample_size": size // config.patch_size,
+    depth, edge, classes = channels * config.patch_size**2, size // config.patch_size, len(data.class_names) + 1
+    with seeded(config.seed):
+        if config.head:
+            trunk = (
+                _transformer(config, edge, depth)
+                if config.trunk == "transformer"
+                else _unet(config, edge, depth, config.features)
+            )
+            network: torch.nn.Module = LateConditioned(trunk, _head(config, edge, depth, classes))
+        else:
+            network = _unet(config, edge, depth, depth, classes)
+    if config.start:
+        _load_start(network, config, data)
+    return network, build_scheduler(config)
+
+
+def _unet(config: TrainConfig, edge: int, inputs: int, outputs: int, classes: int | None = None) -> UNet2DModel:
+    return UNet2DModel(
+        sample_size=edge,
+        in_channels=inputs,
+        out_channels=outputs,
+        num_class_embeds=classes,
+        down_block_types=["DownBlock2D"] * (len(config.channels) - 1)
+        + ["AttnDownBlock2D" if config.attention else "DownBlock2D"],
+        up_block_types=["AttnUpBlock2D" if config.attention else "UpBlock2D"]
+        + ["UpBlock2D"] * (len(config.channels) - 1),
+        attention_head_dim=min(32, config.channels[-1]),
+        **_sizes(config.channels, config.layers, config),
+    )
+
+
+def _head(config: TrainConfig, edge: int, depth: int, classes: int) -> UNet2DModel:
+    levels = len(config.head)
+    return UNet2DModel(
+        sample_size=edge,
+        in_channels=depth + config.features,
+        out_channels=depth,
+        num_class_embeds=classes,
+        down_block_types=["DownBlock2D"] * levels,
+        up_block_types=["UpBlock2D"] * levels,
+        mid_block_type="UNetMidBlock2D" if levels > 1 else None,
+        add_attention=False,
+        **_sizes(config.head, config.head_layers, config),
+    )
+
+
+def _sizes(channels: tuple[int, ...], layers: int, config: TrainConfig) -> dict[str, Any]:
+    return {
+        "block_out_channels": channels,
+        "layers_per_block": layers,
+        "norm_num_groups": math.gcd(32, *channels),
         "dropout": config.dropout,
         "resnet_time_scale_shift": "scale_shift",
     }
-    with seeded(config.seed):
-        unet: torch.nn.Module = UNet2DModel(
-            in_channels=depth,
-            out_channels=config.features if config.head else depth,
-            block_out_channels=config.channels,
-            layers_per_block=config.layers,
-            down_block_types=down,
-            up_block_types=up,
-            attention_head_dim=min(32, config.channels[-1]),
-            norm_num_groups=math.gcd(32, *config.channels),
-            num_class_embeds=None if config.head else len(data.class_names) + 1,
-            **shared,
-        )
-        if config.head:
-            deep = len(config.head) > 1
-            head = UNet2DModel(
-                in_channels=depth + config.features,
-                out_channels=depth,
-                block_out_channels=config.head,
-                layers_per_block=config.head_layers,
-                down_block_types=["DownBlock2D"] * len(config.head),
-                up_block_types=["UpBlock2D"] * len(config.head),
-                mid_block_type="UNetMidBlock2D" if deep else None,
-                add_attention=False,
-                norm_num_groups=math.gcd(32, *config.head),
-                num_class_embeds=len(data.class_names) + 1,
-                **shared,
-            )
-            unet = LateConditioned(unet, head)
-    if config.start:
-        _load_start(unet, config, data)
-    return unet, build_scheduler(config)
+
+
+def _transformer(config: TrainConfig, edge: int, depth: int) -> DiTTransformer2DModel:
+    (width,) = config.channels
+    heads = max(1, width // 32)
+    return DiTTransformer2DModel(
+        sample_size=edge,
+        in_channels=depth,
+        out_channels=config.features,
+        num_attention_heads=heads,
+        attention_head_dim=width // heads,
+        num_layers=config.layers,
+        patch_size=1,
+        num_embeds_ada_norm=1,  # never shown
+        dropout=config.dropout,
+    )
 
 
 def _load_start(unet: torch.nn.Module, config: TrainConfig, data: LabelledImages) -> None:

@@ -43,9 +43,10 @@ def lora(model_folder, tmp_path_factory):
 
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [None, 0.5])
-def test_lora_weights_change_predictions_as_in_diffusers(model_folder, lora, scale):
+def test_lora_weights_change_predictions_as_in_diffusers(model_folder, lora, scale, capfd):
     source = lora if scale is None else f"{lora}@{scale}"
     denoiser = load(model_folder("sd-epsilon"), loras=[source])
+    assert capfd.readouterr().err == ""
     pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"), safety_checker=None)
     pipeline.load_lora_weights(lora.parent, weight_name=lora.name)
     embeds = denoiser.condition(["a dog"]).tensors["prompt_embeds"]

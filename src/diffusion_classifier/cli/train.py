@@ -145,7 +145,7 @@ def train(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column
         )
         say(f"{len(captioned)} images with {len(set(captioned.captions))} different captions")
-        with _reporter() as report:
+        with reporter() as report:
             train_text(
                 captioned, config, out, towers=towers, latents=latents, on_step=report.on_step,
                 on_stage=report.on_stage, **settings,
@@ -157,7 +157,7 @@ def train(
         )
         training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
         say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
-        with _reporter() as report:
+        with reporter() as report:
             report.on_stage("training", num_steps(config, len(training)), batch_size)
             train_classes(
                 training, config, out, validation=held_out, on_step=report.on_step,
@@ -199,7 +199,7 @@ class _Report:
 
 
 @contextmanager
-def _reporter() -> Iterator[_Report]:
+def reporter() -> Iterator[_Report]:
     columns = ("{task.fields[loss]}", "{task.fields[rate]:.0f} images/s")
     with warnings.catch_warnings(), progress_bar(*columns, disable=not stderr.is_terminal) as bar:
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..devices import one_line
 from ..exceptions import InputError
+from .base import without_advice
 
 _FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
@@ -35,7 +36,9 @@ def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
         if not hasattr(pipeline, "load_lora_weights"):
             raise InputError(f"{path}: a {type(pipeline).__name__} takes no LoRA weights")
         try:
-            pipeline.load_lora_weights(**_place(path, "pretrained_model_name_or_path_or_dict"), use_safetensors=True)
+            with without_advice():  # on networks for which it holds none
+                place = _place(path, "pretrained_model_name_or_path_or_dict")
+                pipeline.load_lora_weights(**place, use_safetensors=True)
             adapted = pipeline.get_list_adapters()
             if adapted:
                 pipeline.fuse_lora(components=list(adapted), lora_scale=scale)

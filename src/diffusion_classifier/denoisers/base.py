@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
+from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
@@ -312,13 +313,15 @@ def fingerprint(modules: Iterable[torch.nn.Module]) -> str:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Warnings of transformers off for a while, where they speak of what does not matter here."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
+    """Warnings of diffusers and transformers off for a while, where they speak of what does not matter here."""
+    before = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
+    for library, _ in before:
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        transformers_logging.set_verbosity(verbosity)
+        for library, verbosity in before:
+            library.set_verbosity(verbosity)
 
 
 # Unbound, since diffusers' own `to` warns of modules to be kept in float32 even where there are none.

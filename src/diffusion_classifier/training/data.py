@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..caption_sources import CaptionSource
 from ..exceptions import InputError
 from ..images import ImageSource, load_image, preprocess
 from ..sources import Captioned, Source, open_captioned, open_source
@@ -78,19 +79,24 @@ class CaptionedImages(_Images):
     Args:
         images: (N, C, S, S), uint8, C = 1 or 3.
         captions: N.
+        contrasts: false captions of each image; none of any if ().
     """
 
     images: Tensor
     captions: tuple[str, ...]
+    contrasts: tuple[tuple[str, ...], ...] = ()
 
     def fingerprint(self) -> str:
         """SHA-256 of images and captions."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
-        digest.update("\0".join(self.captions).encode())
+        for captions in (self.captions, *self.contrasts):
+            digest.update("\0".join(captions).encode())
         return digest.hexdigest()
 
     def _pick(self, rows: Tensor) -> CaptionedImages:
-        return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in rows.tolist()))
+        chosen = rows.tolist()
+        contrasts = tuple(self.contrasts[i] for i in chosen) if self.contrasts else ()
+        return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in chosen), contrasts)
 
 
 def load_labelled_images(
@@ -141,7 +147,18 @@ def load_captioned_images(
     return CaptionedImages(_decode(found, size), found.captions)
 
 
-def _decode(source: Source | Captioned, size: int | None) -> Tensor:
+def load_contrasted_images(source: CaptionSource, size: int | None = None) -> CaptionedImages:
+    """Images with a true caption and false ones, brought to one size.
+
+    Raises:
+        InputError: a broken image, which is named.
+    """
+    own = zip(source.captions, source.truth, strict=True)
+    captions, contrasts = zip(*((c[truth], (*c[:truth], *c[truth + 1 :])) for c, truth in own), strict=True)
+    return CaptionedImages(_decode(source, size), captions, contrasts)
+
+
+def _decode(source: Source | Captioned | CaptionSource, size: int | None) -> Tensor:
     """(N, C, S, S), uint8, C being 1 if all are grey."""
     first = source.read(0)
     if isinstance(first, np.ndarray) and first.ndim == 2 and first.shape == (size or first.shape[0],) * 2:  # IDX files

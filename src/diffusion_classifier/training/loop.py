@@ -113,7 +113,7 @@ def build_optimizer(module: torch.nn.Module, recipe: Recipe, outer: Collection[s
         raise InputError(f"optimizer {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
     settings: dict[str, Any] = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(module.parameters(), fused=True, **settings)
+        return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], fused=True, **settings)
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in module.named_parameters():
         groups[parameter.ndim > 1 and not any(f".{part}" in f".{name}" for part in outer)].append(parameter)
@@ -165,7 +165,7 @@ def fit(
     Raises:
         InputError: the checkpoint is of another run, or damaged; the loss is no longer finite.
     """
-    weights: dict[str, Tensor] = dict(module.named_parameters())
+    weights: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()}
     optimizer = build_optimizer(module, recipe, outer)
     step = load_checkpoint(checkpoint, run, defaults, weights, ema, optimizer)

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +33,7 @@ from ..prompts import words_of
 from ..schedules import read_scheduler
 from .data import CaptionedImages
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times
+from .latents import BATCH, encode_all, pixels
 from .loop import Progress, Recipe, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .networks import (
     Latents,
@@ -53,7 +53,6 @@ CHECKPOINT = "checkpoint"
 CONTRASTIVE = "contrastive"
 """Folder of the contrastive model within that of the pipeline."""
 _OUTER = ("conv_in.", "conv_out.")
-_ENCODE_BATCH = 256
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
 
@@ -133,8 +132,7 @@ class _Stages:
         return self.data.fingerprint()
 
     def _pixels(self, rows: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1], on the device."""
-        return (self.data.images[rows].to(self.device).float() / 127.5 - 1).expand(-1, 3, -1, -1)
+        return pixels(self.data.images, rows, self.device)
 
     def _fit(
         self,
@@ -229,22 +227,10 @@ class _Stages:
 
     @torch.no_grad()
     def _set_scale(self, vae: Any) -> None:
-        count = min(len(self.data), _ENCODE_BATCH)
+        count = min(len(self.data), BATCH)
         rows = torch.arange(count) * len(self.data) // count
         std = vae.encode(self._pixels(rows)).latent_dist.mean.std()
         vae.register_to_config(scaling_factor=1 / float(std))
-
-    @torch.no_grad()
-    def _encode(self, vae: AutoencoderKL) -> Tensor:
-        """Latents of all images, float16, in the computer's memory."""
-        parts = []
-        batches = torch.split(torch.arange(len(self.data)), _ENCODE_BATCH)
-        self.on_stage("latents", len(batches), _ENCODE_BATCH)
-        for i, rows in enumerate(batches):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
-                parts.append(autoencoder.encode(vae, self._pixels(rows)).half().cpu())
-            self.on_step(Progress(i + 1, len(batches), math.nan, "latents"))
-        return torch.cat(parts)
 
     def diffusion(self, clip: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, compile_network: bool) -> None:
         """The diffusion model, and all together as a pipeline."""
@@ -255,7 +241,8 @@ class _Stages:
         text = text_encoder_of(clip).to(self.device).eval().requires_grad_(False)
         tokens = torch.cat([tokens_of(tokenizer, data.captions), tokens_of(tokenizer, [""])])
         vae.to(self.device).eval().requires_grad_(False)
-        encoded = self._encode(vae)
+        encode = partial(autoencoder.encode, vae)
+        encoded = encode_all(data.images, encode, self.device, self.autocast, self.on_stage, self.on_step)
         scheduler = build_scheduler(config, clip_sample=False, steps_offset=1)  # as the pipeline wants it
         schedule, _ = read_scheduler(scheduler_config(scheduler))
         with seeded(config.seed):

@@ -83,10 +83,10 @@ def usual_weights(denoiser: Denoiser, loss: str = "l2") -> Weights | None:
     """Weights over time where nobody fitted any: uniform, the paper's choice, with two exceptions.
 
     Networks that return x: to make ε of it, errors are divided by σ, so that in a uniform average those at times with
-    little noise drown the others. And networks that were trained at logit-normal times, which know little of either
-    end. For both, those of their training (docs/strategies.md has what they gain).
+    little noise drown the others. And networks that were not trained at even times, which know less of some. For both,
+    those of their training (docs/strategies.md has what they gain).
     """
-    exception = denoiser.prediction_type == "sample" or denoiser.times == "logit-normal"
+    exception = denoiser.prediction_type == "sample" or denoiser.times != "even"
     return training_weights(denoiser, loss) if exception else None
 
 

@@ -71,7 +71,7 @@ def read_weights(source: WeightsSource) -> Weights:
 
 def weights_at(weights: Weights, u: Tensor) -> Tensor:
     """w at the fractions u in [0, 1] of the schedule, of any shape; float64."""
-    return torch.from_numpy(np.interp(u.double().numpy(), np.linspace(0, 1, len(weights)), weights))
+    return torch.as_tensor(np.interp(u.double().numpy(), np.linspace(0, 1, len(weights)), weights))
 
 
 def folds(num_images: int) -> Iterator[Tensor]:

@@ -51,7 +51,10 @@ def train(
     ] = None,
     objective: Annotated[str, typer.Option(help="epsilon, v_prediction, sample or flow.")] = "v_prediction",
     beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear or squaredcos_cap_v2.")] = "linear",
-    times: Annotated[str, typer.Option(help="At which it trains: even, or logit-normal for middle ones.")] = "even",
+    times: Annotated[
+        str,
+        typer.Option(help="At which it trains: even, logit-normal for middle ones, or a file of weights as a density."),
+    ] = "even",
     weighting: Annotated[
         str, typer.Option(help="Minimise the error of the network's 'output', or of the 'noise' that follows from it.")
     ] = "output",
@@ -121,10 +124,12 @@ def train(
     from ..training.networks import Latents, Towers, read_settings
     from ..training.text import train_text
     from ..training.train import train as train_classes
+    from ..weights import read_weights
 
     config = TrainConfig(
-        objective=objective, beta_schedule=beta_schedule, times=times, weighting=weighting, patch_size=patch_size,
-        channels=_ints(channels, "--channels"),
+        objective=objective, beta_schedule=beta_schedule,
+        times=read_weights(times) if Path(times).is_file() else times, weighting=weighting,
+        patch_size=patch_size, channels=_ints(channels, "--channels"),
         layers=layers, attention=attention, dropout=dropout,
         head=_ints(head, "--head") if head else (), trunk=trunk, head_layers=head_layers, features=features,
         joint=joint, rivals=rivals, epochs=epochs, batch_size=batch_size,

@@ -26,12 +26,13 @@ from ..losses import BOUNDS, LOSSES, check_loss
 from ..prediction import split_variance, to_noise
 from ..prompts import fill_template
 from ..schedules import Schedule
+from ..weights import Weights, weights_at
 from .class_inputs import ClassInputs, of_tensors
 from .conditioning import Conditioning as Conditioning
 from .prefix import Prefix
 
 TIMES = ("even", "logit-normal")
-"""How times may lie at which a network was trained."""
+"""How times may lie at which a network was trained, unless by a density of their own."""
 Average = Literal["error", "embedding"]
 """Over what the prompts of one class are averaged."""
 
@@ -103,7 +104,7 @@ class Denoiser(ABC):
     class_names: Sequence[str] | None = None
     conditions: ClassVar[tuple[str, ...]]
     licence: str | None = None
-    times: str = "even"
+    times: str | Weights = "even"
     words: Sequence[str] | None = None
 
     def __init__(
@@ -219,8 +220,10 @@ class Denoiser(ABC):
     def time_density(self, u: Tensor) -> Tensor:
         """Density, up to a factor, of the fractions u of the schedule at which the network was trained.
 
-        Even, or logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1).
+        Even, logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1), or given by numbers.
         """
+        if not isinstance(self.times, str):
+            return weights_at(self.times, u).to(u)
         if self.times == "even":
             return torch.ones_like(u)
         logit = u.clamp(1e-6, 1 - 1e-6).logit()

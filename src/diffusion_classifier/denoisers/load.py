@@ -25,6 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
+from ..weights import read_weights
 from .addons import add_loras, add_words
 from .base import TIMES, Denoiser, ModelDefaults, without_advice
 from .families import FAMILIES, why_unsupported
@@ -142,10 +143,11 @@ def load_denoiser(
         raise InputError(f"{source} takes images of {denoiser.image_size} pixels only; {image_size} was asked for")
     denoiser.defaults = defaults
     denoiser.licence = settings.get("licence")
-    denoiser.times = settings.get("times", denoiser.times)
+    times = settings.get("times", denoiser.times)
+    if isinstance(times, str) and times not in TIMES:
+        raise InputError(f"{folder / SETTINGS_FILE}: times {times!r} are not one of {', '.join(TIMES)}")
+    denoiser.times = times if isinstance(times, str) else read_weights(times)
     denoiser.words = settings.get("words")
-    if denoiser.times not in TIMES:
-        raise InputError(f"{folder / SETTINGS_FILE}: times {denoiser.times!r} are not one of {', '.join(TIMES)}")
     return denoiser.to(device, dtype)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor
@@ -17,6 +18,7 @@ from ..denoisers.base import TIMES
 from ..exceptions import InputError
 from ..prediction import target, to_noise
 from ..schedules import Schedule, add_noise
+from ..weights import Weights, read_weights, weights_at
 from .loop import OPTIMIZERS, seed_of, seeded
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -33,7 +35,7 @@ class TrainConfig:
         objective: what the network predicts: one of `OBJECTIVES`; "flow" has its own schedule.
         beta_schedule: of diffusers' DDPMScheduler: one of `BETA_SCHEDULES`.
         times: how those of the schedule lie that are trained at: one of `TIMES`, evenly or, as Stable Diffusion 3 does,
-            the middle ones more often.
+            the middle ones more often; or a density as `weights.read_weights` gives it, such as `calibrate` fits.
         weighting: whose squared error is minimised: "output" for what the network returns, "noise" for the ε that
             follows from it, which is what a classifier compares.
         patch_size: p×p pixels are folded into channels before the network sees them.
@@ -66,7 +68,7 @@ class TrainConfig:
 
     objective: str = "v_prediction"
     beta_schedule: str = "linear"
-    times: str = "even"
+    times: str | Weights = "even"
     weighting: str = "output"
     patch_size: int = 1
     channels: tuple[int, ...] = (64, 128)
@@ -100,6 +102,9 @@ class TrainConfig:
             "optimizer": OPTIMIZERS,
             "trunk": TRUNKS,
         }
+        if not isinstance(self.times, str):
+            read_weights(self.times)
+            del choices["times"]
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -145,7 +150,12 @@ def draw_times(count: int, config: TrainConfig, schedule: Schedule, generator: t
     """Times of a batch, (count,)."""
     # One in each part of the schedule: the loss of a batch varies less than with independent times.
     u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
-    u = u if config.times == "even" else torch.special.ndtri(u).sigmoid()
+    if not isinstance(config.times, str):
+        grid = torch.linspace(0, 1, 1001, dtype=torch.float64)
+        share = weights_at(config.times, (grid[1:] + grid[:-1]) / 2).cumsum(0)
+        u = torch.from_numpy(np.interp(u, np.concatenate([[0], share / share[-1]]), grid)).float()
+    elif config.times == "logit-normal":
+        u = torch.special.ndtri(u).sigmoid()
     return schedule.timesteps(u.clamp(max=1 - 2**-24))  # the sum may have been rounded up to 1
 
 

@@ -20,15 +20,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.figures import pyplot, save
 from diffusion_classifier.calibration import fit_temperature
 from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.denoisers.base import scheduler_config
-from diffusion_classifier.denoisers.class_unet import ClassUNet
-from diffusion_classifier.denoisers.late import LateConditioned
-from diffusion_classifier.flops import count_flops
 from diffusion_classifier.metrics import expected_calibration_error, share_interval
 from diffusion_classifier.posterior import log_posterior, mean_errors
 from diffusion_classifier.schedules import add_noise
@@ -61,13 +59,15 @@ def folder_of(out: Path, name: str) -> Path:
     return out / name.replace(",", "").replace("λ ", "").replace(" ", "-")
 
 
-def forward_flops(config: TrainConfig, data: LabelledImages, classes: int) -> int:
-    """Operations of a prediction of so many classes of one image."""
-    network, scheduler = build_network(config, data)
-    trunk, unet = (network.trunk, network.head) if isinstance(network, LateConditioned) else (None, network)
-    denoiser = ClassUNet(unet, scheduler_config(scheduler), FASHION, config.patch_size, trunk)
-    index = torch.zeros(classes, dtype=torch.int64)
-    return count_flops(denoiser, denoiser.condition(range(classes)), index)
+@torch.no_grad()
+def forward_flops(config: TrainConfig, data: LabelledImages, classes: int = 1) -> int:
+    """Operations of a prediction of so many classes of one image, as training makes it."""
+    network, _ = build_network(config, data)
+    noisy = torch.nn.functional.pixel_unshuffle(data.images[: 1 if config.head else classes].float(), config.patch_size)
+    # The other kernels of attention are not counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        network(noisy, torch.zeros(len(noisy)), class_labels=torch.zeros(classes, dtype=torch.int64))
+    return counter.get_total_flops()
 
 
 def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
@@ -104,7 +104,7 @@ def measure(data: str, out: Path, num_images: int) -> None:
         results[name] = {
             "seconds": time.time() - start,
             "cost_of_ten_classes": tables[0].cost / max(DRAWS),
-            "flops": forward_flops(MODELS[name], held_out, 1),
+            "flops": forward_flops(MODELS[name], held_out),
             "denoising_error": float(errors[torch.arange(len(truth)), truth].mean()),
             "draws": {n: of_draws(errors[..., :n], truth, classifier.denoiser.latent_shape) for n in DRAWS},
         }

@@ -23,20 +23,26 @@ def predict(denoiser):
 
 
 def rows_seen(denoiser):
-    rows = {}
-    for name, module in denoiser.network.named_children():
-        first = next(m for m in module.modules() if isinstance(m, torch.nn.Conv2d))
-        first.register_forward_pre_hook(lambda _, args, n=name: rows.update({n: len(args[0])}))
+    """Of the trunk, and of the head before and after the class enters it."""
+    rows, head = {}, denoiser.network.head
+    first = next(m for m in denoiser.network.trunk.modules() if isinstance(m, torch.nn.Conv2d))
+    block = head.down_blocks[0].resnets[0]
+    parts = {"trunk": first, "start": head.conv_in, "first": block.conv1, "second": block.conv2, "end": head.conv_out}
+    for name, module in parts.items():
+        module.register_forward_pre_hook(lambda _, args, n=name: rows.update({n: len(args[0])}))
     return rows
+
+
+SHARED = {"trunk": 2, "start": 2, "first": 2, "second": 6, "end": 6}
 
 
 def test_the_trunk_runs_once_for_each_latent(denoiser):
     rows = rows_seen(denoiser)
     shared = predict(denoiser)
-    assert rows == {"trunk": 2, "head": 6}
+    assert rows == SHARED
     denoiser.prefix.remove()
     torch.testing.assert_close(predict(denoiser), shared, rtol=1e-5, atol=1e-5)
-    assert rows == {"trunk": 6, "head": 6}
+    assert rows == dict.fromkeys(SHARED, 6)
     assert len(shared.unique(dim=0)) == 6
 
 
@@ -47,7 +53,7 @@ def test_several_classes_of_a_latent_at_once(denoiser):
     rows = rows_seen(denoiser)
     with torch.no_grad():
         together = denoiser.network(noisy, T, labels).sample
-        assert rows == {"trunk": 2, "head": 6}
+        assert rows == dict.fromkeys(SHARED, 6) | {"trunk": 2}
         each = [denoiser.network(noisy[[b // 3]], T[[b // 3]], labels[[b]]).sample for b in range(6)]
     torch.testing.assert_close(together, torch.cat(each), rtol=1e-5, atol=1e-5)
 
@@ -68,7 +74,7 @@ def test_compiled_it_still_shares_the_trunk(denoiser, monkeypatch):
     assert compiled == [denoiser.network.head]
     assert denoiser.compiled
     predict(denoiser)
-    assert rows == {"trunk": 2, "head": 6}
+    assert rows == dict.fromkeys(SHARED, 6) | {"trunk": 2}
 
 
 def test_its_batch_size_is_measured(denoiser):

@@ -22,6 +22,12 @@ from .prefix import Prefix
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
 
 
+def _before_the_class(unet: UNet2DModel) -> list[torch.nn.Module]:
+    """Convolutions that come before the first sum with the class's embedding."""
+    block = unet.down_blocks[0].resnets[0]
+    return [unet.conv_in, *([block.conv1] if isinstance(block, ResnetBlock2D) else [])]
+
+
 class ClassUNet(ClassConditional):
     """A UNet2DModel on pixels, or on pixels folded into channels.
 
@@ -75,7 +81,7 @@ class ClassUNet(ClassConditional):
         super().__init__({"unet": network}, schedule, prediction_type, (in_channels, size, size), size * patch_size)
         self._conditioned = unet
         if trunk is not None:
-            self.prefix = Prefix([trunk])
+            self.prefix = Prefix([trunk, *_before_the_class(unet)])
 
     @classmethod
     def from_pipeline(cls, pipeline: DDPMPipeline | LateConditionedPipeline, settings: Mapping[str, Any]) -> ClassUNet:
@@ -90,9 +96,11 @@ class ClassUNet(ClassConditional):
 
     def compile(self) -> None:
         """See `Denoiser.compile`. A trunk stays as it is, and shared: its rows are few, and their number changes."""
-        if self._conditioned is self.network:
+        if not isinstance(self.network, LateConditioned):
             super().compile()
         else:
+            self.prefix.remove()
+            self.prefix = Prefix([self.network.trunk])
             self._conditioned.compile(dynamic=False)
             self.compiled = True
 

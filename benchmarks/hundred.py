@@ -1,0 +1,82 @@
+"""A hundred classes in place of ten: what an image costs where the class is seen by a small head alone.
+
+    python benchmarks/hundred.py train FASHION_MNIST OUT
+    python benchmarks/hundred.py measure FASHION_MNIST OUT
+
+Classes are the ten nouns of the scenes world times ten looks, of one photograph on a canvas of 56×56. Measured on
+photographs that training did not see: plain ones among the ten plain classes, and all among the hundred.
+"""
+
+import argparse
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.metrics import share_interval
+from diffusion_classifier.scenes import NOUNS, UPSIDE_DOWN, anywhere, generator, load_photographs, phrase
+from diffusion_classifier.training.data import LabelledImages
+from diffusion_classifier.training.denoising import TrainConfig
+from diffusion_classifier.training.train import train
+
+LOOKS = (
+    (), ("dark",), ("bright",), ("small",), ("large",), (UPSIDE_DOWN,), ("small", "dark"), ("small", "bright"),
+    ("large", "dark"), ("large", "bright"),
+)  # fmt: skip
+CONFIG = TrainConfig(
+    beta_schedule="squaredcos_cap_v2", patch_size=4, channels=(64, 128), layers=2, head=(32,), head_layers=1,
+    joint=0.05, rivals=3, batch_size=32, optimizer="muon", learning_rate=2e-3, warmup=200,
+)  # fmt: skip
+
+
+def pictures(folder: str, split: str, number: int) -> LabelledImages:
+    """Of the classes in turn, each of a photograph drawn at random at a place of its own."""
+    photographs = load_photographs(folder, split)
+    classes = [(kind, look) for kind in range(len(NOUNS)) for look in LOOKS]
+    images, names = [], {}
+    for i in range(number):
+        kind, look = classes[i % len(classes)]
+        rng = generator(0, i)
+        thing = photographs.pick(rng, kind)[0].with_attributes(*look)
+        images.append(np.asarray(photographs.render([anywhere(rng, thing)])))
+        names.setdefault(i % len(classes), phrase(thing))
+    labels = torch.arange(number) % len(classes)
+    return LabelledImages(torch.from_numpy(np.stack(images))[:, None], labels, tuple(names.values()))
+
+
+def measure(data: LabelledImages, out: Path, number: int, strategies: list[str]) -> None:
+    """Accuracy and cost, in predictions of one class, of each strategy among ten classes and among all."""
+    classifier = DiffusionClassifier.from_pretrained(out)
+    plain = [name for i, name in enumerate(data.class_names) if i % len(LOOKS) == 0]
+    some = torch.isin(data.labels, torch.arange(0, len(data.class_names), len(LOOKS))).nonzero().flatten()
+    for strategy in strategies:
+        costs = []
+        for names, rows in ((plain, some[:number]), (list(data.class_names), torch.arange(number))):
+            start = time.time()
+            results = classifier.classify(
+                [data.images[i, 0].numpy() for i in rows], None if len(names) > 10 else names, strategy=strategy
+            )
+            right = [r.label == data.class_names[data.labels[i]] for r, i in zip(results, rows, strict=True)]
+            costs.append(sum(r.cost for r in results) / len(results))
+            row = {"strategy": strategy, "classes": len(names), "images": len(rows), "cost": costs[-1]}
+            row |= {"accuracy": share_interval(torch.tensor(right)), "seconds": time.time() - start}
+            print(json.dumps(row), flush=True)
+        print(f"{strategy}: {costs[1] / costs[0]:.2f} times the cost")
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("what", choices=("train", "measure"))
+parser.add_argument("data")
+parser.add_argument("out", type=Path)
+parser.add_argument("--epochs", type=float, default=1.0)
+parser.add_argument("--images", type=int, default=500)
+parser.add_argument("--strategies", nargs="+", default=["fixed:1", "fixed:2", "sequential:8/0.01"])
+options = parser.parse_args()
+if options.what == "train":
+    train(pictures(options.data, "train", 100_000), replace(CONFIG, epochs=options.epochs), options.out)
+else:
+    measure(pictures(options.data, "validation", 10 * options.images), options.out, options.images, options.strategies)

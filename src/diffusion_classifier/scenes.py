@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from .exceptions import InputError
-from .sources import read_idx_folder
+from .idx import read_idx_folder
 from .training.data import LabelledImages
 from .zoo import FASHION, load_sample
 

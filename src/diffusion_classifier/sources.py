@@ -7,22 +7,17 @@ Shape legend: M images.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import re
-import struct
 import sys
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .exceptions import InputError
+from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
 from .prompts import parse_labels
 
@@ -92,7 +87,7 @@ def open_source(
         InputError: the data cannot be read as labelled images.
     """
     folder = Path(source)
-    if folder.is_dir() and any(folder.glob("*-ubyte*")):
+    if is_idx_folder(folder):
         images, labels = read_idx_folder(folder, split or "test")
         names = tuple(str(i) for i in range(int(labels.max()) + 1))
         found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__)
@@ -153,8 +148,7 @@ def is_captioned(source: str, split: str | None = None) -> bool:
     """Whether a data set's images have captions and no labels."""
     import datasets
 
-    folder = Path(source)
-    if folder.is_dir() and any(folder.glob("*-ubyte*")):
+    if is_idx_folder(Path(source)):
         return False
     features = load_table(source, split)[0].features
     labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel) or n in _LABEL_COLUMNS]
@@ -176,38 +170,6 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
 
 def _positions(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
-
-
-def _read_idx(path: Path) -> NDArray[np.uint8]:
-    """The array of an IDX file, plain or gzipped: two zero bytes, type, rank, sizes in big endian, values."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, rank = struct.unpack_from(">HBB", data)
-        if zeros != 0 or kind != 8:
-            raise ValueError("not an IDX file of unsigned bytes")
-        shape = struct.unpack_from(f">{rank}I", data, 4)
-        return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
-    except (OSError, EOFError, zlib.error, struct.error, ValueError) as e:
-        raise InputError(f"{path} cannot be read as IDX: {e}") from e
-
-
-def read_idx_folder(folder: Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Images (M, H, W) and labels (M,) of the IDX files in a folder.
-
-    Raises:
-        InputError: files are missing, broken, or do not belong together.
-    """
-    prefix = {"train": "train", "test": "t10k"}.get(split, split)
-    arrays = []
-    for part in ("images-idx3", "labels-idx1"):
-        found = sorted(folder.glob(f"{prefix}-{part}-ubyte*"))
-        if not found:
-            raise InputError(f"{folder} has no file {prefix}-{part}-ubyte or {prefix}-{part}-ubyte.gz")
-        arrays.append(_read_idx(found[0]))
-    images, labels = arrays
-    if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or images.size == 0:
-        raise InputError(f"{folder}: images {images.shape} and labels {labels.shape} do not belong together")
-    return images, labels.astype(np.int64)
 
 
 def _read_table(source: str, split: str | None, image_column: str | None, label_column: str | None) -> Source:

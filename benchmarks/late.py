@@ -2,6 +2,7 @@
 
     python benchmarks/late.py train FASHION_MNIST OUT      # 16 models at equal operations; goes on where it was
     python benchmarks/late.py measure FASHION_MNIST OUT    # on held-out images: OUT/results.json
+    python benchmarks/late.py table OUT docs/late-table.md
     python benchmarks/late.py figure OUT docs/late.png
     python benchmarks/late.py samples OUT docs/late-samples.png
 
@@ -17,6 +18,7 @@ import time
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,7 +77,7 @@ def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
     images, _ = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, SEED)
     for name, config in MODELS.items():
         folder = folder_of(out, name)
-        if (only is not None and only not in name) or (folder / "seconds").exists():
+        if only not in (None, name) or (folder / "seconds").exists():
             continue
         each = 3 * forward_flops(config, images, 1 + RIVALS if config.joint else 1)
         epochs = flops / each / len(images)
@@ -124,18 +126,36 @@ def of_draws(errors: Tensor, truth: Tensor, shape: tuple[int, ...]) -> dict[str,
     return {"accuracy": share_interval(right), "calibration_error": expected_calibration_error(scores, right)}
 
 
-def figure(out: Path, file: Path) -> None:
-    """Accuracy against cost in full predictions of the early network."""
+def measured(out: Path) -> dict[str, Any]:
+    """Results by model; `cost` is that of a draw of ten classes, in predictions of the early network."""
     results = json.loads((out / "results.json").read_text())
     full = results["early, λ 0"]["flops"]
+    return {n: {**r, "cost": r["cost_of_ten_classes"] * r["flops"] / full} for n, r in results.items()}
+
+
+def table(out: Path, file: Path) -> None:
+    """Everything, as Markdown."""
+    heads = ["network", "cost", "denoising", *map(str, DRAWS), "ECE 1", f"ECE {DRAWS[-1]}"]
+    lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
+    for name, r in measured(out).items():
+        draws = [r["draws"][str(n)] for n in DRAWS]
+        accuracies = [f"{a:.1%} ({low:.1%}–{high:.1%})" for a, low, high in (d["accuracy"] for d in draws)]
+        errors = [f"{draws[i]['calibration_error']:.3f}" for i in (0, -1)]
+        cells = [name, f"{r['cost']:.2f}", f"{r['denoising_error']:.4f}", *accuracies, *errors]
+        lines.append("| " + " | ".join(cells) + " |")
+    file.write_text("\n".join(lines) + "\n")
+
+
+def figure(out: Path, file: Path) -> None:
+    """Accuracy against cost in full predictions of the early network."""
+    results = measured(out)
     plt = pyplot()
     fig, axes = plt.subplots(1, len(LAMBDAS), figsize=(14, 4), sharey=True, layout="constrained")
     for ax, weight in zip(axes, LAMBDAS, strict=True):
         for i, network in enumerate(NETWORKS):
             if (r := results.get(f"{network}, λ {weight:g}")) is None:
                 continue
-            unit = r["cost_of_ten_classes"] * r["flops"] / full
-            accuracy = [r["draws"][str(n)]["accuracy"] for n in DRAWS]
+            unit, accuracy = r["cost"], [r["draws"][str(n)]["accuracy"] for n in DRAWS]
             ax.plot([n * unit for n in DRAWS], [a[0] for a in accuracy], "o-", ms=4, color=f"C{i}", label=network)
             ax.fill_between([n * unit for n in DRAWS], *zip(*(a[1:] for a in accuracy), strict=True), alpha=0.15,
                             color=f"C{i}")  # fmt: skip
@@ -172,7 +192,7 @@ def samples(out: Path, file: Path, steps: int = 50) -> None:
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("what", choices=("train", "measure", "figure", "samples"))
+parser.add_argument("what", choices=("train", "measure", "table", "figure", "samples"))
 parser.add_argument("paths", nargs=2)
 parser.add_argument("--flops", type=float, default=2e14)
 parser.add_argument("--only")
@@ -184,4 +204,4 @@ if options.what == "train":
 elif options.what == "measure":
     measure(one, Path(other), options.images)
 else:
-    {"figure": figure, "samples": samples}[options.what](Path(one), Path(other))
+    {"table": table, "figure": figure, "samples": samples}[options.what](Path(one), Path(other))

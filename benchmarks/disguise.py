@@ -1,9 +1,9 @@
 """Is a diffusion model that was trained to classify a discriminative classifier in disguise? Accuracy under shift.
 
-    python benchmarks/disguise.py FASHION_MNIST OUT.json fashion fashion-fast --supervised FOLDER
+    python benchmarks/disguise.py FASHION_MNIST OUT.json fashion fashion-fast resnet/
 
 On images that `make train-fashion` holds out, as they are and changed in ways that no model was trained with. A model
-is read as its folder says, or as in `FOLDER@fixed:8`; the supervised one is that of benchmarks/supervised.py.
+is read as its folder says, or as in `FOLDER@fixed:8`; a folder of `baseline supervised` in one pass.
 """
 
 import argparse
@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
-from transformers import ResNetForImageClassification
 
 from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.baselines.hub import kind_of
+from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.training.data import load_labelled_images
 from diffusion_classifier.zoo import FASHION
@@ -51,27 +52,20 @@ SHIFTS: dict[str, Callable[[Image.Image, np.random.Generator], Image.Image]] = {
 
 
 def chosen_by(model: str, images: list[Image.Image]) -> torch.Tensor:
-    """Class indices (M,) by a diffusion model."""
+    """Class indices (M,)."""
     source, _, strategy = model.partition("@")
+    if kind_of(source) == "supervised":
+        score = Supervised.from_pretrained(source).scorer(FASHION)
+        return torch.stack([score(image.convert("RGB"), range(len(FASHION))) for image in images]).argmax(1)
     classifier = DiffusionClassifier.from_pretrained(source)
     results = classifier.classify(images, strategy=strategy or None)
     return torch.tensor([FASHION.index(r.label) for r in results])
-
-
-@torch.no_grad()
-def chosen_by_supervised(folder: str, images: list[Image.Image]) -> torch.Tensor:
-    """The same by the ResNet."""
-    network = ResNetForImageClassification.from_pretrained(folder).eval()
-    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))[:, None].float() / 127.5 - 1
-    parts = [torch.nn.functional.interpolate(part, scale_factor=4, mode="bilinear") for part in pixels.split(250)]
-    return torch.cat([network(part).logits.argmax(1) for part in parts])
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data")
 parser.add_argument("out", type=Path)
 parser.add_argument("models", nargs="+")
-parser.add_argument("--supervised")
 parser.add_argument("--images", type=int, default=1000)
 options = parser.parse_args()
 
@@ -84,7 +78,5 @@ for shift, change in SHIFTS.items():
         change(Image.fromarray(held_out.images[i, 0].numpy()), np.random.default_rng((0, i))) for i in rows.tolist()
     ]
     results[shift] = {m: share_interval(chosen_by(m, images) == truth) for m in options.models}
-    if options.supervised:
-        results[shift]["supervised"] = share_interval(chosen_by_supervised(options.supervised, images) == truth)
     print(shift, json.dumps(results[shift]), flush=True)
 options.out.write_text(json.dumps(results, indent=1))

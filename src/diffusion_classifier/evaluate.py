@@ -59,13 +59,17 @@ def choose(source: Images, *, limit: int | None = None, subset: Sequence[str] | 
     return sorted({position[id_] for id_ in subset})
 
 
-def candidates(classifier: DiffusionClassifier, task: Task | None, source: Source) -> Sequence[str] | Sequence[int]:
-    """The classes of a data set, as the model is asked for them.
+def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -> Sequence[str] | Sequence[int]:
+    """The classes of a data set, as a model is asked for them.
+
+    Args:
+        known: those that the model knows; None where it reads text.
+        task: which the images are of.
+        source: the images.
 
     Raises:
         InputError: the model knows classes of its own, and not these.
     """
-    known = classifier.denoiser.class_names
     if known is None:
         return source.class_names
     if task is not None and task.imagenet_ids is not None and len(known) == 1000:
@@ -133,7 +137,9 @@ class Question:
         """See `Asked`."""
         prompts = self.prompts(classifier, source)
         classifier.full_batches = True
-        names, conditioning = classifier.condition(candidates(classifier, self.task, source), **prompts)
+        names, conditioning = classifier.condition(
+            candidates(classifier.denoiser.class_names, self.task, source), **prompts
+        )
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
             **about_run(source, positions, model, command),
@@ -156,7 +162,7 @@ class Question:
         """See `Asked`."""
         results = classifier.enumerated(
             (source.read(i) for i in positions),
-            candidates(classifier, self.task, source),
+            candidates(classifier.denoiser.class_names, self.task, source),
             **self.prompts(classifier, source),
             shortlist=self.shortlist,
             also=self.also,

@@ -1,4 +1,4 @@
-"""What may be asked of images besides their class: which of its own captions is true; and contrastive models.
+"""What may be asked of images besides their class: which of its own captions is true; and of baselines.
 
 Shape legend: C captions of an image.
 """
@@ -10,20 +10,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .baselines.contrastive import Contrastive
+from .baselines.hub import Baseline
 from .candidates import Template, as_templates
 from .caption_sources import CaptionSource
 from .captions import caption_scores
 from .classifier import DiffusionClassifier
 from .denoisers import Average
-from .evaluate import Images, about_reading, about_run, answer_of, choose, errors_of, kept_errors
+from .evaluate import Images, about_reading, about_run, answer_of, candidates, choose, errors_of, kept_errors
 from .exceptions import InputError
 from .images import ImageError, load_image
 from .posterior import scale_of
 from .prompts import fill_template
 from .reading import Reading
 from .runs import Row
-from .spec import CONTRASTIVE, RunSpec
+from .spec import WITHOUT_DRAWS, RunSpec
 from .strategies import Fixed
 from .tasks import CaptionTask, Task
 
@@ -189,56 +189,59 @@ def _refuse_unknown(classifier: DiffusionClassifier, source: CaptionSource, capt
 
 
 @dataclass(frozen=True)
-class ContrastiveQuestion:
-    """The same of a contrastive model, and the question for a class, too. See `evaluate.Asked`.
+class BaselineQuestion:
+    """The same of a model that answers in one pass, and the question for a class, too. See `evaluate.Asked`.
 
     Args:
         task: which the images are of.
-        template: around each caption or class; of classes the task's if None.
+        template: around each caption or class, where the model reads texts; of classes the task's if None.
     """
 
     task: Task | CaptionTask | None = None
     template: str | None = None
 
     def describe(
-        self, classifier: Contrastive, source: Images, positions: Sequence[int], *, model: str = "", command: str = ""
+        self, classifier: Baseline, source: Images, positions: Sequence[int], *, model: str = "", command: str = ""
     ) -> RunSpec:
         """See `evaluate.Asked`."""
         classes = {} if isinstance(source, CaptionSource) else {"class_names": source.class_names}
         metric = self.task.metric if isinstance(self.task, Task) else "accuracy"
+        self._names(classifier, source, positions)
         return RunSpec(
             **about_run(source, positions, model, command),
             **_about_captions(source) if isinstance(source, CaptionSource) else classes | {"metric": metric},
             weights_of_model=classifier.fingerprint(),
-            templates=as_templates(self._template(source)),
+            strategy=classifier.strategy,
+            templates=as_templates(self._template(classifier, source)),
             image_size=classifier.image_size,
             dtype=str(classifier.dtype).removeprefix("torch."),
             device=str(classifier.device),
             batch_size=1,
             task=None if self.task is None else self.task.name,
-            **CONTRASTIVE,
+            **WITHOUT_DRAWS,
         )
 
     def answers(
-        self, classifier: Contrastive, source: Images, positions: Sequence[int], run: Sequence[int]
+        self, classifier: Baseline, source: Images, positions: Sequence[int], run: Sequence[int]
     ) -> Iterator[Row]:
         """See `evaluate.Asked`."""
-        names = _all_captions(source, run) if isinstance(source, CaptionSource) else source.class_names
+        names = self._names(classifier, source, run)
         index = {name: k for k, name in enumerate(names)}
-        template = self._template(source)
-        texts = classifier.encode_texts(names if template is None else fill_template(template, names))
+        template = self._template(classifier, source)
+        scorer = classifier.scorer(names if template is None else fill_template(template, [str(n) for n in names]))
         for i in positions:
             if isinstance(source, CaptionSource):
                 row, own = _row(source, i), source.captions[i]
+                among: Sequence[int] = [index[name] for name in own]
             else:
                 row, own = {"id": source.ids[i], "label": source.class_names[source.labels[i]]}, source.class_names
+                among = range(len(own))
             started = time.perf_counter()
             try:
-                image = classifier.encode_image(load_image(source.read(i), source.ids[i]).image)
+                logits = scorer(load_image(source.read(i), source.ids[i]).image, among).double().cpu()
             except ImageError as e:
                 yield row | {"status": "failed", "reason": str(e).removeprefix(f"{source.ids[i]}: ")}
                 continue
-            logits = classifier.logits(image, texts[[index[name] for name in own]]).double().cpu()
             tied = bool((logits == logits.max()).sum() > 1)
             yield row | {
                 "prediction": None if tied and "candidates" in row else own[int(logits.argmax())],
@@ -251,7 +254,14 @@ class ContrastiveQuestion:
                 "fits": logits.tolist() if "candidates" in row else None,
             }
 
-    def _template(self, source: Images) -> str | None:
-        if self.template is not None or isinstance(source, CaptionSource):
+    def _names(self, classifier: Baseline, source: Images, run: Sequence[int]) -> Sequence[str] | Sequence[int]:
+        if not isinstance(source, CaptionSource):
+            return candidates(classifier.class_names, self.task if isinstance(self.task, Task) else None, source)
+        if classifier.class_names is not None:
+            raise InputError("this model knows classes and reads no captions, of which these images have their own")
+        return _all_captions(source, run)
+
+    def _template(self, classifier: Baseline, source: Images) -> str | None:
+        if self.template is not None or isinstance(source, CaptionSource) or classifier.class_names is not None:
             return self.template
         return self.task.template if isinstance(self.task, Task) else next(iter(source.templates), None)

@@ -17,13 +17,13 @@ from .files import write_durably
 VERSION = 1
 SPEC = "spec.json"
 
-CONTRASTIVE: Mapping[str, Any] = {
-    "strategy": "contrastive", "average": "embedding", "lags": None, "shortlist": None, "timesteps": "none",
+WITHOUT_DRAWS: Mapping[str, Any] = {
+    "average": "embedding", "lags": None, "shortlist": None, "timesteps": "none",
     "loss": "none", "weights": None, "seed": 0, "reduction": "sum", "temperature": 1.0, "prior": None,
     "store_errors": False, "also": (), "num_dimensions": 0, "num_timesteps": 0, "usual_weights": None,
     "compiled": False,
 }  # fmt: skip
-"""Fields that say nothing of a run of a contrastive model, which has no draws."""
+"""Fields that say nothing of a run of a model that answers in one pass."""
 
 
 def _identity(**options: Any) -> Any:

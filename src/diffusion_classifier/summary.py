@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 from torch import Tensor
 
+from .baselines.contrastive import Contrastive
 from .composition import Composition, compose, is_right, pairs_of
 from .exceptions import InputError
 from .files import write_durably
 from .metrics import difference_interval, expected_calibration_error, share_interval
 from .runs import SUMMARY, read_rows, with_status
-from .spec import CONTRASTIVE, RunSpec, read_spec
+from .spec import RunSpec, read_spec
 
 Interval = tuple[float, float, float]
 COLUMNS = [
@@ -178,7 +179,7 @@ def _of_captions(spec: RunSpec, rows: pa.Table) -> dict[str, Any]:
         note = "not known: it needs the error of the null condition, see --unconditional"
         if spec.unconditional:
             note = "the error of the null condition less that of the caption"
-        elif spec.strategy == CONTRASTIVE["strategy"]:
+        elif spec.strategy == Contrastive.strategy:
             note = "the model's logits"
     return {
         "accuracy": share_interval(hits),

@@ -10,10 +10,11 @@ from contrastive_builders import build
 from PIL import Image
 from test_questions import pairs, picture, single
 
-from diffusion_classifier.baselines.contrastive import Contrastive, is_contrastive
+from diffusion_classifier.baselines.contrastive import Contrastive
+from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.evaluate import evaluate
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.questions import ContrastiveQuestion
+from diffusion_classifier.questions import BaselineQuestion
 from diffusion_classifier.runs import read_rows
 from diffusion_classifier.sources import Source
 from diffusion_classifier.spec import read_spec
@@ -76,13 +77,13 @@ def test_texts_that_are_too_long_are_refused(built, kind):
 
 
 def test_what_is_one(built, model_folder, tmp_path):
-    assert all(is_contrastive(folder) for folder, *_ in built.values())
+    assert all(kind_of(folder) == "contrastive" for folder, *_ in built.values())
     for other in ("fashion", "no/model", "neither", model_folder("sd-epsilon"), tmp_path, __file__):
-        assert not is_contrastive(other)
+        assert not kind_of(other)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
-    assert not is_contrastive(tmp_path)
+    assert not kind_of(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    assert not is_contrastive(tmp_path)
+    assert not kind_of(tmp_path)
 
 
 def test_a_hub_id_is_known_by_its_config(built, monkeypatch):
@@ -90,8 +91,8 @@ def test_a_hub_id_is_known_by_its_config(built, monkeypatch):
         assert (source, name) == ("openai/clip", "config.json")
         return str(built["clip"][0] / name)
 
-    monkeypatch.setattr("diffusion_classifier.baselines.contrastive.hf_hub_download", download)
-    assert is_contrastive("openai/clip")
+    monkeypatch.setattr("diffusion_classifier.baselines.hub.hf_hub_download", download)
+    assert kind_of("openai/clip") == "contrastive"
 
 
 def test_folders_that_are_refused(tmp_path):
@@ -116,7 +117,7 @@ def test_folders_that_are_refused(tmp_path):
 
 
 def run(built, source, folder, kind="clip", **question):
-    list(evaluate(load(built, kind), source, folder, ContrastiveQuestion(**question), model="c"))
+    list(evaluate(load(built, kind), source, folder, BaselineQuestion(**question), model="c"))
     return {row["id"]: row for row in read_rows(folder).to_pylist()}
 
 
@@ -145,7 +146,7 @@ def test_rows_of_pairs(built, tmp_path, kind):
 
 def test_broken_off_and_gone_on_with(built, tmp_path):
     whole = run(built, single(), tmp_path / "whole")
-    begun = evaluate(load(built), single(), tmp_path / "run", ContrastiveQuestion())
+    begun = evaluate(load(built), single(), tmp_path / "run", BaselineQuestion())
     next(begun)
     begun.close()
     found = run(built, single(), tmp_path / "run")

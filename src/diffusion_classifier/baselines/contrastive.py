@@ -1,58 +1,24 @@
-"""Contrastive models of images and texts, such as CLIP and SigLIP, by transformers.
+"""Contrastive models of images and texts, such as CLIP and SigLIP.
 
 Shape legend: T texts, D dimensions of an embedding.
 """
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-import transformers
-from huggingface_hub import hf_hub_download
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoisers.base import fingerprint, without_advice
-from ..denoisers.load import check_files, load_network, located, quiet
-from ..devices import one_line, resolve_device, resolve_dtype
-from ..exceptions import InputError
 from ..prompts import refuse_long
-
-KINDS = ("clip", "siglip", "siglip2")
-"""`model_type` of what can be used."""
+from .hub import Scorer, load_hub_model
 
 _TEXTS = 64
 """That are read at once."""
-_PIL: dict[str, Any] = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
-"""Asks for image processors that do without torchvision."""
-
-
-def is_contrastive(source: str | Path) -> bool:
-    """Whether a folder or hub id holds such a model rather than a pipeline: by its config.json."""
-    folder = located(source)
-    if folder.is_file():
-        return False
-    if folder.is_dir():
-        file = folder / "config.json"
-        if (folder / "model_index.json").is_file() or not file.is_file():
-            return False
-    else:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            return False
-        try:
-            file = Path(hf_hub_download(str(source), "config.json"))
-        except (OSError, ValueError):  # there is none, or no hub: whoever loads the model says what is wrong
-            return False
-    try:
-        return json.loads(file.read_text("utf-8")).get("model_type") in KINDS
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 class Contrastive:
@@ -65,9 +31,13 @@ class Contrastive:
 
     Attributes:
         batch_size: images that are embedded at once: no bit depends on what others are there.
+        strategy: what runs have in place of one.
+        class_names: none: any text will do.
     """
 
     batch_size: int | str = 1
+    strategy: ClassVar[str] = "contrastive"
+    class_names: ClassVar[None] = None
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:
         self.model = model.eval().requires_grad_(False)
@@ -88,21 +58,8 @@ class Contrastive:
         Raises:
             InputError: nothing there, no safetensors, or a file that cannot be used.
         """
-        device = resolve_device(str(device))
-        kind = torch.float32 if dtype == "auto" else resolve_dtype(dtype, device)
-        if (folder := located(source)).is_dir():
-            check_files(source := folder)
-        safe: dict[str, Any] = {"trust_remote_code": False}
-        try:
-            with quiet(), without_advice(), torch.random.fork_rng(range(torch.cuda.device_count())):
-                model = load_network(source, "transformers", "AutoModel", kind, None, **safe)
-                tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe)
-                images = transformers.AutoImageProcessor.from_pretrained(source, **safe, **_PIL)
-        except InputError:
-            raise
-        except (ImportError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
-            raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
-        return cls(model.to(device), tokenizer, images)
+        model, images, tokenizer = load_hub_model(source, "AutoModel", device, dtype, with_tokenizer=True)
+        return cls(model, tokenizer, images)
 
     @property
     def device(self) -> torch.device:
@@ -156,6 +113,11 @@ class Contrastive:
         bias = getattr(self.model, "logit_bias", torch.zeros(1, device=image.device))
         logits: Tensor = texts @ image * self.model.logit_scale.float().exp() + bias.float()
         return logits
+
+    def scorer(self, classes: Sequence[str] | Sequence[int]) -> Scorer:
+        """See `hub.Baseline`."""
+        texts = self.encode_texts([str(c) for c in classes])
+        return lambda image, among: self.logits(self.encode_image(image), texts[list(among)])
 
 
 def _unit(features: Any) -> Tensor:

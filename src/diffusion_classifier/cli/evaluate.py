@@ -128,12 +128,14 @@ def evaluate(
 
     `diffusion-classifier evaluate winoground --model openai/clip-vit-base-patch32 --out runs/clip`
     """
-    from ..baselines.contrastive import Contrastive, is_contrastive
+    from ..baselines.contrastive import Contrastive
+    from ..baselines.hub import kind_of
+    from ..baselines.supervised import Supervised
     from ..caption_sources import CaptionSource
     from ..classifier import DiffusionClassifier
     from ..evaluate import Asked, Question, choose
     from ..evaluate import evaluate as run_evaluation
-    from ..questions import CaptionQuestion, ContrastiveQuestion, choose_captioned
+    from ..questions import BaselineQuestion, CaptionQuestion, choose_captioned
     from ..runs import Part
     from ..summary import write_summary
     from ..tasks import find_preset
@@ -145,14 +147,14 @@ def evaluate(
     one = None if part is None else Part.parse(part)  # before anything takes long
     if ray is not None and part is not None:
         raise InputError("--ray shares the work among its workers: leave out --part")
-    contrastive = is_contrastive(model)
-    if contrastive:
+    baseline = kind_of(model)
+    if baseline is not None:
         _refuse_useless(
-            model, preset=preset, shortlist=shortlist, strategy=strategy, timesteps=timesteps, loss=loss, also=also,
-            weights=weights, temperature=temperature, seed=seed, store_errors=store_errors, unconditional=unconditional,
-            average=average != "error", image_size=image_size, lora=lora, word=word, config=config, without=without,
-            variant=variant, compile=compile_network, calibration=calibration, ray=ray,
-            batch_size=batch_size != "auto",
+            model, baseline, preset=preset, shortlist=shortlist, strategy=strategy, timesteps=timesteps, loss=loss,
+            also=also, weights=weights, temperature=temperature, seed=seed, store_errors=store_errors,
+            unconditional=unconditional, average=average != "error", image_size=image_size, lora=lora, word=word,
+            config=config, without=without, variant=variant, compile=compile_network, calibration=calibration, ray=ray,
+            batch_size=batch_size != "auto", template=baseline == "supervised" and template,
         )  # fmt: skip
         if len(template or ()) > 1:
             raise InputError(f"{model} reads one --template; {len(template or ())} were given")
@@ -204,8 +206,8 @@ def evaluate(
             "also": tuple(also or ()), "options": options,
         }  # fmt: skip
         question: Asked
-        if contrastive:
-            question = ContrastiveQuestion(known, template[0] if template else None)
+        if baseline is not None:
+            question = BaselineQuestion(known, template[0] if template else None)
         elif captioned:
             question = CaptionQuestion(unconditional=unconditional, **settings)
         else:
@@ -215,9 +217,11 @@ def evaluate(
         }  # fmt: skip
         if ray is None:
             classifier = (
-                Contrastive.from_pretrained(model, device=device, dtype=dtype)
-                if contrastive
-                else DiffusionClassifier.from_pretrained(**load)
+                DiffusionClassifier.from_pretrained(**load)
+                if baseline is None
+                else (Contrastive if baseline == "contrastive" else Supervised).from_pretrained(
+                    model, device=device, dtype=dtype
+                )
             )
             rows = run_evaluation(classifier, source, out, question, part=one, **about)
         else:
@@ -263,11 +267,11 @@ def _open_images(task: str, where: dict[str, Any]) -> Images:
     return _open_task(task, where)[1]
 
 
-def _refuse_useless(model: str, **options: Any) -> None:
+def _refuse_useless(model: str, baseline: str, **options: Any) -> None:
     """Complain of options that say how a diffusion model is loaded and read."""
     for name, value in options.items():
         if value:
-            raise InputError(f"{model} is a contrastive model, which has no use for --{name.replace('_', '-')}")
+            raise InputError(f"{model} is a {baseline} model, which has no use for --{name.replace('_', '-')}")
 
 
 @app.command()

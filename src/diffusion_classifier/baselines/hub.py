@@ -1,0 +1,121 @@
+"""What baselines share: models of transformers that answer in one pass, from a folder or the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+
+import torch
+import transformers
+from huggingface_hub import hf_hub_download
+from PIL.Image import Image
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..denoisers.base import without_advice
+from ..denoisers.load import check_files, load_network, located, quiet
+from ..devices import one_line, resolve_device, resolve_dtype
+from ..exceptions import InputError
+
+CONTRASTIVE = ("clip", "siglip", "siglip2")
+"""`model_type` of the contrastive models that can be used."""
+
+Scorer: TypeAlias = Callable[[Image, Sequence[int]], Tensor]
+"""Logits (T,), float32, of an RGB image for some of the classes, by their positions."""
+
+_PIL: dict[str, Any] = {"backend": "pil"} if int(transformers.__version__.split(".")[0]) >= 5 else {"use_fast": False}
+"""Asks for image processors that do without torchvision."""
+
+
+class Baseline(Protocol):
+    """A model that answers in one pass.
+
+    Attributes:
+        batch_size: 1: no bit of an answer depends on other images.
+        strategy: what runs have in place of one.
+        class_names: the classes that it knows; None where any text will do.
+    """
+
+    batch_size: int | str
+    strategy: ClassVar[str]
+
+    @property
+    def class_names(self) -> Sequence[str] | None: ...
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def image_size(self) -> int: ...
+    def fingerprint(self) -> str: ...
+    def scorer(self, classes: Sequence[str] | Sequence[int]) -> Scorer:
+        """What scores images for these classes.
+
+        Raises:
+            InputError: a class that the model cannot know.
+        """
+
+
+def kind_of(source: str | Path) -> Literal["contrastive", "supervised"] | None:
+    """Which baseline a folder or hub id holds, by its config.json; None where it holds a pipeline or anything else."""
+    folder = located(source)
+    if folder.is_file():
+        return None
+    if folder.is_dir():
+        file = folder / "config.json"
+        if (folder / "model_index.json").is_file() or not file.is_file():
+            return None
+    else:
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+            return None
+        try:
+            file = Path(hf_hub_download(str(source), "config.json"))
+        except (OSError, ValueError):  # there is none, or no hub: whoever loads the model says what is wrong
+            return None
+    try:
+        config = json.loads(file.read_text("utf-8"))
+        if config.get("model_type") in CONTRASTIVE:
+            return "contrastive"
+        heads = config.get("architectures") or [""]
+        return "supervised" if str(heads[0]).endswith("ForImageClassification") else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def load_hub_model(
+    source: str | Path,
+    kind: str,
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
+    with_tokenizer: bool = False,
+) -> tuple[Any, Any, Any]:
+    """Model, image processor and, where there is one, tokenizer that transformers saved.
+
+    Args:
+        source: folder or hub id; or, of a bundled model, as "scenes/contrastive".
+        kind: of transformers' automatic classes, such as "AutoModel".
+        device: as in `load_denoiser`.
+        dtype: of the network; float32 if "auto".
+        with_tokenizer: whether there is one.
+
+    Raises:
+        InputError: nothing there, no safetensors, or a file that cannot be used.
+    """
+    device = resolve_device(str(device))
+    precision = torch.float32 if dtype == "auto" else resolve_dtype(dtype, device)
+    if (folder := located(source)).is_dir():
+        check_files(source := folder)
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    try:
+        with quiet(), without_advice(), torch.random.fork_rng(range(torch.cuda.device_count())):
+            model = load_network(source, "transformers", kind, precision, None, **safe)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe) if with_tokenizer else None
+            images = transformers.AutoImageProcessor.from_pretrained(source, **safe, **_PIL)
+    except InputError:
+        raise
+    except (ImportError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
+        raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
+    return model.to(device), images, tokenizer

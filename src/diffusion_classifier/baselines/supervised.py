@@ -1,0 +1,76 @@
+"""Networks that were trained to classify: any image classifier of transformers, from the hub or a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from ..denoisers.base import fingerprint
+from ..denoisers.classes import class_ids
+from .hub import Scorer, load_hub_model
+
+
+class Supervised:
+    """An image classifier.
+
+    Args:
+        model: with `config.id2label`; returns `logits`.
+        image_processor: of its images.
+
+    Attributes:
+        batch_size: images that are classified at once.
+        strategy: what runs have in place of one.
+        class_names: those that it was trained with.
+    """
+
+    batch_size: int | str = 1
+    strategy: ClassVar[str] = "supervised"
+
+    def __init__(self, model: Any, image_processor: Any) -> None:
+        self.model, self.image_processor = model.eval().requires_grad_(False), image_processor
+        self.class_names = tuple(name for _, name in sorted(model.config.id2label.items()))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
+    ) -> Supervised:
+        """Load a folder that transformers saved to, or a hub id; see `hub.load_hub_model`."""
+        model, images, _ = load_hub_model(source, "AutoModelForImageClassification", device, dtype)
+        return cls(model, images)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.model.device  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What it computes in."""
+        return self.model.dtype  # type: ignore[no-any-return]
+
+    @property
+    def image_size(self) -> int:
+        """Edge of the images that the network sees; 0 where that is left to each image."""
+        size: dict[str, int] = dict(getattr(self.image_processor, "crop_size", None) or self.image_processor.size or {})
+        return size.get("height", size.get("shortest_edge", 0))
+
+    def fingerprint(self) -> str:
+        """Tells models apart; see `Denoiser.fingerprint`."""
+        return fingerprint([self.model])
+
+    @torch.inference_mode()
+    def logits(self, image: Image) -> Tensor:
+        """Of all classes, (K,), float32, for an RGB image."""
+        inputs = self.image_processor(images=image, return_tensors="pt").to(self.device, self.dtype)
+        logits: Tensor = self.model(**inputs).logits[0].float()
+        return logits
+
+    def scorer(self, classes: Sequence[str] | Sequence[int]) -> Scorer:
+        """See `hub.Baseline`."""
+        ids = class_ids(classes, self.class_names)
+        return lambda image, among: self.logits(image)[[ids[k] for k in among]]

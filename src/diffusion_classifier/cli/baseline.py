@@ -1,0 +1,81 @@
+"""`baseline`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .common import Device, app, say
+from .train import reporter
+
+baseline = typer.Typer(help="What else could one do: models to compare with.", no_args_is_help=True)
+app.add_typer(baseline, name="baseline")
+
+
+@baseline.command()
+def supervised(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
+    ],
+    architecture: Annotated[
+        str, typer.Option(help="resnet-18, resnet-34, resnet-50, resnet-101, vit-tiny, vit-small or vit-base.")
+    ] = "resnet-18",
+    augment: Annotated[
+        str, typer.Option(help="none, flips, or usual: mirrored, and moved by up to an eighth.")
+    ] = "usual",
+    size: Annotated[
+        int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")
+    ] = None,
+    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given."),
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
+    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "muon",
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 2e-3,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
+    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
+    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
+    seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation and held-out images.")] = 0,
+    device: Device = "auto",
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+) -> None:
+    """Train an image classifier from scratch; transformers loads it, and `evaluate TASK --model OUT` reads it.
+
+    Example: `diffusion-classifier baseline supervised photos/ --size 32 --out resnet/ --epochs 20`
+    """
+    from ..devices import resolve_device
+    from ..training.data import load_labelled_images
+    from ..training.loop import num_steps
+    from ..training.supervised import SupervisedConfig, train_supervised
+
+    config = SupervisedConfig(
+        architecture=architecture, augment=augment, epochs=epochs, batch_size=batch_size, optimizer=optimizer,
+        learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
+    )  # fmt: skip
+    names = class_names.split(",") if class_names is not None else None
+    images = load_labelled_images(
+        data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column
+    )
+    training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
+    say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
+    with reporter() as report:
+        report.on_stage("training", num_steps(config, len(training)), batch_size)
+        train_supervised(
+            training, config, out, validation=held_out, device=str(resolve_device(device)),
+            checkpoint_every=checkpoint_every, on_step=report.on_step, on_validation=report.on_validation,
+        )  # fmt: skip
+    say(f"saved to {out}")

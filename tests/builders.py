@@ -1,6 +1,7 @@
 """Tiny pipelines of every family, with random weights, saved as a user's would be."""
 
 import json
+from functools import partial
 
 import torch
 from diffusers import (
@@ -207,3 +208,18 @@ BUILDERS = {
     "late-dit": lambda folder: late_unet(folder, transformer=True),
     "edm-unet": lambda folder: class_unet(folder, scheduler=EDMEulerScheduler(sigma_max=50.0)),
 }
+
+
+def record_rows(module, rows, name):
+    """Has the module note how many rows it computes; within what a `Prefix` shares, if it is part of one."""
+    forward = module.forward
+
+    def recorded(inner, *args, **kwargs):
+        given = (*args, *kwargs.values())
+        rows[name] = next(len(v) for v in given if isinstance(v, torch.Tensor) and v.ndim)
+        return inner(*args, **kwargs)
+
+    if isinstance(forward, partial):
+        module.forward = partial(forward.func, partial(recorded, *forward.args))
+    else:
+        module.forward = partial(recorded, forward)

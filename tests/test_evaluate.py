@@ -4,7 +4,6 @@ import subprocess
 import sys
 import time
 from dataclasses import fields, replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,9 +33,9 @@ def source(count=M, names=NAMES, read=pixels):
 
 @pytest.fixture
 def classifier(model_folder):
-    def make(batch_size=7):
+    def make(batch_size=7, model="class-unet"):
         return DiffusionClassifier.from_pretrained(
-            model_folder("class-unet"), device="cpu", dtype="float32", batch_size=batch_size
+            model_folder(model), device="cpu", dtype="float32", batch_size=batch_size
         )
 
     return make
@@ -73,20 +72,25 @@ def test_rows_are_what_the_classifier_says(classifier, tmp_path):
     assert read_spec(tmp_path / "run").class_names == NAMES
 
 
+@pytest.mark.parametrize("model", ["class-unet", "late-unet", "late-dit"])
 @pytest.mark.parametrize("stops", [(1,), (5, 6), (2, 3, 4, 13)])
-def test_broken_off_and_gone_on_with_is_the_same_to_the_bit(classifier, tmp_path, stops):
-    list(ask(classifier(), source(), tmp_path / "whole", **OPTIONS))
+def test_broken_off_and_gone_on_with_is_the_same_to_the_bit(classifier, tmp_path, stops, model):
+    list(ask(classifier(model=model), source(), tmp_path / "whole", **OPTIONS))
     done = 0
     for stop in stops:
-        run = ask(classifier(), source(), tmp_path / "run", **OPTIONS)
+        run = ask(classifier(model=model), source(), tmp_path / "run", **OPTIONS)
         for _ in range(stop - done):
             next(run)
         run.close()
         done = stop
     told = []
-    list(ask(classifier(), source(), tmp_path / "run", on_start=lambda *a: told.append(a), **OPTIONS))
+    list(ask(classifier(model=model), source(), tmp_path / "run", on_start=lambda *a: told.append(a), **OPTIONS))
     assert told == [(stops[-1], M, [])]
-    assert str(rows(tmp_path / "run")) == str(dict.fromkeys(rows(tmp_path / "run")) | rows(tmp_path / "whole"))
+    whole, found = rows(tmp_path / "whole"), rows(tmp_path / "run")
+    if model != "class-unet":  # into how many batches an image's rows fall depends on the others
+        for row in (*whole.values(), *found.values()):
+            del row["cost"]
+    assert str(found) == str(dict.fromkeys(found) | whole)
 
 
 def test_parts_make_the_whole(classifier, tmp_path):
@@ -195,8 +199,7 @@ class TestChoose:
 
 class TestCandidates:
     def test_of_a_model_that_reads_text(self):
-        clf = SimpleNamespace(denoiser=SimpleNamespace(class_names=None))
-        assert candidates(clf, None, source()) == NAMES
+        assert candidates(None, None, source()) == NAMES
 
     def test_of_one_that_knows_them_in_another_order(self, tmp_path):
         clf = DiffusionClassifier(gaussian(4, size=4, class_names=["Door", "bird", "dog", "CAT"]), batch_size=8)
@@ -205,17 +208,15 @@ class TestCandidates:
         assert read_spec(tmp_path / "run").class_names == NAMES
 
     def test_of_imagenets_thousand_by_their_numbers(self):
-        clf = SimpleNamespace(denoiser=SimpleNamespace(class_names=tuple(map(str, range(1000)))))
-        ids = candidates(clf, TASKS["imagenet-a"], source())
+        ids = candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], source())
         assert len(ids) == 200
         assert ids[0] == 6
 
     def test_of_others(self):
-        clf = SimpleNamespace(denoiser=SimpleNamespace(class_names=("cat", "cow")))
         with pytest.raises(
             InputError, match="photos has the class 'dog', which the model does not know: its own are cat"
         ):
-            candidates(clf, None, source())
+            candidates(("cat", "cow"), None, source())
 
 
 def test_prompts_are_the_tasks_or_the_data_sets(model_folder, tmp_path):

@@ -42,7 +42,9 @@ def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
     prefix = denoiser.prefix
     if prefix.share is None:
         row, conditioning = torch.zeros(1, dtype=torch.int64), conditioning.first_prompts()
+        at_once, prefix.at_once = prefix.at_once, None  # what a call is filled up with does not count
         alone = count_flops(denoiser, conditioning[row], row)
         two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
+        prefix.at_once = at_once
         prefix.share = 2 - two / alone
     return prefix.share

@@ -116,7 +116,7 @@ class Reader:
     def prepare(self, conditioning: Conditioning) -> int:
         """Tune and compile the network, where that was asked for; returns the batch size."""
         if self.full_batches:
-            self.denoiser.prefix.remove()
+            self.denoiser.fix_rows()
         if isinstance(self.batch_size, str):
             self.batch_size = tune(self.denoiser, conditioning.first_prompts())
         if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled

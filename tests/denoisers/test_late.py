@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from builders import record_rows
 
 from diffusion_classifier.batching import seconds_of_call
 from diffusion_classifier.denoisers import load_denoiser
@@ -29,7 +30,7 @@ def rows_seen(denoiser):
     block = head.down_blocks[0].resnets[0]
     parts = {"trunk": first, "start": head.conv_in, "first": block.conv1, "second": block.conv2, "end": head.conv_out}
     for name, module in parts.items():
-        module.register_forward_pre_hook(lambda _, args, n=name: rows.update({n: len(args[0])}))
+        record_rows(module, rows, name)
     return rows
 
 
@@ -41,6 +42,7 @@ def test_the_trunk_runs_once_for_each_latent(denoiser):
     shared = predict(denoiser)
     assert rows == SHARED
     denoiser.prefix.remove()
+    rows = rows_seen(denoiser)
     torch.testing.assert_close(predict(denoiser), shared, rtol=1e-5, atol=1e-5)
     assert rows == dict.fromkeys(SHARED, 6)
     assert len(shared.unique(dim=0)) == 6
@@ -68,14 +70,31 @@ def test_cost_counts_the_trunk_once(denoiser):
 
 
 def test_compiled_it_still_shares_the_trunk(denoiser, monkeypatch):
-    rows, compiled = rows_seen(denoiser), []
+    compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda module, **_: compiled.append(module))
     denoiser.compile()
     assert compiled == [denoiser.network.head]
     assert denoiser.compiled
+    rows = rows_seen(denoiser)
     predict(denoiser)
     assert rows == dict.fromkeys(SHARED, 6) | {"trunk": 2}
 
 
 def test_its_batch_size_is_measured(denoiser):
     assert seconds_of_call(denoiser, denoiser.condition([0, 1, 2]), 8) > 0
+
+
+def test_no_bit_depends_on_the_other_latents(denoiser):
+    """And the trunk is shared all the same, in calls of eight rows."""
+    share = shared_share(denoiser, denoiser.condition([0]))
+    denoiser.fix_rows()
+    rows, head_alone = rows_seen(denoiser), shared_share(denoiser, denoiser.condition([0]))
+    assert 0 < head_alone < share  # the head's first layers are not shared now
+    few = predict(denoiser)
+    assert rows == dict.fromkeys(SHARED, 6) | {"trunk": 8}
+    noisy = torch.randn(12, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
+    t = torch.cat([T, torch.arange(10) * 90])
+    index = torch.tensor([1, 0, 1, 11, 7, 3])
+    conditioning = denoiser.condition([0, 1, 2])[torch.tensor([0, 0, 1, 2, 1, 2])]
+    many = denoiser.predict_noise(noisy, t, conditioning, index)
+    assert torch.equal(many[:3], few[:3])

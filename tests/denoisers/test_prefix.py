@@ -1,8 +1,9 @@
 """Work that rows of one noisy latent share is done once, and changes nothing."""
 
+import numpy as np
 import pytest
 import torch
-from builders import stable_diffusion
+from builders import record_rows, stable_diffusion
 
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.denoisers.prefix import Prefix
@@ -52,7 +53,7 @@ def test_shared_work_changes_no_prediction(denoiser):
 def test_the_first_layers_see_one_row_of_each_latent_and_the_others_all(denoiser):
     rows = {}
     for name, module in denoiser.network.named_modules():
-        module.register_forward_pre_hook(lambda _, a, k, n=name: rows.update({n: _rows(a, k)}), with_kwargs=True)
+        record_rows(module, rows, name)
     predict(denoiser)
     first = denoiser.network.down_blocks[0]
     assert rows["conv_in"] == rows["time_embedding"] == rows["down_blocks.0.resnets.0"] == 3
@@ -67,8 +68,28 @@ def test_the_first_layers_see_one_row_of_each_latent_and_the_others_all(denoiser
     assert set(rows.values()) == {6}  # only predict_noise knows which rows are alike
 
 
-def _rows(args, kwargs):
-    return next(len(v) for v in (*args, *kwargs.values()) if isinstance(v, torch.Tensor) and v.ndim)
+@pytest.mark.parametrize("at_once", [1, 4])
+def test_calls_of_one_size(at_once):
+    """However many latents there are; and the last call is filled up."""
+    calls = []
+
+    class Layer(torch.nn.Module):
+        def forward(self, x, *, y):
+            calls.append(len(x))
+            return (x + y,)
+
+    layer, x = Layer(), torch.arange(12.0)
+    y = 10 * x
+    prefix = Prefix([layer], at_once)
+    for index in (torch.arange(12), torch.tensor([3] * 5 + [0, 1, 2, 4, 5, 5, 0])):
+        _, first = np.unique(index, return_index=True)
+        calls.clear()
+        with prefix.shared(index, torch.device("cpu")):
+            (output,) = layer(x, y=y)
+        assert calls == [at_once] * -(-len(first) // at_once)
+        assert torch.equal(output, 11 * x[first][np.unique(index, return_inverse=True)[1]])
+    prefix.remove()
+    assert torch.equal(layer(x, y=y)[0], 11 * x)
 
 
 def test_an_error_within_leaves_nothing_behind():

@@ -187,6 +187,10 @@ class Denoiser(ABC):
         self.network.compile(dynamic=False)
         self.compiled = True
 
+    def fix_rows(self) -> None:
+        """From now on no bit of a prediction depends on the other rows, in calls of one size."""
+        self.prefix.remove()
+
     @contextmanager
     def full_precision(self) -> Iterator[None]:
         """The network in float32 for a while: the last resort where a 16-bit prediction overflows."""

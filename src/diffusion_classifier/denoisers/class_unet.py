@@ -19,6 +19,8 @@ from .classes import ClassConditional
 from .late import LateConditioned, LateConditionedPipeline, Trunk
 from .prefix import Prefix
 
+_TRUNK_ROWS = 8
+"""Latents that a trunk is given at once where no bit may depend on their number."""
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
 
 
@@ -79,7 +81,7 @@ class ClassUNet(ClassConditional):
         size = config.sample_size
         network = unet if trunk is None else LateConditioned(trunk, unet)
         super().__init__({"unet": network}, schedule, prediction_type, (in_channels, size, size), size * patch_size)
-        self._conditioned = unet
+        self._conditioned, self._trunk = unet, trunk
         if trunk is not None:
             self.prefix = Prefix([trunk, *_before_the_class(unet)])
 
@@ -96,13 +98,23 @@ class ClassUNet(ClassConditional):
 
     def compile(self) -> None:
         """See `Denoiser.compile`. A trunk stays as it is, and shared: its rows are few, and their number changes."""
-        if not isinstance(self.network, LateConditioned):
+        if self._trunk is None:
             super().compile()
         else:
-            self.prefix.remove()
-            self.prefix = Prefix([self.network.trunk])
+            self._share_trunk(self._trunk, self.prefix.at_once)
             self._conditioned.compile(dynamic=False)
             self.compiled = True
+
+    def fix_rows(self) -> None:
+        """See `Denoiser.fix_rows`. A trunk is still shared, in calls of one size of its own."""
+        if self._trunk is None:
+            super().fix_rows()
+        elif self.prefix.at_once is None:
+            self._share_trunk(self._trunk, _TRUNK_ROWS)
+
+    def _share_trunk(self, trunk: Trunk, at_once: int | None) -> None:
+        self.prefix.remove()
+        self.prefix = Prefix([trunk], at_once)
 
     def encode(self, images: Tensor) -> Tensor:
         """Pixels themselves, in luma for a network of one channel; see `Denoiser.encode`."""

@@ -15,6 +15,7 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from diffusion_classifier.denoisers.late import LateConditionedPipeline
 from diffusion_classifier.denoisers.load import SETTINGS_FILE
 from diffusion_classifier.training.text import CONTRASTIVE
 
@@ -27,7 +28,10 @@ options = parser.parse_args()
 out = Path(__file__).parents[1] / "src/diffusion_classifier/zoo" / options.name
 if options.model.resolve() != out:
     # Half the size; what this changes is part of what is measured, which is done on the saved files.
-    DiffusionPipeline.from_pretrained(options.model, dtype=torch.float16).save_pretrained(out)
+    index = json.loads((options.model / "model_index.json").read_text("utf-8"))
+    late = index["_class_name"] == LateConditionedPipeline.__name__  # which diffusers does not know
+    pipeline_class = LateConditionedPipeline if late else DiffusionPipeline
+    pipeline_class.from_pretrained(options.model, dtype=torch.float16).save_pretrained(out)
     contrastive = options.model / CONTRASTIVE
     if contrastive.is_dir():
         for kind in (CLIPTokenizer, CLIPImageProcessorPil):

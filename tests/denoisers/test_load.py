@@ -350,16 +350,17 @@ def test_missing_weights_are_not_made_up(copy, name, component, key):
     refused(folder, component, key)
 
 
-def test_a_model_of_the_hub_brings_its_settings(model_folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["class-unet", "late-unet"])
+def test_a_model_of_the_hub_brings_its_settings(name, model_folder, tmp_path, monkeypatch):
     """From the hub's cache, laid out as huggingface_hub does it, since tests use no network."""
     repository = tmp_path / "models--somebody--digits"
-    snapshot = shutil.copytree(model_folder("class-unet"), repository / "snapshots" / ("0" * 40))
+    snapshot = shutil.copytree(model_folder(name), repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("0" * 40)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     assert load("somebody/digits").class_names == ("cat", "dog", "door")
 
-    # DiffusionPipeline.download leaves out what it does not know.
+    # The pipeline's own download leaves out what it does not know.
     settings = (snapshot / "diffusion_classifier.json").rename(tmp_path / "settings")
 
     def download(_repo, name):

@@ -15,7 +15,6 @@ from typing import Any
 import diffusers
 import torch
 import transformers
-from diffusers import DiffusionPipeline
 from diffusers.utils import is_accelerate_available
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
@@ -204,9 +203,10 @@ def _download(source: str, without: Collection[str], variant: str | None) -> Pat
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(nothing)
     index = _read_json(Path(_download_index(source, nothing)))
-    absent = _absent(index, _pipeline_class(index, source), source, without)
+    pipeline_class = _pipeline_class(index, source)
+    absent = _absent(index, pipeline_class, source, without)
     try:
-        folder = DiffusionPipeline.download(source, use_safetensors=True, variant=variant, **absent)
+        folder = pipeline_class.download(source, use_safetensors=True, variant=variant, **absent)
         _download_settings(source)
     except (OSError, ValueError) as e:
         raise InputError(f"{source} cannot be had from the hub: {one_line(e)}") from e

@@ -16,7 +16,6 @@ import argparse
 import json
 import time
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ from diffusion_classifier.calibration import fit_temperature
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.metrics import expected_calibration_error, share_interval
 from diffusion_classifier.posterior import log_posterior, mean_errors
-from diffusion_classifier.schedules import add_noise
+from diffusion_classifier.sampling import draw_images
 from diffusion_classifier.training.data import LabelledImages, load_labelled_images
 from diffusion_classifier.training.denoising import TrainConfig
 from diffusion_classifier.training.train import build_network, train
@@ -166,26 +165,15 @@ def figure(out: Path, file: Path) -> None:
     save(fig, file)
 
 
-@torch.no_grad()
-def samples(out: Path, file: Path, steps: int = 50) -> None:
-    """One picture of each class from every model, by DDIM, all from the same noise."""
+def samples(out: Path, file: Path) -> None:
+    """One picture of each class from every model, all from the same noise."""
     plt = pyplot()
     names = [name for name in MODELS if (folder_of(out, name) / "seconds").exists()]
     fig, axes = plt.subplots(len(names), len(FASHION), figsize=(10, len(names)), layout="constrained", squeeze=False)
     for row, name in zip(axes, names, strict=True):
-        denoiser = load_denoiser(folder_of(out, name))
-        conditioning, index = denoiser.condition(range(len(FASHION))), torch.arange(len(FASHION))
-        noise = torch.randn(len(FASHION), *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
-        times = torch.linspace(denoiser.schedule.num_timesteps - 1, 0, steps + 1).round().to(torch.int64)
-        x = noise
-        for now, then in pairwise(times):
-            t, after = now.expand(len(FASHION)), then.expand(len(FASHION))
-            eps = denoiser.predict_noise(x, t, conditioning, index)
-            alpha, sigma = (a.view(-1, 1, 1, 1) for a in denoiser.schedule(t))
-            x = add_noise(((x - sigma * eps) / alpha).clamp(-1, 1), eps, *denoiser.schedule(after))
-        pictures = torch.nn.functional.pixel_shuffle(x, BASE.patch_size)[:, 0]
+        pictures = draw_images(load_denoiser(folder_of(out, name)), FASHION, range(len(FASHION)))
         for ax, picture in zip(row, pictures, strict=True):
-            ax.imshow(picture, cmap="gray", vmin=-1, vmax=1)
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
             ax.axis("off")
         row[0].set_title(name, fontsize=7, loc="left")
     save(fig, file)

@@ -53,3 +53,11 @@ def encode(vae: Any, images: Tensor) -> Tensor:
         mean, std = (latent.new_tensor(config[name]).view(-1, 1, 1) for name in ("latents_mean", "latents_std"))
         return (latent - mean) * factor / std
     return (latent - float(config.get("shift_factor") or 0)) * factor
+
+
+@torch.no_grad()
+def decode(vae: Any, latents: Tensor) -> Tensor:
+    """Images (B, 3, H, W) of scaled latents (B, C, S, S), in about [-1, 1]: what `encode` undoes."""
+    factor, shift = float(vae.config.scaling_factor), float(vae.config.get("shift_factor") or 0)
+    images: Tensor = vae.decode((latents / factor + shift).to(vae.device, vae.dtype), return_dict=False)[0]
+    return images

@@ -47,6 +47,7 @@ class ClassUNet(ClassConditional):
 
     family = "class-unet"
     any_size = True
+    in_pixels = True
 
     def __init__(
         self,
@@ -121,6 +122,10 @@ class ClassUNet(ClassConditional):
         if self.channels == 1:
             images = (images * to_device(_LUMA, images.device)).sum(1, keepdim=True)
         return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size) / self.schedule.sigma_data
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pixels; see `ClassConditional.decode`."""
+        return torch.nn.functional.pixel_shuffle(latents * self.schedule.sigma_data, self.patch_size)
 
     def entries(self) -> Iterator[Entry]:
         """See `ClassConditional.entries`: all residual blocks see the activated sum of both embeddings."""

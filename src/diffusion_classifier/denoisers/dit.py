@@ -66,6 +66,10 @@ class DiT(ClassConditional):
         """Scaled means of the autoencoder; see `Denoiser.encode`."""
         return autoencoder.encode(self._modules["vae"], images) / self.schedule.sigma_data
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """By the autoencoder; see `ClassConditional.decode`."""
+        return autoencoder.decode(self._modules["vae"], latents)
+
     def entries(self) -> Iterator[Entry]:
         """See `ClassConditional.entries`: each block has its own embeddings, and the last layer those of the first."""
         network: Any = self.network

@@ -1,0 +1,129 @@
+"""Images drawn from a model: what it takes the classes to look like.
+
+Shape legend: B images, * latent dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from .denoisers.base import Conditioning, Denoiser
+from .denoisers.classes import ClassConditional
+from .denoisers.text import TextConditional
+from .devices import to_device
+from .exceptions import InputError
+from .schedules import add_noise
+
+BATCH = 16
+"""Images that are drawn at once."""
+
+
+@torch.no_grad()
+def ddim(
+    denoiser: Denoiser,
+    conditioning: Conditioning,
+    noise: Tensor,
+    *,
+    steps: int = 50,
+    null: Conditioning | None = None,
+    guidance: float = 1.0,
+    clip: bool = False,
+) -> Tensor:
+    """Latents (B, *) from noise (B, *), without randomness (Song et al. 2021, "DDIM", equation 12 with σ = 0).
+
+    Args:
+        denoiser: the model.
+        conditioning: B rows.
+        noise: on the model's device.
+        steps: from the end of the schedule to its start, evenly.
+        null: B rows of the null condition, for guidance other than 1.
+        guidance: ε̂ is that of the null condition, and so many times what the condition changes (Ho and Salimans 2022).
+        clip: keep the estimate of x in [-1, 1], for models of pixels.
+    """
+    schedule, index = denoiser.schedule, torch.arange(len(noise))
+    # Not from the very end, where with zero terminal SNR nothing can be said of x by the noise.
+    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64).clamp(max=1 - 1.5 / schedule.num_timesteps)
+    x = noise
+    for now, then in pairwise(schedule.timesteps(u)):
+        t = now.expand(len(noise))
+        eps = denoiser.predict_noise(x, t, conditioning, index)
+        if null is not None:
+            without = denoiser.predict_noise(x, t, null, index)
+            eps = without + guidance * (eps - without)
+        alpha, sigma = (to_device(a.view(-1, *[1] * (x.ndim - 1)), x.device) for a in schedule(t))
+        estimate = (x - sigma * eps) / alpha
+        if clip:
+            estimate = estimate.clamp(-1, 1)
+            eps = (x - alpha * estimate) / sigma
+        x = add_noise(estimate, eps, *(to_device(a, x.device) for a in schedule(then.expand(len(noise)))))
+    return x
+
+
+def draw_images(
+    denoiser: Denoiser,
+    classes: Sequence[str] | Sequence[int],
+    seeds: Sequence[int],
+    *,
+    steps: int = 50,
+    guidance: float | None = None,
+) -> Iterator[Image.Image]:
+    """One image of each class or prompt. Text-to-image models draw by their own pipeline, others by `ddim`.
+
+    Args:
+        denoiser: the model.
+        classes: one for each image.
+        seeds: of the noise of each image, which depends on nothing else.
+        steps: of sampling.
+        guidance: see `ddim`; the pipeline's own if None, and 1 for models of classes.
+
+    Raises:
+        InputError: no step, a class that the model does not know, guidance of a model without a null condition, or a
+            model that cannot draw.
+    """
+    if steps < 1:
+        raise InputError(f"at least 1 step is needed to draw an image; got {steps}")
+    for start in range(0, len(classes), BATCH):
+        some = slice(start, start + BATCH)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
+        if isinstance(denoiser, TextConditional):
+            denoiser.condition(classes[some])  # for its complaints
+            yield from _by_pipeline(denoiser, classes[some], generators, steps, guidance)
+        elif isinstance(denoiser, ClassConditional):
+            noise = torch.stack([torch.randn(denoiser.latent_shape, generator=g) for g in generators])
+            names: Any = list(dict.fromkeys(classes[some]))
+            rows = torch.tensor([names.index(c) for c in classes[some]])
+            null = None
+            if guidance not in (None, 1.0):
+                null = denoiser.null_condition()[torch.zeros(len(noise), dtype=torch.int64)]
+            latents = ddim(
+                denoiser, denoiser.condition(names)[rows], noise.to(denoiser.device), steps=steps, null=null,
+                guidance=guidance or 0.0, clip=denoiser.in_pixels,
+            )  # fmt: skip
+            yield from map(_picture, denoiser.decode(latents).float().cpu())
+        else:
+            raise InputError(f"no images can be drawn from a {denoiser.family} model")
+
+
+def _by_pipeline(
+    denoiser: TextConditional, prompts: Any, generators: list[torch.Generator], steps: int, guidance: float | None
+) -> list[Image.Image]:
+    options = {} if guidance is None else {"guidance_scale": guidance}
+    denoiser.pipeline.set_progress_bar_config(disable=True)
+    # Encoders of text and images are in float32 whatever the network is in.
+    with torch.autocast(denoiser.device.type, denoiser.dtype, enabled=denoiser.dtype != torch.float32):
+        drawn = denoiser.pipeline(list(prompts), num_inference_steps=steps, generator=generators, **options)
+    images: list[Image.Image] = drawn.images
+    return images
+
+
+def _picture(pixels: Tensor) -> Image.Image:
+    """From (1 or 3, S, S) in [-1, 1]."""
+    values = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))

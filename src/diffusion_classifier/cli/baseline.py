@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, app, say
+from ..exceptions import InputError
+from .common import Device, Dtype, ImageSize, app, progress_bar, say, stderr
 from .train import reporter
 
 baseline = typer.Typer(help="What else could one do: models to compare with.", no_args_is_help=True)
@@ -79,3 +80,52 @@ def supervised(
             checkpoint_every=checkpoint_every, on_step=report.on_step, on_validation=report.on_validation,
         )  # fmt: skip
     say(f"saved to {out}")
+
+
+@baseline.command()
+def synthetic(
+    model: Annotated[str, typer.Option(help="Model that draws: bundled, folder, or hub id.")],
+    out: Annotated[Path, typer.Option(help="Folder for images and metadata.csv. Started again, drawing goes on.")],
+    labels: Annotated[
+        str | None, typer.Option(help="Comma-separated; all classes of a model that knows some if not given.")
+    ] = None,
+    per_class: Annotated[int, typer.Option(min=1, help="Images of each class.")] = 100,
+    template: Annotated[
+        list[str] | None,
+        typer.Option(help="Prompt for a model that reads text, with {} for the class; drawn at random. Repeatable."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Of sampling.")] = 50,
+    guidance: Annotated[
+        float | None, typer.Option(help="By the null condition; the pipeline's own, or none, if not given.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and templates.")] = 0,
+    image_size: ImageSize = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Draw images of classes, for another classifier to be trained on: `baseline supervised OUT`.
+
+    Example:
+    `diffusion-classifier baseline synthetic --model scenes --labels 'bag,dress' --template 'a {}' --out drawn/`
+    """
+    from ..baselines.synthetic import Recipe, draw_data_set
+    from ..denoisers import load_denoiser
+    from ..prompts import parse_labels
+
+    denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)
+    known = denoiser.class_names
+    if known is not None and template:
+        raise InputError(f"{model} knows classes and reads no --template")
+    if labels is None and known is None:
+        raise InputError(f"{model} draws any text: say what, --labels")
+    classes = tuple(known or ()) if labels is None else tuple(parse_labels(labels))
+    templates = () if known is not None else tuple(template or ("a photo of a {}.",))
+    recipe = Recipe(classes, per_class, templates, steps, guidance, seed)
+    with progress_bar(disable=not stderr.is_terminal) as bar:
+        there = len(list(out.glob("*.png")))
+        task = bar.add_task("drawing", total=len(recipe), completed=there)
+        drawn = 0
+        for _ in draw_data_set(denoiser, recipe, out):
+            drawn += 1
+            bar.update(task, completed=there + drawn)
+    say(f"{drawn} images drawn, {len(recipe)} in {out}")

@@ -71,6 +71,17 @@ class TestEvaluate:
         assert "failed" in err
         assert "unknown format" in err or "cannot be read" in err or "no image" in err
 
+    def test_images_under_shift(self, evaluate, tmp_path):
+        evaluate("--store-errors", out=tmp_path / "plain")
+        code, out, _ = evaluate("--store-errors", "--shift", "gaussian-noise:3")
+        assert (code, "30 of 30" in out) == (0, True)
+        assert read_spec(tmp_path / "run").shift == "gaussian-noise:3"
+        plain, changed = (read_rows(tmp_path / name, ["id", "errors"]).to_pylist() for name in ("plain", "run"))
+        assert plain != changed
+        code, _, err = evaluate("--store-errors", "--shift", "gaussian-noise:4")
+        assert code == 2
+        assert 'shift "gaussian-noise:3" there, "gaussian-noise:4" now' in error(err)
+
     def test_the_papers_preset(self, call, tmp_path):
         options = ("--limit", 2, "--batch-size", 64, "--dtype", "float32")
         code, _, err = call("evaluate", "fashion-sample", "--out", tmp_path / "run", "--preset", "paper", *options)
@@ -96,6 +107,7 @@ class TestEvaluate:
             ),
             (("--keep", 2), "--keep says how long a --shortlist is"),
             (("--split", "dev"), "split 'dev'"),
+            (("--shift", "fog:1"), "a shift is a name and a severity from 1 to 5, as jpeg:3, of gaussian-noise"),
             (("--label-column", "kind"), "no column 'kind'; it has image, label"),
             (("--seed", 1), "holds a run of something else (seed 0 there, 1 now): choose another --out"),
         ],

@@ -179,6 +179,7 @@ def about_run(source: Images, positions: Sequence[int], model: str, command: str
         "selection": _digest(source.ids[i] for i in positions),
         "num_images": len(positions),
         "source": source.name,
+        "shift": getattr(source, "shift", ""),
         "model": model,
         "command": command,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES}

@@ -206,7 +206,7 @@ class BaselineQuestion:
         """See `evaluate.Asked`."""
         classes = {} if isinstance(source, CaptionSource) else {"class_names": source.class_names}
         metric = self.task.metric if isinstance(self.task, Task) else "accuracy"
-        self._names(classifier, source, positions)
+        self._names(classifier, source, positions)  # for its complaints
         return RunSpec(
             **about_run(source, positions, model, command),
             **_about_captions(source) if isinstance(source, CaptionSource) else classes | {"metric": metric},

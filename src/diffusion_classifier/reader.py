@@ -30,7 +30,7 @@ class Reader:
         compile_network: torch.compile; see `Denoiser.compile`.
 
     Attributes:
-        full_batches: whether every network call has as many rows as the batch size, and rows share no work, so that no
+        full_batches: whether every network call has as many rows as it always has, see `Denoiser.fix_rows`, so that no
             bit of an error depends on what else is in its batch.
 
     Raises:

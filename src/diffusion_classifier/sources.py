@@ -43,6 +43,7 @@ class Source:
         ids: M different names: paths and keys where the data set has them, else positions.
         read: image i, as `load_image` takes it; b"" where there is none.
         templates: of prompts, with {} for the name, where the data set comes with some.
+        shift: by which the images are changed, if they are; see `shifts`.
     """
 
     name: str
@@ -51,15 +52,17 @@ class Source:
     ids: tuple[str, ...]
     read: Callable[[int], ImageSource]
     templates: tuple[str, ...] = ()
+    shift: str = ""
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def fingerprint(self) -> str:
-        """SHA-256 of class names, ids and labels: the same wherever the data set lies."""
+        """SHA-256 of class names, ids, labels and shift: the same wherever the data set lies."""
         digest = hashlib.sha256()
         for values in (self.class_names, self.ids, map(str, self.labels)):
             digest.update("\0".join(values).encode() + b"\1")
+        digest.update(self.shift.encode())
         return digest.hexdigest()
 
 

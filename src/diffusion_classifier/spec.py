@@ -40,7 +40,7 @@ class RunSpec:
 
     Args:
         version: of the format.
-        data: fingerprint of class names, ids and labels.
+        data: fingerprint of class names, ids, labels and shift.
         selection: fingerprint of which of its images are evaluated.
         num_images: so many are evaluated.
         class_names: K.
@@ -63,6 +63,7 @@ class RunSpec:
         also: other losses, of which they hold them too.
         kind: "classes", of which an image has one; or "captions", of its own, or "pairs" of images with the same two.
         unconditional: whether the null condition was evaluated as well, which is then the last row of error tables.
+        shift: by which the images were changed; "" if they were not.
         num_dimensions: of a latent.
         num_timesteps: of the schedule.
         usual_weights: over time, of the model.
@@ -114,6 +115,7 @@ class RunSpec:
     created: str = _runtime(default="")
     kind: str = _identity(default="classes")
     unconditional: bool = _identity(default=False)
+    shift: str = _identity(default="")
     version: int = _identity(default=VERSION)
 
     def identity(self) -> dict[str, Any]:

@@ -72,6 +72,10 @@ def evaluate(
             "fixed:DRAWS.",
         ),
     ] = None,
+    shift: Annotated[
+        str | None,
+        typer.Option(help="Change the images first, as gaussian-noise:3: a name and a severity from 1 to 5."),
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of somebody, such as paper: see `tasks show`.")] = None,
     limit: Annotated[int | None, typer.Option(help="So many images, evenly spread.")] = None,
     subset: Annotated[Path | None, typer.Option(help="File of ids of images to take, one a line.")] = None,
@@ -162,6 +166,7 @@ def evaluate(
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
         "class_names": None if class_names is None else class_names.split(","), "images": images,
         "caption_column": caption_column, "false_column": false_column or None, "tag_column": tag_column,
+        "shift": shift,
     }  # fmt: skip
     known, source = _open_task(task, where)
     captioned = isinstance(source, CaptionSource)
@@ -252,15 +257,23 @@ def _absolute(name: Any) -> Any:
 
 
 def _open_task(task: str, where: dict[str, Any]) -> tuple[Task | CaptionTask | None, Images]:
+    from ..shifts import Shift, shifted
     from ..tasks import CAPTION_TASKS, open_caption_task, open_task
 
+    where = dict(where)
+    shift = where.pop("shift")
+    if shift is not None:
+        shift = Shift.parse(shift)
+        if task in CAPTION_TASKS:
+            raise InputError(f"--shift is for tasks of classes; {task} has captions")
     if task in CAPTION_TASKS:
         return CAPTION_TASKS[task], open_caption_task(CAPTION_TASKS[task], **where)
     of_captions = ("images", "caption_column", "false_column", "tag_column")
     for name in of_captions:
         if where[name] is not None:
             raise InputError(f"--{name.replace('_', '-')} is for the task captions; {task} has classes")
-    return open_task(task, **{name: value for name, value in where.items() if name not in of_captions})
+    known, source = open_task(task, **{name: value for name, value in where.items() if name not in of_captions})
+    return known, source if shift is None else shifted(source, shift)
 
 
 def _open_images(task: str, where: dict[str, Any]) -> Images:

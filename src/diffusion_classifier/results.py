@@ -20,6 +20,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .analysis.frontier import Point
+    from .analysis.robustness import Robustness
     from .bench import Bench
     from .calibration import Calibration
     from .captions import CaptionScore
@@ -265,16 +266,9 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
         blank[i] = f"{_points(c.difference)} on {unit}; p = {c.p_value:.2g} (McNemar)"
         lines.append((f"against {c.first}", *blank))
+    _print_lines(lines, output)
     if output == "markdown":
-        lines.insert(1, ("---",) * (1 + len(summaries)))
-        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
         return
-    table = Table(*lines[0])
-    for column in table.columns:
-        column.overflow = "fold"
-    for line in lines[1:]:
-        table.add_row(*map(Text, line))
-    Console().print(table)
     for s in summaries:
         notes = [f"failed: {reason}" for reason in s.reasons]
         if s.composition is not None and s.composition.num_incomplete:
@@ -323,3 +317,35 @@ def _points(difference: tuple[float, float, float]) -> str:
 
 def _number(value: float | None, spec: str) -> str:
     return "–" if value is None else f"{value:{spec}}"
+
+
+def _print_lines(lines: list[tuple[str, ...]], output: str) -> None:
+    """The first of them are the heads of columns."""
+    if output == "markdown":
+        lines.insert(1, ("---",) * len(lines[0]))
+        print("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        return
+    table = Table(*lines[0])
+    for column in table.columns:
+        column.overflow = "fold"
+    for line in lines[1:]:
+        table.add_row(*map(Text, line))
+    Console().print(table)
+
+
+def print_robustness(models: list[Robustness], output: str) -> None:
+    """One column a model: "table", "json" or "markdown"."""
+    if output == "json":
+        for m in models:
+            print(json.dumps(asdict(m)))
+        return
+    lines = [("", *(m.model for m in models)), ("without shift", *(_percent(m.accuracy) for m in models))]
+    for name, severities in models[0].by_shift.items():
+        for s in severities:
+            lines.append((f"{name}:{s}", *(_percent(m.by_shift[name][s]) for m in models)))
+    lines += [
+        ("all shifts", *(_percent(m.mean) for m in models)),
+        ("corruption error", *(f"{m.corruption_error:.2f}" for m in models)),
+        ("effective robustness", *("–" if m.effective is None else _points(m.effective) for m in models)),
+    ]
+    _print_lines(lines, output)

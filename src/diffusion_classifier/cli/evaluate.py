@@ -374,3 +374,29 @@ def summarize(
         raise InputError(f"the format must be table, json or markdown; got {output!r}")
     summaries = [read(folder) for folder in runs]
     print_summaries(summaries, [compare(runs[0], other) for other in runs[1:]], output)
+
+
+@app.command()
+def robustness(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
+    figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
+    output: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+) -> None:
+    """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
+
+    Runs are those of `evaluate --shift`. Corruption errors are relative to the model that is named first. Effective
+    robustness is what a model has above the line through three or more supervised ones.
+
+    Example: `diffusion-classifier robustness runs/*`
+    """
+    from ..analysis.robustness import draw_robustness, read_runs
+    from ..analysis.robustness import robustness as measure
+    from ..results import print_robustness
+
+    if output not in ("table", "json", "markdown"):
+        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    models = measure(read_runs(runs))
+    print_robustness(models, output)
+    if figure is not None:
+        draw_robustness(models, figure)
+        say(f"drawn to {figure}")

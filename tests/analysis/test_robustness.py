@@ -1,0 +1,98 @@
+import json
+
+import numpy as np
+import pytest
+from commands import error
+from scipy.special import expit, logit
+
+from diffusion_classifier.analysis.robustness import Runs, robustness
+
+
+def hits(share, count=2000, seed=0):
+    right = np.zeros(count, bool)
+    right[: round(share * count)] = True
+    return np.random.default_rng(seed).permutation(right)
+
+
+def model(name, plain, shifted, supervised=True, seed=0):
+    return Runs(name, supervised, hits(plain, seed=seed), {"jpeg": {1: hits(shifted, seed=seed + 100)}})
+
+
+def on_line(plain):
+    return float(expit(0.8 * logit(plain) - 0.7))
+
+
+NETWORKS = [model(f"net {i}", p, on_line(p), seed=i) for i, p in enumerate((0.7, 0.8, 0.87, 0.93))]
+
+
+def test_effective_robustness_is_what_is_above_the_line_in_logits():
+    others = [
+        model("on it", 0.85, on_line(0.85), supervised=False, seed=7),
+        model("above", 0.85, on_line(0.85) + 0.1, supervised=False, seed=8),
+        model("below", 0.75, on_line(0.75) - 0.05, supervised=False, seed=9),
+    ]
+    found = robustness([*NETWORKS, *others])
+    assert [r.effective for r in found[:4]] == [None] * 4
+    for r, expected in zip(found[4:], (0, 0.1, -0.05), strict=True):
+        value, low, high = r.effective
+        assert value == pytest.approx(expected, abs=0.005)
+        assert low < expected < high
+        assert 0.02 < high - low < 0.08
+    assert all(r.effective is None for r in robustness([*NETWORKS[:2], *others]))  # no line through two
+
+
+def test_corruption_errors_are_relative_to_the_first_model():
+    """As Hendrycks and Dietterich (2019) have it: sums over severities, ratio, mean over shifts."""
+
+    def runs(name, a, b):
+        by_shift = {"jpeg": a, "shear": b}
+        return Runs(
+            name, True, hits(0.9), {n: {s: hits(1 - e) for s, e in enumerate(of, 1)} for n, of in by_shift.items()}
+        )  # fmt: skip
+
+    first, second = robustness([runs("a", (0.1, 0.2), (0.3, 0.5)), runs("b", (0.2, 0.25), (0.2, 0.4))])
+    assert first.corruption_error == pytest.approx(1)
+    assert second.corruption_error == pytest.approx(((0.45 / 0.3) + (0.6 / 0.8)) / 2)
+    assert second.mean[0] == pytest.approx(1 - (0.225 + 0.3) / 2)
+    assert second.mean[1] < second.mean[0] < second.mean[2]
+    assert second.by_shift["shear"][2][0] == pytest.approx(0.6)
+    assert first.accuracy[0] == pytest.approx(0.9)
+
+
+class TestCommand:
+    @pytest.fixture
+    def runs(self, call, model, photos, tmp_path):
+        """Of one model, plain and under two severities."""
+        for name, shift in (("plain", None), ("a", "jpeg:1"), ("b", "jpeg:4"), ("c", "shear:2")):
+            given = () if shift is None else ("--shift", shift)
+            options = ("--model", model, "--strategy", "fixed:2", "--batch-size", 8)
+            assert call("evaluate", photos, "--out", tmp_path / name, *options, *given)[0] == 0
+        return [tmp_path / name for name in ("plain", "a", "b", "c")]
+
+    def test_a_table_and_a_figure(self, call, runs, tmp_path):
+        code, out, err = call("robustness", *runs, "--format", "json", "--figure", tmp_path / "figure.png")
+        assert (code, err) == (0, f"drawn to {tmp_path / 'figure.png'}\n")
+        (found,) = map(json.loads, out.splitlines())
+        for name, shift, severity in (("a", "jpeg", "1"), ("b", "jpeg", "4"), ("c", "shear", "2")):
+            summary = json.loads((tmp_path / name / "summary.json").read_text())
+            assert found["by_shift"][shift][severity] == pytest.approx(summary["accuracy"])
+        assert (found["corruption_error"], found["effective"]) == (1, None)
+        assert (tmp_path / "figure.png").stat().st_size > 10_000
+        code, out, _ = call("robustness", *runs, "--format", "markdown")
+        assert "| jpeg:4 |" in out
+        assert "| effective robustness | – |" in out
+
+    def test_runs_that_do_not_go_together(self, call, runs, model, photos, tmp_path):
+        few = ("--model", model, "--strategy", "fixed:2", "--limit", 6, "--shift", "jpeg:2")
+        call("evaluate", photos, "--out", tmp_path / "few", *few)
+        for given, message in (
+            ((*runs, tmp_path / "few"), "few has answers of 6 images, and not of the same as"),
+            ((*runs, runs[1]), "is a second run of"),
+            (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),
+            (runs[:1], "under the shifts none:"),
+            ((*runs, "--format", "xml"), "the format must be table, json or markdown; got 'xml'"),
+            ((*runs, "--figure", tmp_path / "figure.doc"), "cannot be drawn"),
+        ):
+            code, _, err = call("robustness", *given)
+            assert code == 2
+            assert message in error(err)

@@ -334,15 +334,17 @@ def _print_lines(lines: list[tuple[str, ...]], output: str) -> None:
 
 
 def print_robustness(models: list[Robustness], output: str) -> None:
-    """One column a model: "table", "json" or "markdown"."""
+    """One column a model, intervals but in rows of several severities: "table", "json" or "markdown"."""
     if output == "json":
         for m in models:
             print(json.dumps(asdict(m)))
         return
     lines = [("", *(m.model for m in models)), ("without shift", *(_percent(m.accuracy) for m in models))]
     for name, severities in models[0].by_shift.items():
-        for s in severities:
-            lines.append((f"{name}:{s}", *(_percent(m.by_shift[name][s]) for m in models)))
+        head = f"{name}:{','.join(map(str, severities))}"
+        lines.append(
+            (head, *(" ".join(f"{100 * share:.1f}" for share, _, _ in m.by_shift[name].values()) for m in models))
+        )
     lines += [
         ("all shifts", *(_percent(m.mean) for m in models)),
         ("corruption error", *(f"{m.corruption_error:.2f}" for m in models)),

@@ -79,7 +79,8 @@ class TestCommand:
         assert (found["corruption_error"], found["effective"]) == (1, None)
         assert (tmp_path / "figure.png").stat().st_size > 10_000
         code, out, _ = call("robustness", *runs, "--format", "markdown")
-        assert "| jpeg:4 |" in out
+        shares = [f"{100 * found['by_shift']['jpeg'][s][0]:.1f}" for s in ("1", "4")]
+        assert f"| jpeg:1,4 | {' '.join(shares)} |" in out
         assert "| effective robustness | – |" in out
 
     def test_runs_that_do_not_go_together(self, call, runs, model, photos, tmp_path):

@@ -1,7 +1,7 @@
 """What a late condition brings, and what an objective that classifies does, each alone and both together.
 
     python benchmarks/late.py train FASHION_MNIST OUT      # 16 models at equal operations; goes on where it was
-    python benchmarks/late.py measure FASHION_MNIST OUT    # on held-out images: OUT/results.json
+    python benchmarks/late.py measure FASHION_MNIST OUT    # on held-out images
     python benchmarks/late.py table OUT docs/late-table.md
     python benchmarks/late.py figure OUT docs/late.png
     python benchmarks/late.py samples OUT docs/late-samples.png
@@ -38,6 +38,8 @@ from diffusion_classifier.zoo import FASHION
 
 HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
 DRAWS = (1, 2, 4, 8, 40)
+BATCH = 400
+RESULTS = "results.json"
 RIVALS = 3
 BASE = TrainConfig(
     beta_schedule="squaredcos_cap_v2", patch_size=2, channels=(64, 128), layers=2, batch_size=32, optimizer="muon",
@@ -86,31 +88,28 @@ def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
         print(json.dumps({"name": name, "epochs": epochs, "seconds": time.time() - start}), flush=True)
 
 
-def measure(data: str, out: Path, num_images: int) -> None:
-    """Error tables of held-out images, and what follows from them."""
+def measure(data: str, out: Path, num_images: int, only: str | None) -> None:
+    """Error tables of held-out images, and what follows from them, of every model that is trained."""
     _, held_out = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, SEED)
     rows = torch.arange(num_images) * len(held_out) // num_images
     pictures = [image[0].numpy() for image in held_out.images[rows]]
     truth = held_out.labels[rows]
-    file = out / "results.json"
-    results = json.loads(file.read_text()) if file.exists() else {}
     for name in MODELS:
         folder = folder_of(out, name)
-        if name in results or not (folder / "seconds").exists():
+        if only not in (None, name) or not (folder / "seconds").exists() or (folder / RESULTS).exists():
             continue
-        classifier = DiffusionClassifier.from_pretrained(folder)
-        start = time.time()
+        classifier = DiffusionClassifier.from_pretrained(folder, batch_size=BATCH)
         tables = classifier.classify(pictures, strategy=f"fixed:{max(DRAWS)}", weights="uniform")
         errors = torch.stack([r.errors for r in tables])
-        results[name] = {
-            "seconds": time.time() - start,
+        result = {
+            "images": num_images,
             "cost_of_ten_classes": tables[0].cost / max(DRAWS),
             "flops": forward_flops(MODELS[name], held_out),
             "denoising_error": float(errors[torch.arange(len(truth)), truth].mean()),
             "draws": {n: of_draws(errors[..., :n], truth, classifier.denoiser.latent_shape) for n in DRAWS},
         }
-        file.write_text(json.dumps(results, indent=1, ensure_ascii=False))
-        print(name, json.dumps(results[name]), flush=True)
+        (folder / RESULTS).write_text(json.dumps(result, indent=1))
+        print(name, json.dumps(result), flush=True)
 
 
 def of_draws(errors: Tensor, truth: Tensor, shape: tuple[int, ...]) -> dict[str, object]:
@@ -127,7 +126,8 @@ def of_draws(errors: Tensor, truth: Tensor, shape: tuple[int, ...]) -> dict[str,
 
 def measured(out: Path) -> dict[str, Any]:
     """Results by model; `cost` is that of a draw of ten classes, in predictions of the early network."""
-    results = json.loads((out / "results.json").read_text())
+    files = {name: folder_of(out, name) / RESULTS for name in MODELS}
+    results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     full = results["early, λ 0"]["flops"]
     return {n: {**r, "cost": r["cost_of_ten_classes"] * r["flops"] / full} for n, r in results.items()}
 
@@ -190,6 +190,6 @@ one, other = options.paths
 if options.what == "train":
     train_all(one, Path(other), options.flops, options.only)
 elif options.what == "measure":
-    measure(one, Path(other), options.images)
+    measure(one, Path(other), options.images, options.only)
 else:
     {"table": table, "figure": figure, "samples": samples}[options.what](Path(one), Path(other))

@@ -128,6 +128,13 @@ def test_killed_and_resumed_equals_undisturbed(config, tmp_path):
     assert all(torch.equal(went_on[name], undisturbed[name]) for name in went_on)
 
 
+@pytest.mark.parametrize("config", [DEEP, TRANSFORMER, replace(TRANSFORMER, dropout=0.1)])
+def test_the_global_generator_is_left_alone(config, tmp_path):
+    before = torch.get_rng_state()
+    train(DATA, replace(config, epochs=1), tmp_path)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_joint_objective_makes_a_late_head_heed_the_class(tmp_path):
     """From a single draw, on images that it has not seen."""
     config = replace(LATE, patch_size=2, batch_size=16, epochs=30, label_dropout=0.1, joint=0.1, ema=0.95)

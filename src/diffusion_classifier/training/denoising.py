@@ -191,9 +191,13 @@ class Noised:
     def predicted_by(
         self, network: Callable[[Tensor, Tensor], Tensor], step: int, config: TrainConfig, autocast: bool
     ) -> Tensor:
-        """What the network makes of x_t and t; autocast is to bfloat16, and the step decides the dropout."""
-        dropout = seeded(seed_of(config.seed, 2, step)) if config.dropout else nullcontext()
-        with dropout, torch.autocast(self.device.type, torch.bfloat16, enabled=autocast):
+        """What the network makes of x_t and t; autocast is to bfloat16, and the step decides what chance does."""
+        # Transformers of diffusers draw whether to show a class, even where there is none.
+        by_chance = config.dropout or config.trunk == "transformer"
+        with (
+            seeded(seed_of(config.seed, 2, step)) if by_chance else nullcontext(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=autocast),
+        ):
             return network(self.noisy, self.t.to(self.device))
 
     def loss(self, output: Tensor, config: TrainConfig) -> Tensor:

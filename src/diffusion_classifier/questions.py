@@ -20,7 +20,6 @@ from .evaluate import Images, about_reading, about_run, answer_of, candidates, c
 from .exceptions import InputError
 from .images import ImageError, load_image
 from .posterior import scale_of
-from .prompts import fill_template
 from .reading import Reading
 from .runs import Row
 from .spec import WITHOUT_DRAWS, RunSpec
@@ -194,11 +193,12 @@ class BaselineQuestion:
 
     Args:
         task: which the images are of.
-        template: around each caption or class, where the model reads texts; of classes the task's if None.
+        template: around each caption or class, where the model reads texts; of classes the task's if None. Of several,
+            the embeddings are averaged, as CLIP's authors do.
     """
 
     task: Task | CaptionTask | None = None
-    template: str | None = None
+    template: Template = None
 
     def describe(
         self, classifier: Baseline, source: Images, positions: Sequence[int], *, model: str = "", command: str = ""
@@ -212,7 +212,7 @@ class BaselineQuestion:
             **_about_captions(source) if isinstance(source, CaptionSource) else classes | {"metric": metric},
             weights_of_model=classifier.fingerprint(),
             strategy=classifier.strategy,
-            templates=as_templates(self._template(classifier, source)),
+            templates=self._templates(classifier, source),
             image_size=classifier.image_size,
             dtype=str(classifier.dtype).removeprefix("torch."),
             device=str(classifier.device),
@@ -227,8 +227,7 @@ class BaselineQuestion:
         """See `evaluate.Asked`."""
         names = self._names(classifier, source, run)
         index = {name: k for k, name in enumerate(names)}
-        template = self._template(classifier, source)
-        scorer = classifier.scorer(names if template is None else fill_template(template, [str(n) for n in names]))
+        scorer = classifier.scorer(names, self._templates(classifier, source) or ())
         for i in positions:
             if isinstance(source, CaptionSource):
                 row, own = _row(source, i), source.captions[i]
@@ -261,7 +260,7 @@ class BaselineQuestion:
             raise InputError("this model knows classes and reads no captions, of which these images have their own")
         return _all_captions(source, run)
 
-    def _template(self, classifier: Baseline, source: Images) -> str | None:
+    def _templates(self, classifier: Baseline, source: Images) -> tuple[str, ...] | None:
         if self.template is not None or isinstance(source, CaptionSource) or classifier.class_names is not None:
-            return self.template
-        return self.task.template if isinstance(self.task, Task) else next(iter(source.templates), None)
+            return as_templates(self.template)
+        return as_templates(self.task.template if isinstance(self.task, Task) else source.templates[:1] or None)

@@ -68,6 +68,24 @@ def test_texts_are_read_in_batches(built, monkeypatch):
     torch.testing.assert_close(clip.encode_texts(TEXTS), whole)
 
 
+@torch.inference_mode()
+def test_embeddings_of_several_templates_are_averaged(built):
+    """And brought to length 1 again, as CLIP's authors do."""
+    _, model, tokens, images = built["clip"]
+    image, templates = Image.fromarray(picture(0)), ("a photo of a {}", "the {}.")
+    found = load(built).scorer(["cat", "dog"], templates)(image, [1, 0])
+    pixels = images(images=image, return_tensors="pt")["pixel_values"]
+    embedded = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output)[0]
+    for logit, name in zip(found, ("dog", "cat"), strict=True):
+        texts = []
+        for template in templates:
+            inputs = tokens([template.format(name)], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")
+            texts.append(torch.nn.functional.normalize(model.get_text_features(**inputs).pooler_output)[0])
+        mean = sum(texts) / 2
+        expected = model.logit_scale.exp() * embedded @ mean / mean.norm()
+        torch.testing.assert_close(logit, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
 def test_texts_that_are_too_long_are_refused(built, kind):
     clip = load(built, kind)

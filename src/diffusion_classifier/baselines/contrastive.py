@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..denoisers.base import fingerprint, without_advice
-from ..prompts import refuse_long
+from ..prompts import fill_template, refuse_long
 from .hub import Scorer, load_hub_model
 
 _TEXTS = 64
@@ -114,9 +114,11 @@ class Contrastive:
         logits: Tensor = texts @ image * self.model.logit_scale.float().exp() + bias.float()
         return logits
 
-    def scorer(self, classes: Sequence[str] | Sequence[int]) -> Scorer:
-        """See `hub.Baseline`."""
-        texts = self.encode_texts([str(c) for c in classes])
+    def scorer(self, classes: Sequence[str] | Sequence[int], templates: Sequence[str] = ()) -> Scorer:
+        """See `hub.Baseline`; embeddings of several templates are averaged."""
+        names = [str(c) for c in classes]
+        each = [self.encode_texts(fill_template(template, names)) for template in templates]
+        texts = _unit(torch.stack(each).mean(0)) if each else self.encode_texts(names)
         return lambda image, among: self.logits(self.encode_image(image), texts[list(among)])
 
 

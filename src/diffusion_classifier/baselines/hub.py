@@ -51,11 +51,15 @@ class Baseline(Protocol):
     @property
     def image_size(self) -> int: ...
     def fingerprint(self) -> str: ...
-    def scorer(self, classes: Sequence[str] | Sequence[int]) -> Scorer:
+    def scorer(self, classes: Sequence[str] | Sequence[int], templates: Sequence[str] = ()) -> Scorer:
         """What scores images for these classes.
 
+        Args:
+            classes: T.
+            templates: that make texts of them, for a model that reads some.
+
         Raises:
-            InputError: a class that the model cannot know.
+            InputError: a class that the model cannot know, or a text that is too long.
         """
 
 

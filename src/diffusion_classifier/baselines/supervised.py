@@ -70,7 +70,11 @@ class Supervised:
         logits: Tensor = self.model(**inputs).logits[0].float()
         return logits
 
-    def scorer(self, classes: Sequence[str] | Sequence[int]) -> Scorer:
+    def scorer(
+        self,
+        classes: Sequence[str] | Sequence[int],
+        templates: Sequence[str] = (),  # noqa: ARG002 - of the protocol
+    ) -> Scorer:
         """See `hub.Baseline`."""
         ids = class_ids(classes, self.class_names)
         return lambda image, among: self.logits(image)[[ids[k] for k in among]]

@@ -160,8 +160,6 @@ def evaluate(
             config=config, without=without, variant=variant, compile=compile_network, calibration=calibration, ray=ray,
             batch_size=batch_size != "auto", template=baseline == "supervised" and template,
         )  # fmt: skip
-        if len(template or ()) > 1:
-            raise InputError(f"{model} reads one --template; {len(template or ())} were given")
     where: dict[str, Any] = {
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
         "class_names": None if class_names is None else class_names.split(","), "images": images,
@@ -212,7 +210,7 @@ def evaluate(
         }  # fmt: skip
         question: Asked
         if baseline is not None:
-            question = BaselineQuestion(known, template[0] if template else None)
+            question = BaselineQuestion(known, template or None)
         elif captioned:
             question = CaptionQuestion(unconditional=unconditional, **settings)
         else:

@@ -1,0 +1,127 @@
+"""`rescore`, `report`, `summarize` and `robustness`: runs that are there, no network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..exceptions import InputError
+from ..results import print_summaries
+from .common import app, read_lines, say
+
+
+@app.command()
+def rescore(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with errors, of `evaluate --store-errors`.")],
+    out: Annotated[Path, typer.Option(help="Folder of the new run.")],
+    loss: Annotated[
+        str | None, typer.Option(help="One that the run holds errors of, see `evaluate --also`; its own if not given.")
+    ] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Over time: JSON file of numbers, or uniform; the run's own if not given.")
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the scores; the run's own if not given.")] = None,
+    prior: Annotated[
+        Path | None, typer.Option(help="File of one positive number a class, one a line; the run's own if not given.")
+    ] = None,
+) -> None:
+    """Answer again from stored errors, without the network, and compare with the answers of the run.
+
+    Example: `diffusion-classifier rescore runs/pets --out runs/pets-uniform --weights uniform`
+    """
+    from ..rescore import rescore as answer_again
+    from ..summary import compare, write_summary
+
+    answer_again(
+        run, out, loss=loss, weights=weights, temperature=temperature, prior=None if prior is None else _numbers(prior)
+    )
+    print_summaries([write_summary(run), write_summary(out)], [compare(run, out)], "table")
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
+    data: Annotated[
+        str | None, typer.Option(help="Where the images are, for showing some; where they were if not given.")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+) -> None:
+    """Write a run as one page: figures, best and worst images, and how to repeat it. Needs the extra 'figures'.
+
+    Example: `diffusion-classifier report runs/sample -o report.html`
+    """
+    from ..analysis.report import write_report
+    from ..sources import renamed
+    from ..spec import read_spec
+    from ..tasks import open_task
+
+    spec = read_spec(run)
+    try:
+        _, source = open_task(
+            spec.task or data or spec.source, data=data if spec.task else None, split=split,
+            image_column=image_column, label_column=label_column,
+        )  # fmt: skip
+        source = renamed(source, spec.class_names)
+    except InputError as e:
+        if data is not None:
+            raise
+        say(f"no images are shown, since they are not found where they were: {e}")
+        source = None
+    write_report(run, out, source)
+    say(f"written to {out}")
+
+
+def _numbers(file: Path) -> list[float]:
+    try:
+        return [float(line) for line in read_lines(file)]
+    except ValueError as e:
+        raise InputError(f"{file} must hold one number a line: {e}") from e
+
+
+@app.command()
+def summarize(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs. With several, each is compared with the first.")],
+    output: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+) -> None:
+    """Say what runs show: accuracy, calibration and cost, with intervals; the runs may still be at work.
+
+    Example: `diffusion-classifier summarize runs/a runs/b`
+    """
+    from ..summary import compare
+    from ..summary import summarize as read
+
+    if output not in ("table", "json", "markdown"):
+        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    summaries = [read(folder) for folder in runs]
+    print_summaries(summaries, [compare(runs[0], other) for other in runs[1:]], output)
+
+
+@app.command()
+def robustness(
+    runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
+    figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
+    output: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+) -> None:
+    """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
+
+    Runs are those of `evaluate --shift`. Corruption errors are relative to the model that is named first. Effective
+    robustness is what a model has above the line through three or more supervised ones.
+
+    Example: `diffusion-classifier robustness runs/*`
+    """
+    from ..analysis.robustness import draw_robustness, read_runs
+    from ..analysis.robustness import robustness as measure
+    from ..results import print_robustness
+
+    if output not in ("table", "json", "markdown"):
+        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    models = measure(read_runs(runs))
+    print_robustness(models, output)
+    if figure is not None:
+        draw_robustness(models, figure)
+        say(f"drawn to {figure}")

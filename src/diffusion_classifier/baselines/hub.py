@@ -23,6 +23,9 @@ from ..exceptions import InputError
 CONTRASTIVE = ("clip", "siglip", "siglip2")
 """`model_type` of the contrastive models that can be used."""
 
+FEATURES = "features.json"
+"""What a folder with a head on features holds; see `features`."""
+
 Scorer: TypeAlias = Callable[[Image, Sequence[int]], Tensor]
 """Logits (T,), float32, of an RGB image for some of the classes, by their positions."""
 
@@ -63,12 +66,14 @@ class Baseline(Protocol):
         """
 
 
-def kind_of(source: str | Path) -> Literal["contrastive", "supervised"] | None:
+def kind_of(source: str | Path) -> Literal["contrastive", "supervised", "features"] | None:
     """Which baseline a folder or hub id holds, by its config.json; None where it holds a pipeline or anything else."""
     folder = located(source)
     if folder.is_file():
         return None
     if folder.is_dir():
+        if (folder / FEATURES).is_file():
+            return "features"
         file = folder / "config.json"
         if (folder / "model_index.json").is_file() or not file.is_file():
             return None

@@ -83,6 +83,74 @@ def supervised(
 
 
 @baseline.command()
+def features(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
+        ),
+    ],
+    model: Annotated[str, typer.Option(help="Diffusion model whose features are read: bundled, folder, or hub id.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for the head. Started again, training goes on from its checkpoint.")
+    ],
+    head: Annotated[
+        str, typer.Option(help="linear, or conv: two residual blocks before it, as in the paper.")
+    ] = "conv",
+    augment: Annotated[str, typer.Option(help="none, flips, or usual.")] = "usual",
+    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    validation: Annotated[
+        int | None,
+        typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given."),
+    ] = None,
+    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 16,
+    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
+    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-4,
+    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
+    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
+    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
+    seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation, noise and held-out images.")] = 0,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+) -> None:
+    """Train a classifier on what the middle of a diffusion model makes of labelled images (the paper's SD features).
+
+    `evaluate TASK --model OUT` reads it.
+
+    Example: `diffusion-classifier baseline features photos/ --model fashion --out head/`
+    """
+    from ..denoisers import load_denoiser
+    from ..training.data import load_labelled_images
+    from ..training.loop import num_steps
+    from ..training.supervised import SupervisedConfig, train_features
+
+    config = SupervisedConfig(
+        architecture=head, augment=augment, epochs=epochs, batch_size=batch_size, optimizer=optimizer,
+        learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
+    )  # fmt: skip
+    denoiser = load_denoiser(model, device=device, dtype=dtype)
+    names = class_names.split(",") if class_names is not None else None
+    images = load_labelled_images(
+        data, split=split, size=denoiser.image_size, class_names=names, image_column=image_column,
+        label_column=label_column,
+    )  # fmt: skip
+    training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
+    say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
+    with reporter() as report:
+        report.on_stage("training", num_steps(config, len(training)), batch_size)
+        train_features(
+            training, denoiser, model, config, out, validation=held_out, checkpoint_every=checkpoint_every,
+            on_step=report.on_step, on_validation=report.on_validation,
+        )  # fmt: skip
+    say(f"saved to {out}")
+
+
+@baseline.command()
 def synthetic(
     model: Annotated[str, typer.Option(help="Model that draws: bundled, folder, or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for images and metadata.csv. Started again, drawing goes on.")],

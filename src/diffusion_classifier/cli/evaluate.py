@@ -133,6 +133,7 @@ def evaluate(
     `diffusion-classifier evaluate winoground --model openai/clip-vit-base-patch32 --out runs/clip`
     """
     from ..baselines.contrastive import Contrastive
+    from ..baselines.features import Features
     from ..baselines.hub import kind_of
     from ..baselines.supervised import Supervised
     from ..caption_sources import CaptionSource
@@ -158,7 +159,7 @@ def evaluate(
             also=also, weights=weights, temperature=temperature, seed=seed, store_errors=store_errors,
             unconditional=unconditional, average=average != "error", image_size=image_size, lora=lora, word=word,
             config=config, without=without, variant=variant, compile=compile_network, calibration=calibration, ray=ray,
-            batch_size=batch_size != "auto", template=baseline == "supervised" and template,
+            batch_size=batch_size != "auto", template=baseline != "contrastive" and template,
         )  # fmt: skip
     where: dict[str, Any] = {
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
@@ -219,12 +220,11 @@ def evaluate(
             "model": model, "positions": positions, "command": shlex.join(sys.argv[1:]), "on_start": on_start,
         }  # fmt: skip
         if ray is None:
+            kinds: dict[str, Any] = {"contrastive": Contrastive, "supervised": Supervised, "features": Features}
             classifier = (
                 DiffusionClassifier.from_pretrained(**load)
                 if baseline is None
-                else (Contrastive if baseline == "contrastive" else Supervised).from_pretrained(
-                    model, device=device, dtype=dtype
-                )
+                else kinds[baseline].from_pretrained(model, device=device, dtype=dtype)
             )
             rows = run_evaluation(classifier, source, out, question, part=one, **about)
         else:

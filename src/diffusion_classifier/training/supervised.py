@@ -17,8 +17,12 @@ from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
+from ..baselines.features import HEADS, Features, build_head, features
+from ..baselines.hub import FEATURES
+from ..denoisers.base import Denoiser
 from ..denoisers.load import quiet
 from ..devices import native_bfloat16
+from ..draws import Draws
 from ..exceptions import InputError
 from .data import LabelledImages
 from .latents import pixels
@@ -44,7 +48,7 @@ class SupervisedConfig:
     """How an image classifier is trained.
 
     Args:
-        architecture: one of `ARCHITECTURES`.
+        architecture: one of `ARCHITECTURES`; of `HEADS` for one on features of a diffusion model.
         augment: one of `AUGMENTATIONS`: mirrored at random ("flips"), and moved by up to an eighth as well ("usual").
         epochs: passes over the training images.
         batch_size: images per step.
@@ -71,7 +75,7 @@ class SupervisedConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        choices = {"architecture": ARCHITECTURES, "augment": AUGMENTATIONS, "optimizer": OPTIMIZERS}
+        choices = {"architecture": (*ARCHITECTURES, *HEADS), "augment": AUGMENTATIONS, "optimizer": OPTIMIZERS}
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
@@ -89,8 +93,10 @@ def build_classifier(config: SupervisedConfig, data: LabelledImages) -> Any:
     """Network with its first weights.
 
     Raises:
-        InputError: images that cannot be cut into squares.
+        InputError: images that cannot be cut into squares; a head.
     """
+    if config.architecture in HEADS:
+        raise InputError(f"{config.architecture} is a head on features of a diffusion model, and no network by itself")
     size = data.images.shape[-1]
     names = dict(enumerate(data.class_names))
     labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
@@ -130,9 +136,7 @@ def train_supervised(
     validation: LabelledImages | None = None,
     device: str = "cpu",
     mixed_precision: bool | None = None,
-    checkpoint_every: int = 1000,
-    on_step: Callable[[Progress], None] = lambda _: None,
-    on_validation: Callable[[int, dict[str, float]], None] = lambda *_: None,
+    **told: Any,
 ) -> Path:
     """Train, or go on training, into the folder `out`, which transformers loads; returns it.
 
@@ -143,9 +147,8 @@ def train_supervised(
         validation: images whose accuracy is reported at each checkpoint.
         device: of the network.
         mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
-        checkpoint_every: steps between checkpoints.
-        on_step: called after each step.
-        on_validation: called with the step and the measured values after each checkpoint.
+        told: `checkpoint_every`, steps between checkpoints; `on_step`, called after each step; `on_validation`, called
+            with the step and the measured values after each checkpoint.
 
     Raises:
         InputError: images that do not fit the architecture; `out` holds another run, or a damaged one; the loss is no
@@ -154,50 +157,133 @@ def train_supervised(
     if (out / "config.json").exists() and not (out / "checkpoint").exists():
         raise InputError(f"{out} holds a model that no training here made: choose another --out")
     place = torch.device(device)
-    autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
-    network = build_classifier(config, data).to(place).train()
-    averaged = copy.deepcopy(network).eval().requires_grad_(False)
     edge = resolution(config.architecture, data.images.shape[-1])
 
-    def seen(images: Tensor) -> Tensor:
+    def seen(images: Tensor, _: torch.Generator | None) -> Tensor:
         x = pixels(images, torch.arange(len(images)), place)
         return torch.nn.functional.interpolate(x, size=edge, mode="bilinear") if edge > x.shape[-1] else x
 
-    def batch(step: int) -> tuple[Tensor, Tensor]:
-        rows = batch_rows(step, len(data), config.batch_size, config.seed)
-        return augmented(data.images[rows], config.augment, generator_of(config.seed, 1, step)), data.labels[rows]
-
-    def logits(network: Any, images: Tensor) -> Tensor:
-        with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
-            return network(pixel_values=seen(images)).logits.float()  # type: ignore[no-any-return]
-
-    def loss_at(step: int) -> Tensor:
-        images, labels = batch(step)
-        with seeded(seed_of(config.seed, 2, step)):
-            return torch.nn.functional.cross_entropy(logits(network, images), labels.to(place))
-
-    def save(ema: dict[str, Tensor]) -> None:
-        averaged.load_state_dict(ema, strict=False)
-        with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
-            # The averaged weights need statistics of their own.
-            update_bn((seen(batch(step)[0]) for step in range(_STATISTICS)), averaged)
+    def save(averaged: Any) -> None:
         with quiet():
             averaged.save_pretrained(out)
-
-    @torch.no_grad()
-    def on_checkpoint(step: int) -> None:
-        if validation is not None and len(validation):
-            rows = torch.split(torch.arange(len(validation)), 256)
-            chosen = torch.cat([logits(averaged, validation.images[part]) for part in rows]).argmax(1).cpu()
-            on_validation(step, {"accuracy": float((chosen == validation.labels).float().mean())})
 
     with writing(out):
         ViTImageProcessorPil(
             size={"height": edge, "width": edge}, image_mean=[0.5] * 3, image_std=[0.5] * 3
         ).save_pretrained(out)
     run = {"config": asdict(config), "data": data.fingerprint(), "class_names": list(data.class_names)}
-    fit(
-        network, loss_at, config, num_steps(config, len(data)), out / "checkpoint", run, defaults={}, save=save,
-        outer=_OUTER, checkpoint_every=checkpoint_every, on_step=on_step, on_checkpoint=on_checkpoint,
-    )  # fmt: skip
+    network = build_classifier(config, data).to(place)
+    _fit(network, seen, save, run, data, config, out, validation, mixed_precision, **told)
     return out
+
+
+def train_features(
+    data: LabelledImages,
+    denoiser: Denoiser,
+    model: str,
+    config: SupervisedConfig,
+    out: Path,
+    *,
+    validation: LabelledImages | None = None,
+    mixed_precision: bool | None = None,
+    **told: Any,
+) -> Path:
+    """Train, or go on training, a head on the features of a diffusion model, which `Features` loads; see there.
+
+    Args:
+        data: training images, of the model's size.
+        denoiser: the model, which stays as it is.
+        model: what it is called, by which it will be found again.
+        config: how; the architecture is one of `HEADS`.
+        out: as in `train_supervised`, and so the others.
+        validation: see there.
+        mixed_precision: see there.
+        told: see there.
+
+    Raises:
+        InputError: as there; a model without a null condition or without features.
+    """
+    if (out / FEATURES).exists() and not (out / "checkpoint").exists():
+        raise InputError(f"{out} holds a model that no training here made: choose another --out")
+    place = denoiser.device
+
+    @torch.no_grad()
+    def seen(images: Tensor, generator: torch.Generator | None) -> Tensor:
+        latents = denoiser.encode(pixels(images, torch.arange(len(images)), place))
+        if generator is None:
+            noise = Draws().noise(0, 0, denoiser.latent_shape).expand(latents.shape)
+        else:
+            noise = torch.randn(latents.shape, generator=generator)
+        return features(denoiser, latents, noise.to(place))
+
+    if config.architecture not in HEADS:
+        raise InputError(f"head {config.architecture!r} is not one of {', '.join(HEADS)}")
+    channels = seen(data.images[:1], None).shape[1]
+    with seeded(config.seed):
+        head = build_head(config.architecture, channels, len(data.class_names)).to(place)
+
+    def save(averaged: torch.nn.Module) -> None:
+        Features(denoiser, averaged, data.class_names).save(out, model, config.architecture, channels)
+
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    run = {"config": {**asdict(config), "model": denoiser.fingerprint()}, "data": data.fingerprint()}
+    run |= {"class_names": list(data.class_names)}
+    _fit(head, seen, save, run, data, config, out, validation, mixed_precision, **told)
+    return out
+
+
+def _fit(
+    network: Any,
+    seen: Callable[[Tensor, torch.Generator | None], Tensor],
+    save: Callable[[Any], None],
+    run: dict[str, Any],
+    data: LabelledImages,
+    config: SupervisedConfig,
+    out: Path,
+    validation: LabelledImages | None,
+    mixed_precision: bool | None,
+    checkpoint_every: int = 1000,
+    on_step: Callable[[Progress], None] = lambda _: None,
+    on_validation: Callable[[int, dict[str, float]], None] = lambda *_: None,
+) -> None:
+    """Minimise the cross-entropy of a network of what is seen of images."""
+    place = next(network.parameters()).device
+    autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
+    averaged = copy.deepcopy(network).eval().requires_grad_(False)
+    network.train().requires_grad_(True)
+
+    def batch(step: int) -> tuple[Tensor, Tensor]:
+        rows = batch_rows(step, len(data), config.batch_size, config.seed)
+        images = augmented(data.images[rows], config.augment, generator_of(config.seed, 1, step))
+        return seen(images, generator_of(config.seed, 3, step)), data.labels[rows].to(place)
+
+    def logits(network: Any, x: Tensor) -> Tensor:
+        with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
+            output = network(x)
+        return getattr(output, "logits", output).float()  # type: ignore[no-any-return]
+
+    def loss_at(step: int) -> Tensor:
+        x, labels = batch(step)
+        with seeded(seed_of(config.seed, 2, step)):
+            return torch.nn.functional.cross_entropy(logits(network, x), labels)
+
+    def save_average(ema: dict[str, Tensor]) -> None:
+        averaged.load_state_dict(ema, strict=False)
+        with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
+            # The averaged weights need statistics of their own.
+            update_bn((batch(step)[0] for step in range(_STATISTICS)), averaged)
+        save(averaged)
+
+    @torch.no_grad()
+    def on_checkpoint(step: int) -> None:
+        if validation is not None and len(validation):
+            rows = torch.split(torch.arange(len(validation)), 256)
+            chosen = [logits(averaged, seen(validation.images[part], None)).argmax(1).cpu() for part in rows]
+            on_validation(step, {"accuracy": float((torch.cat(chosen) == validation.labels).float().mean())})
+
+    fit(
+        network, loss_at, config, num_steps(config, len(data)), out / "checkpoint", run, defaults={},
+        save=save_average, outer=_OUTER, checkpoint_every=checkpoint_every, on_step=on_step,
+        on_checkpoint=on_checkpoint,
+    )  # fmt: skip

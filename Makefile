@@ -16,8 +16,9 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/python examples/demo.py --model $(MODEL)
 
+# A test computes in one thread, and each processor has its own tests.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 lint: .venv/installed
 	$(BIN)/ruff check

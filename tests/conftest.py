@@ -3,6 +3,7 @@ import sys
 import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test uses the network
+os.environ.pop("COLUMNS", None)  # workers of pytest-xdist have it, and rich keeps what it finds when it is imported
 
 from functools import cache
 

@@ -17,11 +17,10 @@ from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.metrics import share_interval
+from diffusion_classifier.scenes import HELD_OUT
 from diffusion_classifier.shifts import SHIFTS, Shift
 from diffusion_classifier.training.data import load_labelled_images
 from diffusion_classifier.zoo import FASHION
-
-HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
 
 
 def chosen_by(model: str, images: list[Image.Image]) -> torch.Tensor:
@@ -43,7 +42,7 @@ parser.add_argument("--images", type=int, default=1000)
 parser.add_argument("--severities", type=int, nargs="+", default=[3])
 options = parser.parse_args()
 
-_, held_out = load_labelled_images(options.data, class_names=FASHION).split(HELD_OUT, SEED)
+_, held_out = load_labelled_images(options.data, class_names=FASHION).split(HELD_OUT, seed=0)
 rows = torch.arange(options.images) * len(held_out) // options.images
 truth = held_out.labels[rows]
 results: dict[str, dict[str, list[float]]] = {}

@@ -31,12 +31,12 @@ from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.metrics import expected_calibration_error, share_interval
 from diffusion_classifier.posterior import log_posterior, mean_errors
 from diffusion_classifier.sampling import draw_images
+from diffusion_classifier.scenes import HELD_OUT
 from diffusion_classifier.training.data import LabelledImages, load_labelled_images
 from diffusion_classifier.training.denoising import TrainConfig
 from diffusion_classifier.training.train import build_network, train
 from diffusion_classifier.zoo import FASHION
 
-HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
 DRAWS = (1, 2, 4, 8, 40)
 BATCH = 400
 RESULTS = "results.json"
@@ -75,7 +75,7 @@ def forward_flops(config: TrainConfig, data: LabelledImages, classes: int = 1) -
 
 def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
     """Every model, for so many operations; a step backwards is counted as two forwards."""
-    images, _ = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, SEED)
+    images, _ = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
     for name, config in MODELS.items():
         folder = folder_of(out, name)
         if only not in (None, name) or (folder / "seconds").exists():
@@ -90,7 +90,7 @@ def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
 
 def measure(data: str, out: Path, num_images: int, only: str | None) -> None:
     """Error tables of held-out images, and what follows from them, of every model that is trained."""
-    _, held_out = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, SEED)
+    _, held_out = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
     rows = torch.arange(num_images) * len(held_out) // num_images
     pictures = [image[0].numpy() for image in held_out.images[rows]]
     truth = held_out.labels[rows]

@@ -42,7 +42,7 @@ def tables(model, photos, tmp_path_factory):
 def on_terminal(monkeypatch, name):
     """Standard output or error of the commands as if it were a terminal."""
     console = Console(stderr=name == "stderr", force_terminal=True)
-    for module in (cli, cli.common, cli.train, cli.classify):
+    for module in (cli, cli.common, cli.training, cli.classify):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, console)
 
@@ -106,7 +106,7 @@ class TestRoot:
 
 class TestTrain:
     def test_reports_on_standard_error_line_by_line(self, call, photos, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli.train, "LINE_EVERY", 2)
+        monkeypatch.setattr(cli.training, "LINE_EVERY", 2)
         out = tmp_path / "[red]m"
         arguments = ["train", photos, "--out", out, "--epochs", 2, "--checkpoint-every", 3, *TRAIN]
         code, printed, err = call(*arguments)

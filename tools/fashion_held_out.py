@@ -7,9 +7,8 @@ build/held-out.txt --model build/fashion --strategy fixed:64 --store-errors --ou
 
 import sys
 
+from diffusion_classifier.scenes import HELD_OUT
 from diffusion_classifier.training.data import load_labelled_images
 
-HELD_OUT, SEED = 5000, 0  # of `make train-fashion`
-
 data = load_labelled_images(sys.argv[2] if len(sys.argv) > 2 else "/usr/share/datasets/fashion-mnist")
-print("\n".join(map(str, data.held_out(HELD_OUT, SEED).tolist()[: int(sys.argv[1])])))
+print("\n".join(map(str, data.held_out(HELD_OUT, seed=0).tolist()[: int(sys.argv[1])])))

@@ -104,7 +104,7 @@ def draw_images(
                 null = denoiser.null_condition()[torch.zeros(len(noise), dtype=torch.int64)]
             latents = ddim(
                 denoiser, denoiser.condition(names)[rows], noise.to(denoiser.device), steps=steps, null=null,
-                guidance=guidance or 0.0, clip=denoiser.in_pixels,
+                guidance=1.0 if guidance is None else guidance, clip=denoiser.in_pixels,
             )  # fmt: skip
             yield from map(_picture, denoiser.decode(latents).float().cpu())
         else:

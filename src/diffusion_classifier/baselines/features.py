@@ -23,7 +23,6 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from ..denoisers import load_denoiser
 from ..denoisers.base import Denoiser, fingerprint
-from ..denoisers.classes import class_ids
 from ..denoisers.late import LateConditioned
 from ..devices import to_device
 from ..draws import Draws
@@ -31,7 +30,7 @@ from ..exceptions import InputError
 from ..files import write_durably
 from ..images import preprocess
 from ..schedules import add_noise
-from .hub import FEATURES, Scorer
+from .hub import FEATURES, KnownClasses
 
 HEADS = ("linear", "conv")
 TIME = 0.1
@@ -58,13 +57,15 @@ def middle(denoiser: Denoiser) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def features(denoiser: Denoiser, latents: Tensor, noise: Tensor) -> Tensor:
-    """(B, C, S, S), float32, of latents (B, *) and noise (B, *), on the model's device.
+def features(denoiser: Denoiser, latents: Tensor, noise: Tensor | None = None) -> Tensor:
+    """(B, C, S, S), float32, of latents (B, *) and noise (B, *), on the model's device; the same for all if None.
 
     Raises:
         InputError: the model has no null condition, or its middle holds more than a map of the image.
     """
     b = len(latents)
+    if noise is None:
+        noise = Draws().noise(0, 0, latents.shape[1:]).to(latents.device).expand_as(latents)
     t = denoiser.schedule.timesteps(torch.full((b,), TIME, dtype=torch.float64))
     alpha, sigma = (to_device(a, latents.device) for a in denoiser.schedule(t))
     noisy = add_noise(latents, noise, alpha, sigma).to(denoiser.dtype)
@@ -95,7 +96,7 @@ def build_head(kind: str, channels: int, num_classes: int) -> torch.nn.Module:
     return torch.nn.Sequential(*blocks, *pool, torch.nn.Linear(channels, num_classes))
 
 
-class Features:
+class Features(KnownClasses):
     """A diffusion model with a head.
 
     Args:
@@ -170,15 +171,5 @@ class Features:
         """Of all classes, (K,), float32, for an RGB image; under noise that is the same for all images."""
         pixels = preprocess(image, self.image_size, crop=self.denoiser.crop)[None]
         latent = self.denoiser.encode(pixels.to(self.device))
-        noise = Draws().noise(0, 0, latent.shape[1:])[None].to(self.device)
-        found: Tensor = self.head(features(self.denoiser, latent, noise))[0]
+        found: Tensor = self.head(features(self.denoiser, latent))[0]
         return found
-
-    def scorer(
-        self,
-        classes: Sequence[str] | Sequence[int],
-        templates: Sequence[str] = (),  # noqa: ARG002 - of the protocol
-    ) -> Scorer:
-        """See `hub.Baseline`."""
-        ids = class_ids(classes, self.class_names)
-        return lambda image, among: self.logits(image)[[ids[k] for k in among]]

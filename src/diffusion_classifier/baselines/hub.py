@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoisers.base import without_advice
+from ..denoisers.classes import class_ids
 from ..denoisers.load import check_files, load_network, located, quiet
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
@@ -64,6 +65,29 @@ class Baseline(Protocol):
         Raises:
             InputError: a class that the model cannot know, or a text that is too long.
         """
+
+
+class KnownClasses:
+    """What baselines share that know a list of classes.
+
+    Attributes:
+        class_names: those that it was trained with.
+    """
+
+    class_names: tuple[str, ...]
+
+    def logits(self, image: Image) -> Tensor:
+        """Of all classes, (K,), float32, for an RGB image."""
+        raise NotImplementedError
+
+    def scorer(
+        self,
+        classes: Sequence[str] | Sequence[int],
+        templates: Sequence[str] = (),  # noqa: ARG002 - of the protocol
+    ) -> Scorer:
+        """See `Baseline`."""
+        ids = class_ids(classes, self.class_names)
+        return lambda image, among: self.logits(image)[[ids[k] for k in among]]
 
 
 def kind_of(source: str | Path) -> Literal["contrastive", "supervised", "features"] | None:

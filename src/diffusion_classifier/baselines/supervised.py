@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,11 +10,10 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..denoisers.base import fingerprint
-from ..denoisers.classes import class_ids
-from .hub import Scorer, load_hub_model
+from .hub import KnownClasses, load_hub_model
 
 
-class Supervised:
+class Supervised(KnownClasses):
     """An image classifier.
 
     Args:
@@ -69,12 +67,3 @@ class Supervised:
         inputs = self.image_processor(images=image, return_tensors="pt").to(self.device, self.dtype)
         logits: Tensor = self.model(**inputs).logits[0].float()
         return logits
-
-    def scorer(
-        self,
-        classes: Sequence[str] | Sequence[int],
-        templates: Sequence[str] = (),  # noqa: ARG002 - of the protocol
-    ) -> Scorer:
-        """See `hub.Baseline`."""
-        ids = class_ids(classes, self.class_names)
-        return lambda image, among: self.logits(image)[[ids[k] for k in among]]

@@ -9,7 +9,25 @@ import typer
 
 from ..exceptions import InputError
 from .common import Device, Dtype, ImageSize, app, progress_bar, say, stderr
-from .train import reporter
+from .training import (
+    CheckpointEvery,
+    ClassNames,
+    Ema,
+    Epochs,
+    HeldOut,
+    ImageColumn,
+    LabelColumn,
+    LabelledData,
+    LearningRate,
+    ModelOut,
+    Size,
+    Split,
+    StepSize,
+    Warmup,
+    WeightDecay,
+    load_and_hold_out,
+    reporter,
+)
 
 baseline = typer.Typer(help="What else could one do: models to compare with.", no_args_is_help=True)
 app.add_typer(baseline, name="baseline")
@@ -17,49 +35,36 @@ app.add_typer(baseline, name="baseline")
 
 @baseline.command()
 def supervised(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
-    ],
+    data: LabelledData,
+    out: ModelOut,
     architecture: Annotated[
         str, typer.Option(help="resnet-18, resnet-34, resnet-50, resnet-101, vit-tiny, vit-small or vit-base.")
     ] = "resnet-18",
     augment: Annotated[
         str, typer.Option(help="none, flips, or usual: mirrored, and moved by up to an eighth.")
     ] = "usual",
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")
-    ] = None,
-    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
-    validation: Annotated[
-        int | None,
-        typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given."),
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 64,
+    size: Size = None,
+    class_names: ClassNames = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    validation: HeldOut = None,
+    epochs: Epochs = 10.0,
+    batch_size: StepSize = 64,
     optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "muon",
-    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 2e-3,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
-    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
-    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
+    learning_rate: LearningRate = 2e-3,
+    warmup: Warmup = 200,
+    weight_decay: WeightDecay = 0.01,
+    ema: Ema = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation and held-out images.")] = 0,
     device: Device = "auto",
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    checkpoint_every: CheckpointEvery = 1000,
 ) -> None:
     """Train an image classifier from scratch; transformers loads it, and `evaluate TASK --model OUT` reads it.
 
     Example: `diffusion-classifier baseline supervised photos/ --size 32 --out resnet/ --epochs 20`
     """
     from ..devices import resolve_device
-    from ..training.data import load_labelled_images
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_supervised
 
@@ -67,12 +72,10 @@ def supervised(
         architecture=architecture, augment=augment, epochs=epochs, batch_size=batch_size, optimizer=optimizer,
         learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
     )  # fmt: skip
-    names = class_names.split(",") if class_names is not None else None
-    images = load_labelled_images(
-        data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column
-    )
-    training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
-    say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
+    training, held_out = load_and_hold_out(
+        data, validation, seed, split=split, size=size, class_names=class_names, image_column=image_column,
+        label_column=label_column,
+    )  # fmt: skip
     with reporter() as report:
         report.on_stage("training", num_steps(config, len(training)), batch_size)
         train_supervised(
@@ -84,12 +87,7 @@ def supervised(
 
 @baseline.command()
 def features(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
-        ),
-    ],
+    data: LabelledData,
     model: Annotated[str, typer.Option(help="Diffusion model whose features are read: bundled, folder, or hub id.")],
     out: Annotated[
         Path, typer.Option(help="Folder for the head. Started again, training goes on from its checkpoint.")
@@ -98,25 +96,22 @@ def features(
         str, typer.Option(help="linear, or conv: two residual blocks before it, as in the paper.")
     ] = "conv",
     augment: Annotated[str, typer.Option(help="none, flips, or usual.")] = "usual",
-    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
-    validation: Annotated[
-        int | None,
-        typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given."),
-    ] = None,
-    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 16,
+    class_names: ClassNames = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    validation: HeldOut = None,
+    epochs: Epochs = 10.0,
+    batch_size: StepSize = 16,
     optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
-    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-4,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 200,
-    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
-    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
+    learning_rate: LearningRate = 1e-4,
+    warmup: Warmup = 200,
+    weight_decay: WeightDecay = 0.01,
+    ema: Ema = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation, noise and held-out images.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    checkpoint_every: CheckpointEvery = 1000,
 ) -> None:
     """Train a classifier on what the middle of a diffusion model makes of labelled images (the paper's SD features).
 
@@ -125,7 +120,6 @@ def features(
     Example: `diffusion-classifier baseline features photos/ --model fashion --out head/`
     """
     from ..denoisers import load_denoiser
-    from ..training.data import load_labelled_images
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_features
 
@@ -134,13 +128,10 @@ def features(
         learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
     )  # fmt: skip
     denoiser = load_denoiser(model, device=device, dtype=dtype)
-    names = class_names.split(",") if class_names is not None else None
-    images = load_labelled_images(
-        data, split=split, size=denoiser.image_size, class_names=names, image_column=image_column,
-        label_column=label_column,
+    training, held_out = load_and_hold_out(
+        data, validation, seed, split=split, size=denoiser.image_size, class_names=class_names,
+        image_column=image_column, label_column=label_column,
     )  # fmt: skip
-    training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
-    say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
     with reporter() as report:
         report.on_stage("training", num_steps(config, len(training)), batch_size)
         train_features(

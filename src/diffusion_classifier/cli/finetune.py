@@ -9,7 +9,18 @@ import typer
 
 from ..exceptions import InputError
 from .common import Device, Dtype, ImageSize, app, say
-from .train import reporter
+from .training import (
+    CheckpointEvery,
+    Ema,
+    ImageColumn,
+    LabelColumn,
+    LearningRate,
+    Split,
+    StepSize,
+    Warmup,
+    WeightDecay,
+    reporter,
+)
 
 
 @app.command()
@@ -26,9 +37,9 @@ def finetune(
         Path, typer.Option(help="Folder for the LoRA weights. Started again, training goes on from its checkpoint.")
     ],
     template: Annotated[str, typer.Option(help="Caption of an image of a class, with {} for its name.")] = "a {}",
-    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     caption_column: Annotated[str | None, typer.Option(help="Column of the captions.")] = None,
     false_column: Annotated[
         list[str] | None,
@@ -42,16 +53,16 @@ def finetune(
         int, typer.Option(help="False captions that the true one is told from in a step; all there are if 0.")
     ] = 3,
     epochs: Annotated[float, typer.Option(help="Passes over the images.")] = 10.0,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 8,
-    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 20,
-    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
-    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.99,
+    batch_size: StepSize = 8,
+    learning_rate: LearningRate = 1e-3,
+    warmup: Warmup = 20,
+    weight_decay: WeightDecay = 0.01,
+    ema: Ema = 0.99,
     seed: Annotated[int, typer.Option(help="Of weights, data order and noise.")] = 0,
     image_size: ImageSize = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    checkpoint_every: CheckpointEvery = 1000,
 ) -> None:
     """Fine-tune a text-to-image model on captioned images by LoRA, to denoise or also (--joint) to tell captions apart.
 

@@ -11,6 +11,8 @@ from ..exceptions import InputError
 from ..results import print_summaries
 from .common import app, read_lines, say
 
+_Format = Annotated[str, typer.Option("--format", help="table, json or markdown.")]
+
 
 @app.command()
 def rescore(
@@ -83,10 +85,15 @@ def _numbers(file: Path) -> list[float]:
         raise InputError(f"{file} must hold one number a line: {e}") from e
 
 
+def _check_format(output: str) -> None:
+    if output not in ("table", "json", "markdown"):
+        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+
+
 @app.command()
 def summarize(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs. With several, each is compared with the first.")],
-    output: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+    output: _Format = "table",
 ) -> None:
     """Say what runs show: accuracy, calibration and cost, with intervals; the runs may still be at work.
 
@@ -95,8 +102,7 @@ def summarize(
     from ..summary import compare
     from ..summary import summarize as read
 
-    if output not in ("table", "json", "markdown"):
-        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    _check_format(output)
     summaries = [read(folder) for folder in runs]
     print_summaries(summaries, [compare(runs[0], other) for other in runs[1:]], output)
 
@@ -105,7 +111,7 @@ def summarize(
 def robustness(
     runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
     figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
-    output: Annotated[str, typer.Option("--format", help="table, json or markdown.")] = "table",
+    output: _Format = "table",
 ) -> None:
     """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
 
@@ -118,8 +124,7 @@ def robustness(
     from ..analysis.robustness import robustness as measure
     from ..results import print_robustness
 
-    if output not in ("table", "json", "markdown"):
-        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    _check_format(output)
     models = measure(read_runs(runs))
     print_robustness(models, output)
     if figure is not None:

@@ -2,45 +2,42 @@
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress as Bar
 
 from ..exceptions import InputError
-from .common import Compile, Device, app, progress_bar, say, stderr
-
-if TYPE_CHECKING:  # takes seconds to import
-    from ..training.loop import Progress
-
-LINE_EVERY = 100
-"""Steps of training between lines where there is no terminal to draw a progress bar on."""
+from .common import Compile, Device, app, say
+from .training import (
+    CheckpointEvery,
+    ClassNames,
+    Ema,
+    Epochs,
+    ImageColumn,
+    LabelColumn,
+    LabelledData,
+    LearningRate,
+    ModelOut,
+    Size,
+    Split,
+    StepSize,
+    Warmup,
+    WeightDecay,
+    load_and_hold_out,
+    reporter,
+)
 
 
 @app.command()
 def train(
-    data: Annotated[
-        str,
-        typer.Argument(
-            help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
-    ],
-    size: Annotated[
-        int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")
-    ] = None,
-    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
-    split: Annotated[str, typer.Option(help="Split of the data to train on.")] = "train",
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    data: LabelledData,
+    out: ModelOut,
+    size: Size = None,
+    class_names: ClassNames = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     caption_column: Annotated[
         str | None,
         typer.Option(help="Column of the captions, for a text-to-image model; text or caption if not given."),
@@ -74,15 +71,15 @@ def train(
     trunk: Annotated[str, typer.Option(help="Below a head: unet, or transformer of one width.")] = "unet",
     head_layers: Annotated[int, typer.Option(help="Residual blocks per level of the head.")] = 1,
     features: Annotated[int, typer.Option(help="Channels that the trunk hands to the head.")] = 64,
-    epochs: Annotated[float, typer.Option(help="Passes over the training images.")] = 10.0,
-    batch_size: Annotated[int, typer.Option(help="Images per step.")] = 128,
+    epochs: Epochs = 10.0,
+    batch_size: StepSize = 128,
     optimizer: Annotated[
         str, typer.Option(help="adamw, or muon: dearer steps, fewer of them. Muon likes twice the learning rate.")
     ] = "adamw",
-    learning_rate: Annotated[float, typer.Option(help="Peak of the cosine schedule.")] = 1e-3,
-    warmup: Annotated[int, typer.Option(help="Steps of linear warm-up.")] = 500,
-    weight_decay: Annotated[float, typer.Option(help="Times the learning rate, a step.")] = 0.01,
-    ema: Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")] = 0.999,
+    learning_rate: LearningRate = 1e-3,
+    warmup: Warmup = 500,
+    weight_decay: WeightDecay = 0.01,
+    ema: Ema = 0.999,
     label_dropout: Annotated[float, typer.Option(help="Share of images shown without their class.")] = 0.1,
     joint: Annotated[
         float, typer.Option(help="Weight of the cross-entropy of the classifier beside the denoising error.")
@@ -104,7 +101,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Of weights, data order, noise and held-out images.")] = 0,
     device: Device = "auto",
     compile_network: Compile = False,
-    checkpoint_every: Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")] = 1000,
+    checkpoint_every: CheckpointEvery = 1000,
 ) -> None:
     """Train a small diffusion model from scratch: class-conditional, in pixels; or, from captions, text-to-image.
 
@@ -118,7 +115,7 @@ def train(
     """
     from ..devices import resolve_device
     from ..sources import is_captioned
-    from ..training.data import load_captioned_images, load_labelled_images
+    from ..training.data import load_captioned_images
     from ..training.denoising import TrainConfig
     from ..training.loop import num_steps
     from ..training.networks import Latents, Towers, read_settings
@@ -156,12 +153,10 @@ def train(
                 on_stage=report.on_stage, **settings,
             )  # fmt: skip
     else:
-        names = class_names.split(",") if class_names is not None else None
-        images = load_labelled_images(
-            data, split=split, size=size, class_names=names, image_column=image_column, label_column=label_column
-        )
-        training, held_out = images.split(min(1000, len(images) // 10) if validation is None else validation, seed)
-        say(f"{len(training)} training and {len(held_out)} validation images of {len(images.class_names)} classes")
+        training, held_out = load_and_hold_out(
+            data, validation, seed, split=split, size=size, class_names=class_names, image_column=image_column,
+            label_column=label_column,
+        )  # fmt: skip
         with reporter() as report:
             report.on_stage("training", num_steps(config, len(training)), batch_size)
             train_classes(
@@ -169,46 +164,6 @@ def train(
                 on_validation=report.on_validation, **settings,
             )  # fmt: skip
     say(f"saved to {out}")
-
-
-class _Report:
-    """Progress of training, as a bar or as lines."""
-
-    def __init__(self, bar: Bar) -> None:
-        self.bar = bar
-        self.smoothed, self.last, self.batch_size = float("nan"), 0, 1
-
-    def on_stage(self, name: str, num_steps: int, batch_size: int) -> None:
-        """Another stage begins."""
-        self.bar.add_task(name, total=num_steps, loss="", rate=0.0)
-        self.smoothed, self.last, self.batch_size = float("nan"), 0, batch_size
-
-    def on_step(self, p: Progress) -> None:
-        """A step is done."""
-        task, bar = self.bar.tasks[-1], self.bar
-        self.smoothed = p.loss if math.isnan(self.smoothed) else 0.98 * self.smoothed + 0.02 * p.loss
-        rate = (task.speed or 0.0) * self.batch_size
-        loss = "" if math.isnan(self.smoothed) else f"loss {self.smoothed:.4f}"  # of latents, there is none
-        bar.update(task.id, completed=p.step, loss=loss, rate=rate)
-        if bar.disable and (p.step - self.last >= LINE_EVERY or p.step == p.num_steps):
-            self.last = p.step
-            left = timedelta(seconds=task.time_remaining or 0) if rate else "unknown time"
-            stage = f"{p.stage}, " if p.stage else ""
-            what = f"{loss}, " if loss else ""
-            say(f"{stage}step {p.step} of {p.num_steps}: {what}{rate:.0f} images/s, {left} left")
-
-    def on_validation(self, step: int, values: dict[str, float]) -> None:
-        """A model was validated."""
-        text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        say(f"step {step}: training loss {self.smoothed:.4f}, validation {text}")
-
-
-@contextmanager
-def reporter() -> Iterator[_Report]:
-    columns = ("{task.fields[loss]}", "{task.fields[rate]:.0f} images/s")
-    with warnings.catch_warnings(), progress_bar(*columns, disable=not stderr.is_terminal) as bar:
-        warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
-        yield _Report(bar)
 
 
 def _ints(text: str, option: str) -> tuple[int, ...]:

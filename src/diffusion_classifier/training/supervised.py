@@ -22,7 +22,6 @@ from ..baselines.hub import FEATURES
 from ..denoisers.base import Denoiser
 from ..denoisers.load import quiet
 from ..devices import native_bfloat16
-from ..draws import Draws
 from ..exceptions import InputError
 from .data import LabelledImages
 from .latents import pixels
@@ -210,11 +209,8 @@ def train_features(
     @torch.no_grad()
     def seen(images: Tensor, generator: torch.Generator | None) -> Tensor:
         latents = denoiser.encode(pixels(images, torch.arange(len(images)), place))
-        if generator is None:
-            noise = Draws().noise(0, 0, denoiser.latent_shape).expand(latents.shape)
-        else:
-            noise = torch.randn(latents.shape, generator=generator)
-        return features(denoiser, latents, noise.to(place))
+        noise = None if generator is None else torch.randn(latents.shape, generator=generator).to(place)
+        return features(denoiser, latents, noise)
 
     if config.architecture not in HEADS:
         raise InputError(f"head {config.architecture!r} is not one of {', '.join(HEADS)}")

@@ -69,6 +69,16 @@ def test_what_was_written_is_read(tmp_path):
     assert shard.suffix == ".parquet"
 
 
+def test_runs_of_before_captions_and_shifts_are_read(tmp_path):
+    write(tmp_path / "run", range(3))
+    file = tmp_path / "run" / "spec.json"
+    young = ("kind", "unconditional", "shift")
+    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k not in young}))
+    assert read_spec(tmp_path / "run") == SPEC
+    write(tmp_path / "run", range(3, 5))
+    assert len(ids(tmp_path / "run")) == 5
+
+
 def test_a_full_shard_is_sealed_and_a_large_one(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "ROWS_PER_SHARD", 4)
     monkeypatch.setattr(runs, "SYNC_EVERY", 2)

@@ -141,7 +141,11 @@ def read_spec(folder: Path) -> RunSpec:
         version = stored.get("version")
         if version != VERSION:
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
-        later = {"kind": "classes", "unconditional": False}  # fields that the first runs of this version lack
+        later = {
+            "kind": "classes",
+            "unconditional": False,
+            "shift": "",
+        }  # fields that the first runs of this version lack
         values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):

@@ -6,7 +6,8 @@ from commands import error
 from diffusers import DDPMPipeline, DiTPipeline
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.baselines.features import Features, features, middle
+from diffusion_classifier.baselines.encoders import features, middle
+from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.exceptions import InputError

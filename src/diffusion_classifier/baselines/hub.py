@@ -152,3 +152,9 @@ def load_hub_model(
     except (ImportError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
     return model.to(device), images, tokenizer
+
+
+def image_size_of(image_processor: Any) -> int:
+    """Edge of the images that an image processor makes; 0 where that is left to each image."""
+    size: dict[str, int] = dict(getattr(image_processor, "crop_size", None) or image_processor.size or {})
+    return size.get("height", size.get("shortest_edge", 0))

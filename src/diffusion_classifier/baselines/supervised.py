@@ -10,7 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..denoisers.base import fingerprint
-from .hub import KnownClasses, load_hub_model
+from .hub import KnownClasses, image_size_of, load_hub_model
 
 
 class Supervised(KnownClasses):
@@ -54,8 +54,7 @@ class Supervised(KnownClasses):
     @property
     def image_size(self) -> int:
         """Edge of the images that the network sees; 0 where that is left to each image."""
-        size: dict[str, int] = dict(getattr(self.image_processor, "crop_size", None) or self.image_processor.size or {})
-        return size.get("height", size.get("shortest_edge", 0))
+        return image_size_of(self.image_processor)
 
     def fingerprint(self) -> str:
         """Tells models apart; see `Denoiser.fingerprint`."""

@@ -142,6 +142,48 @@ def features(
 
 
 @baseline.command()
+def gaussian(
+    data: Annotated[
+        str, typer.Argument(help="Images of known classes, such as `baseline synthetic` draws: as for `evaluate`.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for what is fitted.")],
+    model: Annotated[
+        str | None, typer.Option(help="Diffusion model whose middle is read: bundled, folder, or hub id.")
+    ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Or an image encoder or classifier of transformers: CLIP, DINOv2 … Folder or hub id."),
+    ] = None,
+    class_names: ClassNames = None,
+    split: Split = "train",
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Fit a Gaussian to each class in the space of features: the nearest mean by Mahalanobis distance wins.
+
+    `evaluate TASK --model OUT` reads it. Needs the extra 'gaussian'.
+
+    Example: `diffusion-classifier baseline gaussian drawn/ --encoder openai/clip-vit-base-patch32 --out gaussian/`
+    """
+    from ..baselines.encoders import load_encoder
+    from ..baselines.gaussian import save_gaussians
+    from ..sources import open_source
+
+    if (model is None) == (encoder is None):
+        raise InputError("say what makes features of the images: --model, a diffusion model, or --encoder")
+    names = class_names.split(",") if class_names is not None else None
+    source = open_source(data, split=split, image_column=image_column, label_column=label_column, class_names=names)
+    kind = "hub" if model is None else "diffusion"
+    loaded = load_encoder(name := str(model or encoder), kind, device=device, dtype=dtype)
+    with progress_bar(disable=not stderr.is_terminal) as bar:
+        task = bar.add_task("encoding", total=len(source))
+        save_gaussians(loaded, name, source, out, lambda done: bar.update(task, completed=done))
+    say(f"fitted to {len(source)} images of {len(source.class_names)} classes and saved to {out}")
+
+
+@baseline.command()
 def synthetic(
     model: Annotated[str, typer.Option(help="Model that draws: bundled, folder, or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder for images and metadata.csv. Started again, drawing goes on.")],

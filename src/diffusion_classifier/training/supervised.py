@@ -17,7 +17,8 @@ from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from ..baselines.features import HEADS, Features, build_head, features
+from ..baselines.encoders import Middle, features
+from ..baselines.features import HEADS, Features, build_head
 from ..baselines.hub import FEATURES
 from ..denoisers.base import Denoiser
 from ..denoisers.load import quiet
@@ -219,7 +220,7 @@ def train_features(
         head = build_head(config.architecture, channels, len(data.class_names)).to(place)
 
     def save(averaged: torch.nn.Module) -> None:
-        Features(denoiser, averaged, data.class_names).save(out, model, config.architecture, channels)
+        Features(Middle(denoiser), averaged, data.class_names).save(out, model, config.architecture, channels)
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)

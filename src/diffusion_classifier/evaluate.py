@@ -269,7 +269,7 @@ def _digest(values: Iterator[str]) -> str:
 
 
 def _as_row(result: Classification, source: Source, position: int, store_errors: bool) -> Row:
-    row: Row = {"id": source.ids[position], "label": source.class_names[source.labels[position]]}
+    row: Row = {"id": source.ids[position], "label": source.label(position)}
     if result.failure is not None:
         return row | {"status": "failed", "reason": result.failure}
     name = dict(zip(result.class_names, source.class_names, strict=True))

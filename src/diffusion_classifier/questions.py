@@ -233,7 +233,7 @@ class BaselineQuestion:
                 row, own = _row(source, i), source.captions[i]
                 among: Sequence[int] = [index[name] for name in own]
             else:
-                row, own = {"id": source.ids[i], "label": source.class_names[source.labels[i]]}, source.class_names
+                row, own = {"id": source.ids[i], "label": source.label(i)}, source.class_names
                 among = range(len(own))
             started = time.perf_counter()
             try:

@@ -264,7 +264,10 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
     for i, c in enumerate(comparisons, start=1):
         blank = [""] * len(summaries)
         unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
-        blank[i] = f"{_points(c.difference)} on {unit}; p = {c.p_value:.2g} (McNemar)"
+        if c.difference is None:
+            blank[i] = f"another answer for {_percent(c.other_label)} of {unit}"
+        else:
+            blank[i] = f"{_points(c.difference)} on {unit}; p = {c.p_value:.2g} (McNemar)"
         lines.append((f"against {c.first}", *blank))
     _print_lines(lines, output)
     if output == "markdown":

@@ -309,6 +309,16 @@ def _completed(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return table.select(names).cast(_schema(names))
 
 
+def refuse_unlabelled(folder: Path, rows: pa.Table) -> None:
+    """Complain of a run whose images have no labels.
+
+    Raises:
+        InputError: it is one.
+    """
+    if rows["label"].null_count:
+        raise InputError(f"the images of {folder} have no labels, so that nothing tells right answers from wrong ones")
+
+
 def with_status(rows: pa.Table, status: str) -> pa.Table:
     """Those of the rows that are "done", or "failed"."""
     return rows.filter(pa.compute.equal(rows["status"], status))

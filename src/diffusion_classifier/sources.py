@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from .exceptions import InputError
 from .idx import is_idx_folder, read_idx_folder
@@ -39,7 +39,7 @@ class Source:
     Args:
         name: what was opened.
         class_names: one per class, in the data set's own order where it has one, else sorted.
-        labels: (M,), indices into class_names.
+        labels: (M,), indices into class_names; -1 where the class is not known.
         ids: M different names: paths and keys where the data set has them, else positions.
         read: image i, as `load_image` takes it; b"" where there is none.
         templates: of prompts, with {} for the name, where the data set comes with some.
@@ -56,6 +56,20 @@ class Source:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def label(self, i: int) -> str | None:
+        """Class of image i, if it is known."""
+        return self.class_names[self.labels[i]] if self.labels[i] >= 0 else None
+
+    def labelled(self) -> Self:
+        """Itself.
+
+        Raises:
+            InputError: the classes of its images are not known.
+        """
+        if -1 in self.labels:
+            raise InputError(f"the images of {self.name} have no labels, which are needed here")
+        return self
 
     def fingerprint(self) -> str:
         """SHA-256 of class names, ids, labels and shift: the same wherever the data set lies."""
@@ -84,7 +98,7 @@ def open_source(
         split: "train", "test" …; for IDX files `train-…` and `t10k-…`. If None the only one, or "test".
         image_column: where the images are; the only image column if None.
         label_column: where the labels are; the only class-label column if None.
-        class_names: replaces the data set's own names, one for each.
+        class_names: replaces the data set's own names, one for each; or the classes of images that have no labels.
 
     Raises:
         InputError: the data cannot be read as labelled images.
@@ -95,7 +109,7 @@ def open_source(
         names = tuple(str(i) for i in range(int(labels.max()) + 1))
         found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__)
     else:
-        found = _read_table(source, split, image_column, label_column)
+        found = _read_table(source, split, image_column, label_column, class_names)
     return found if class_names is None else renamed(found, class_names)
 
 
@@ -175,22 +189,37 @@ def _positions(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _read_table(source: str, split: str | None, image_column: str | None, label_column: str | None) -> Source:
+def _read_table(
+    source: str,
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    class_names: Sequence[str] | None,
+) -> Source:
     import datasets
 
     path = Path(source)
     table, kind = load_table(source, split)
     features = table.features
-    if kind == "imagefolder" and list(features) == ["image"]:
-        raise InputError(f"{source} must have at least two sub-folders, one a class, with images right in them")
+    if kind == "imagefolder" and list(features) == ["image"] and class_names is None:
+        raise InputError(
+            f"{source} must have at least two sub-folders, one a class, with images right in them; of images whose "
+            "classes are not known, say which they may be of, --class-names"
+        )
     image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
-    label_column = label_column or _only(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
-    check_columns(source, features, (image_column, label_column))
-    if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
-        raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
     folder = path.parent if path.is_file() else path
-    beside = {} if path.suffix == ".csv" else _read_beside(source, folder, features[label_column])
-    labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
+    beside: dict[str, tuple[str, ...]] = {}
+    known = label_column is not None or _candidates(features, datasets.ClassLabel, _LABEL_COLUMNS)
+    if class_names is not None and not known:
+        check_columns(source, features, (image_column,))
+        labels, names = (-1,) * len(table), tuple(class_names)
+    else:
+        label_column = label_column or _only(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
+        check_columns(source, features, (image_column, label_column))
+        if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
+            raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
+        beside = {} if path.suffix == ".csv" else _read_beside(source, folder, features[label_column])
+        labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
     read, keys = images_of(table, image_column, folder, source)
     keys = table["__key__"][:] if "__key__" in features else keys
     return Source(source, names, labels, distinct(keys), read, beside.get("templates", ()))
@@ -365,9 +394,14 @@ def _labels(
     return tuple(index[value] for value in values), tuple(map(str, index))
 
 
-def _only(features: Any, kind: type, usual: Sequence[str], source: str, what: str) -> str:
+def _candidates(features: Any, kind: type, usual: Sequence[str]) -> list[str]:
+    """Columns of that kind, else the first that is called as usual."""
     found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    found = found or [name for name in usual if name in features][:1]
+    return found or [name for name in usual if name in features][:1]
+
+
+def _only(features: Any, kind: type, usual: Sequence[str], source: str, what: str) -> str:
+    found = _candidates(features, kind, usual)
     if len(found) != 1:
         raise InputError(
             f"{source} has {len(found)} {what} columns ({', '.join(features)}); name one with --{what}-column"

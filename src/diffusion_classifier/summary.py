@@ -37,7 +37,7 @@ RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Summary:
-    """Of one run. Shares come with the ends of their 95 % intervals; None where no image is done.
+    """Of one run. Shares come with the ends of their 95 % intervals; None where no image is done, or has a label.
 
     Args:
         run: its folder.
@@ -84,7 +84,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Of a second run with a first, on the images that both have an answer for.
+    """Of a second run with a first, on the images that both have an answer for; None what needs labels without any.
 
     Args:
         first: folder of the first.
@@ -102,11 +102,11 @@ class Comparison:
     first: str
     second: str
     num_images: int
-    difference: Interval
-    bootstrap: tuple[float, float]
-    only_first: int
-    only_second: int
-    p_value: float
+    difference: Interval | None
+    bootstrap: tuple[float, float] | None
+    only_first: int | None
+    only_second: int | None
+    p_value: float | None
     other_label: Interval
     num_pairs: int | None = None
 
@@ -150,6 +150,8 @@ def summary_of(folder: Path, spec: RunSpec, rows: pa.Table) -> Summary:
     }
     if spec.kind != "classes":
         return Summary(**about, **_of_captions(spec, rows))
+    if done["label"].null_count:
+        return Summary(**about)
     truth, answer = _indices(done["label"], spec), _indices(done["prediction"], spec)
     right = truth == answer
     posterior = torch.from_numpy(_matrix(done["posterior"], len(spec.class_names)))
@@ -215,9 +217,13 @@ def compare(first: Path, second: Path) -> Comparison:
     common = sorted(tables[0].keys() & tables[1].keys())
     if not common:
         raise InputError(f"{first} and {second} have no {'pair' if paired else 'image'} in common")
-    a, b = (torch.tensor([all(map(is_right, table[i])) for i in common]) for table in tables)
     answers = [[[row["prediction"] for row in table[i]] for i in common] for table in tables]
     other = torch.tensor([one != two for one, two in zip(*answers, strict=True)])
+    if any(row["label"] is None for row in tables[0][common[0]]):
+        return Comparison(
+            str(first), str(second), len(common), None, None, None, None, None, share_interval(other)
+        )  # fmt: skip
+    a, b = (torch.tensor([all(map(is_right, table[i])) for i in common]) for table in tables)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
     return Comparison(

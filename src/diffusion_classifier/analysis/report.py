@@ -22,7 +22,7 @@ from PIL import Image
 from ..exceptions import InputError
 from ..files import write_durably
 from ..images import ImageError, load_image
-from ..runs import read_rows, with_status
+from ..runs import read_rows, refuse_unlabelled, with_status
 from ..sources import Source
 from ..spec import RunSpec, read_spec, refuse_captions
 from ..summary import Summary, summary_of
@@ -59,6 +59,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     """
     spec, rows = read_spec(folder), read_rows(folder)
     refuse_captions(folder, spec, "a report")
+    refuse_unlabelled(folder, rows)
     summary = summary_of(folder, spec, rows)
     if summary.accuracy is None:
         raise InputError(f"no image of {folder} is done yet: there is nothing to report")

@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 
 from ..exceptions import InputError
 from ..metrics import share_interval
-from ..runs import read_rows, with_status
+from ..runs import read_rows, refuse_unlabelled, with_status
 from ..shifts import Shift
 from ..spec import read_spec
 from .figures import pyplot, save
@@ -87,8 +87,9 @@ def read_runs(folders: Sequence[Path]) -> list[Runs]:
     ids: list[str] = []
     for folder in folders:
         spec = read_spec(folder)
-        rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done").to_pylist()
-        right = {row["id"]: row["prediction"] == row["label"] for row in rows}
+        rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
+        refuse_unlabelled(folder, rows)
+        right = {row["id"]: row["prediction"] == row["label"] for row in rows.to_pylist()}
         ids = ids or sorted(right)
         if not ids or sorted(right) != ids:
             raise InputError(f"{folder} has answers of {len(right)} images, and not of the same as {folders[0]}")

@@ -8,7 +8,7 @@ import sys
 from rich.text import Text
 
 from ..exceptions import InputError
-from . import baseline, calibrate, classify, evaluate, finetune, measure, runs, scenes, score, tasks, train  # noqa: F401 - each adds its commands
+from . import baseline, calibrate, classify, distill, evaluate, finetune, measure, runs, scenes, score, tasks, train  # noqa: F401 - each adds its commands
 from .common import app, stderr
 
 

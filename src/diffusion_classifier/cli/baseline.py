@@ -10,6 +10,8 @@ import typer
 from ..exceptions import InputError
 from .common import Device, Dtype, ImageSize, app, progress_bar, say, stderr
 from .training import (
+    Architecture,
+    Augment,
     CheckpointEvery,
     ClassNames,
     Ema,
@@ -20,6 +22,7 @@ from .training import (
     LabelledData,
     LearningRate,
     ModelOut,
+    Optimizer,
     Size,
     Split,
     StepSize,
@@ -37,12 +40,8 @@ app.add_typer(baseline, name="baseline")
 def supervised(
     data: LabelledData,
     out: ModelOut,
-    architecture: Annotated[
-        str, typer.Option(help="resnet-18, resnet-34, resnet-50, resnet-101, vit-tiny, vit-small or vit-base.")
-    ] = "resnet-18",
-    augment: Annotated[
-        str, typer.Option(help="none, flips, or usual: mirrored, and moved by up to an eighth.")
-    ] = "usual",
+    architecture: Architecture = "resnet-18",
+    augment: Augment = "usual",
     size: Size = None,
     class_names: ClassNames = None,
     split: Split = "train",
@@ -51,7 +50,7 @@ def supervised(
     validation: HeldOut = None,
     epochs: Epochs = 10.0,
     batch_size: StepSize = 64,
-    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "muon",
+    optimizer: Optimizer = "muon",
     learning_rate: LearningRate = 2e-3,
     warmup: Warmup = 200,
     weight_decay: WeightDecay = 0.01,
@@ -95,7 +94,7 @@ def features(
     head: Annotated[
         str, typer.Option(help="linear, or conv: two residual blocks before it, as in the paper.")
     ] = "conv",
-    augment: Annotated[str, typer.Option(help="none, flips, or usual.")] = "usual",
+    augment: Augment = "usual",
     class_names: ClassNames = None,
     split: Split = "train",
     image_column: ImageColumn = None,
@@ -103,7 +102,7 @@ def features(
     validation: HeldOut = None,
     epochs: Epochs = 10.0,
     batch_size: StepSize = 16,
-    optimizer: Annotated[str, typer.Option(help="adamw or muon.")] = "adamw",
+    optimizer: Optimizer = "adamw",
     learning_rate: LearningRate = 1e-4,
     warmup: Warmup = 200,
     weight_decay: WeightDecay = 0.01,

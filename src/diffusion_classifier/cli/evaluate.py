@@ -240,7 +240,8 @@ def evaluate(
         for row in rows:
             answered += row["status"] == "done"
             right += row.get("prediction") == row["label"]
-            bar.update(line.id, advance=1, right=f"{right / max(1, answered):.1%} right")
+            told = "" if row["label"] is None else f"{right / max(1, answered):.1%} right"
+            bar.update(line.id, advance=1, right=told)
     summary = write_summary(out)
     print_summaries([summary], [], "table")
     if log is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,23 @@ from ..exceptions import InputError
 from ..results import print_summaries
 from .common import app, read_lines, say
 
+if TYPE_CHECKING:
+    from ..sources import Source
+    from ..spec import RunSpec
+
 _Format = Annotated[str, typer.Option("--format", help="table, json or markdown.")]
+
+
+def images_of(spec: RunSpec, data: str | None, **columns: str | None) -> Source:
+    """The images that a run is of, where they are or were; `columns` are arguments of `open_task`.
+
+    Raises:
+        InputError: they are not there.
+    """
+    from ..tasks import open_task
+
+    where = spec.task or data or spec.source
+    return open_task(where, data=data if spec.task else None, class_names=spec.class_names, **columns)[1]
 
 
 @app.command()
@@ -58,17 +74,11 @@ def report(
     Example: `diffusion-classifier report runs/sample -o report.html`
     """
     from ..analysis.report import write_report
-    from ..sources import renamed
     from ..spec import read_spec
-    from ..tasks import open_task
 
     spec = read_spec(run)
     try:
-        _, source = open_task(
-            spec.task or data or spec.source, data=data if spec.task else None, split=split,
-            image_column=image_column, label_column=label_column,
-        )  # fmt: skip
-        source = renamed(source, spec.class_names)
+        source = images_of(spec, data, split=split, image_column=image_column, label_column=label_column)
     except InputError as e:
         if data is not None:
             raise

@@ -39,6 +39,11 @@ LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
 HeldOut = Annotated[
     int | None, typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given.")
 ]
+Architecture = Annotated[
+    str, typer.Option(help="resnet-18, resnet-34, resnet-50, resnet-101, vit-tiny, vit-small or vit-base.")
+]
+Augment = Annotated[str, typer.Option(help="none, flips, or usual: mirrored, and moved by up to an eighth.")]
+Optimizer = Annotated[str, typer.Option(help="adamw or muon.")]
 Epochs = Annotated[float, typer.Option(help="Passes over the training images.")]
 StepSize = Annotated[int, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak of the cosine schedule.")]
@@ -55,7 +60,11 @@ def load_and_hold_out(
     from ..training.data import load_labelled_images
 
     names = class_names.split(",") if class_names is not None else None
-    images = load_labelled_images(data, class_names=names, **options)
+    return hold_out(load_labelled_images(data, class_names=names, **options), held_out, seed)
+
+
+def hold_out(images: LabelledImages, held_out: int | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
+    """Training and validation images; a tenth is held out, at most 1000, if None."""
     training, validation = images.split(min(1000, len(images) // 10) if held_out is None else held_out, seed)
     say(f"{len(training)} training and {len(validation)} validation images of {len(images.class_names)} classes")
     return training, validation

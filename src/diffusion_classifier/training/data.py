@@ -56,20 +56,28 @@ class LabelledImages(_Images):
         images: (N, C, S, S), uint8, C = 1 or 3.
         labels: (N,), int64, indices into class_names.
         class_names: one per class.
+        posteriors: (N, K), float32, of a teacher, which are learned in place of the labels; or none.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
+    posteriors: Tensor | None = None
+
+    @property
+    def targets(self) -> Tensor:
+        """What is learned: posteriors, or labels."""
+        return self.labels if self.posteriors is None else self.posteriors
 
     def fingerprint(self) -> str:
-        """SHA-256 of images and labels, for a model card and for refusing to resume on other data."""
+        """SHA-256 of images and targets, for a model card and for refusing to resume on other data."""
         digest = hashlib.sha256(self.images.numpy().tobytes())
-        digest.update(self.labels.numpy().tobytes())
+        digest.update(self.targets.numpy().tobytes())
         return digest.hexdigest()
 
     def _pick(self, rows: Tensor) -> LabelledImages:
-        return LabelledImages(self.images[rows], self.labels[rows], self.class_names)
+        posteriors = None if self.posteriors is None else self.posteriors[rows]
+        return LabelledImages(self.images[rows], self.labels[rows], self.class_names, posteriors)
 
 
 @dataclass(frozen=True)
@@ -123,11 +131,11 @@ def load_labelled_images(
     """
     found = open_source(
         source, split=split, image_column=image_column, label_column=label_column, class_names=class_names
-    )
+    ).labelled()
     labels = torch.tensor(found.labels)
     if bool((labels == labels[0]).all()):
         raise InputError(f"all images of {source} are of one class; at least two are needed to train a classifier")
-    return LabelledImages(_decode(found, size), labels, found.class_names)
+    return LabelledImages(decode(found, size), labels, found.class_names)
 
 
 def load_captioned_images(
@@ -144,7 +152,7 @@ def load_captioned_images(
         InputError: the data cannot be read as captioned images; a broken image is named.
     """
     found = open_captioned(source, split=split, image_column=image_column, caption_column=caption_column)
-    return CaptionedImages(_decode(found, size), found.captions)
+    return CaptionedImages(decode(found, size), found.captions)
 
 
 def load_contrasted_images(source: CaptionSource, size: int | None = None) -> CaptionedImages:
@@ -155,11 +163,15 @@ def load_contrasted_images(source: CaptionSource, size: int | None = None) -> Ca
     """
     own = zip(source.captions, source.truth, strict=True)
     captions, contrasts = zip(*((c[truth], (*c[:truth], *c[truth + 1 :])) for c, truth in own), strict=True)
-    return CaptionedImages(_decode(source, size), captions, contrasts)
+    return CaptionedImages(decode(source, size), captions, contrasts)
 
 
-def _decode(source: Source | Captioned | CaptionSource, size: int | None) -> Tensor:
-    """(N, C, S, S), uint8, C being 1 if all are grey."""
+def decode(source: Source | Captioned | CaptionSource, size: int | None) -> Tensor:
+    """(N, C, S, S), uint8, C being 1 if all are grey.
+
+    Raises:
+        InputError: a broken image, which is named; images of several sizes, where none is given.
+    """
     first = source.read(0)
     if isinstance(first, np.ndarray) and first.ndim == 2 and first.shape == (size or first.shape[0],) * 2:  # IDX files
         return torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))[:, None]  # type: ignore[misc]

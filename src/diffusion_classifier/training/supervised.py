@@ -253,7 +253,7 @@ def _fit(
     def batch(step: int) -> tuple[Tensor, Tensor]:
         rows = batch_rows(step, len(data), config.batch_size, config.seed)
         images = augmented(data.images[rows], config.augment, generator_of(config.seed, 1, step))
-        return seen(images, generator_of(config.seed, 3, step)), data.labels[rows].to(place)
+        return seen(images, generator_of(config.seed, 3, step)), data.targets[rows].to(place)
 
     def logits(network: Any, x: Tensor) -> Tensor:
         with torch.autocast(place.type, torch.bfloat16, enabled=autocast):
@@ -261,9 +261,9 @@ def _fit(
         return getattr(output, "logits", output).float()  # type: ignore[no-any-return]
 
     def loss_at(step: int) -> Tensor:
-        x, labels = batch(step)
+        x, targets = batch(step)
         with seeded(seed_of(config.seed, 2, step)):
-            return torch.nn.functional.cross_entropy(logits(network, x), labels)
+            return torch.nn.functional.cross_entropy(logits(network, x), targets)
 
     def save_average(ema: dict[str, Tensor]) -> None:
         averaged.load_state_dict(ema, strict=False)
@@ -277,7 +277,8 @@ def _fit(
         if validation is not None and len(validation):
             rows = torch.split(torch.arange(len(validation)), 256)
             chosen = [logits(averaged, seen(validation.images[part], None)).argmax(1).cpu() for part in rows]
-            on_validation(step, {"accuracy": float((torch.cat(chosen) == validation.labels).float().mean())})
+            name = "accuracy" if validation.posteriors is None else "agreement"
+            on_validation(step, {name: float((torch.cat(chosen) == validation.labels).float().mean())})
 
     fit(
         network, loss_at, config, num_steps(config, len(data)), out / "checkpoint", run, defaults={},

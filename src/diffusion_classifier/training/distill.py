@@ -1,0 +1,118 @@
+"""A student: a network that answers in one pass what a run's teacher answered.
+
+Shape legend: N images, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import ModelCard, ModelCardData
+
+from ..exceptions import InputError
+from ..runs import read_rows, with_status
+from ..sources import Source
+from ..spec import RunSpec, read_spec, refuse_captions
+from .data import LabelledImages, decode
+from .loop import writing
+from .supervised import SupervisedConfig
+
+
+def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImages:
+    """Images of runs with the posteriors that were found; where several runs have an image, with their mean.
+
+    Args:
+        runs: folder → the images that it is of.
+        size: height and width of the images; their own if None.
+
+    Raises:
+        InputError: runs of captions, under a shift, over other classes than the first, without answers, or of other
+            images than these; as `decode`.
+    """
+    classes: tuple[str, ...] = ()
+    found: dict[tuple[str, str], list[list[float]]] = {}
+    sources: dict[str, Source] = {}
+    for folder, source in runs.items():
+        spec = read_spec(folder)
+        refuse_captions(folder, spec, "a student")
+        classes = classes or spec.class_names
+        if spec.class_names != classes:
+            raise InputError(f"{folder} is over other classes than the run before it, or in another order")
+        if spec.shift:
+            raise InputError(f"the images of {folder} were changed by {spec.shift}: a student is taught plain ones")
+        sources[spec.data] = source
+        rows = with_status(read_rows(folder, ["id", "posterior", "status"]), "done").to_pylist()
+        strange = {row["id"] for row in rows} - set(source.ids)
+        if strange or not rows:
+            what = f"{source.name} has no image {min(strange)!r}, of which" if strange else "no image is done of which"
+            raise InputError(f"{what} {folder} has an answer: say where its images are, --images")
+        for row in rows:
+            found.setdefault((spec.data, row["id"]), []).append(row["posterior"])
+    images, posteriors = [], []
+    for data, source in sources.items():
+        rows_of = [i for i, id_ in enumerate(source.ids) if (data, id_) in found]
+        images.append(decode(_picked(source, rows_of), size))
+        posteriors += [np.mean(found[data, source.ids[i]], axis=0) for i in rows_of]
+    if len({tensor.shape[1:] for tensor in images}) > 1:
+        raise InputError("the images of the runs differ in size or colours: give a size, to which all are brought")
+    targets = torch.from_numpy(np.stack(posteriors)).float()
+    return LabelledImages(torch.cat(images), targets.argmax(1), classes, targets)
+
+
+def _picked(source: Source, rows: Sequence[int]) -> Source:
+    return replace(
+        source, labels=tuple(source.labels[i] for i in rows), ids=tuple(source.ids[i] for i in rows),
+        read=lambda i: source.read(rows[i]),
+    )  # fmt: skip
+
+
+def write_card(
+    out: Path, config: SupervisedConfig, specs: Sequence[RunSpec], num_images: int, agreement: float | None
+) -> None:
+    """A model card that says who taught what, and how to use it.
+
+    Args:
+        out: folder of the student.
+        config: how it was trained.
+        specs: of the runs that it learned from.
+        num_images: so many.
+        agreement: share of held-out images for which it answers as its teachers; None if there were none.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    teachers = "\n".join(
+        f"- `{spec.model}`, strategy `{spec.strategy}`, on {spec.num_images:,} images of `{spec.source}`"
+        for spec in specs
+    )
+    held_out = "" if agreement is None else f" On held-out ones it answers as they do in {agreement:.1%}."
+    about = ModelCardData(
+        library_name="transformers", pipeline_tag="image-classification", tags=["distillation", "diffusion-classifier"]
+    )
+    text = f"""---
+{about.to_yaml()}
+---
+
+# A student of a diffusion classifier
+
+A {config.architecture} that tells {", ".join(specs[0].class_names)} apart in one pass. It learned from {num_images:,}
+images the posteriors of:
+
+{teachers}
+
+No label was used.{held_out}
+
+```python
+from transformers import pipeline
+
+print(pipeline("image-classification", model="{out.name}")("photo.jpg"))
+```
+
+Made by `diffusion-classifier distill`, {config.epochs:g} passes over the images, seed {config.seed}.
+"""
+    with writing(out):
+        ModelCard(text).save(out / "README.md")

@@ -250,7 +250,7 @@ class BaselineQuestion:
                 "cost": 0.0,
                 "seconds": time.perf_counter() - started,
                 "status": "done",
-                "fits": logits.tolist() if "candidates" in row else None,
+                "fits": logits.tolist(),
             }
 
     def _names(self, classifier: Baseline, source: Images, run: Sequence[int]) -> Sequence[str] | Sequence[int]:

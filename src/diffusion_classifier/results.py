@@ -20,6 +20,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from .analysis.frontier import Point
+    from .analysis.outliers import Outliers
     from .analysis.robustness import Robustness
     from .bench import Bench
     from .calibration import Calibration
@@ -334,6 +335,21 @@ def _print_lines(lines: list[tuple[str, ...]], output: str) -> None:
     for line in lines[1:]:
         table.add_row(*map(Text, line))
     Console().print(table)
+
+
+def print_outliers(found: list[Outliers], output: str) -> None:
+    """One row for each score of each other run: "table", "json" or "markdown"."""
+    if output == "json":
+        for o in found:
+            print(json.dumps(asdict(o)))
+        return
+    lines: list[tuple[str, ...]] = [
+        ("unknown", "score", "AUROC", "passed, of the unknown, where 95 % of the known are")
+    ]
+    for o in found:
+        area, low, high = o.auroc
+        lines.append((o.unknown, o.score, f"{area:.3f} ({low:.3f} to {high:.3f})", f"{o.false_positives:.1%}"))
+    _print_lines(lines, output)
 
 
 def print_robustness(models: list[Robustness], output: str) -> None:

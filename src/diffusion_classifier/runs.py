@@ -55,10 +55,10 @@ SCHEMA = pa.schema(
     ]
 )
 """Columns of a shard. `status` is "done" or "failed", for the `reason`; `errors`, `timesteps` and `also` are null
-unless stored: error tables of the run's loss, their times, and error tables of other losses. The last three are of
-images with captions of their own: these, a tag, and how well each of them fits, which may be compared between images:
-the score of `DiffusionClassifier.score` against the null condition, or a contrastive model's logit; null where it is
-not known."""
+unless stored: error tables of the run's loss, their times, and error tables of other losses. `candidates` and `tag` are
+of images with captions of their own. `fits` says how well each caption or class fits, and may be compared between
+images: the score of `DiffusionClassifier.score` against the null condition, or the logit of a model that answers in one
+pass; null where it is not known."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`rescore`, `report`, `summarize` and `robustness`: runs that are there, no network."""
+"""`rescore`, `report`, `summarize`, `robustness` and `outliers`: runs that are there, no network."""
 
 from __future__ import annotations
 
@@ -140,3 +140,24 @@ def robustness(
     if figure is not None:
         draw_robustness(models, figure)
         say(f"drawn to {figure}")
+
+
+@app.command()
+def outliers(
+    known: Annotated[Path, typer.Argument(help="Run over images of the kind that the model knows.")],
+    unknown: Annotated[list[Path], typer.Argument(help="Runs of the same model over images of other kinds.")],
+    output: _Format = "table",
+) -> None:
+    """Say how well a model tells images of its own kind from others: AUROC of each score that its runs hold.
+
+    The best class's probability; of `evaluate --strategy fixed:DRAWS --store-errors` its error, which bounds the
+    likelihood; of models that answer in one pass their energy. Run them over unlabelled unknown images with the
+    `--class-names` of the known.
+
+    Example: `diffusion-classifier outliers runs/fashion runs/digits runs/noise`
+    """
+    from ..analysis.outliers import outliers as find
+    from ..results import print_outliers
+
+    _check_format(output)
+    print_outliers(find(known, unknown), output)

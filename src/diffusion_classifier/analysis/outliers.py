@@ -1,0 +1,107 @@
+"""Does a model tell images of its own kind from others? Scores of images, and how well they part two runs.
+
+Shape legend: M images of the known kind, N others, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import logsumexp
+
+from ..exceptions import InputError
+from ..posterior import mean_errors
+from ..runs import read_rows, with_status
+from ..spec import RunSpec, read_spec, refuse_captions
+from ..tables import read_tables
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """How well a score parts two runs of a model.
+
+    Args:
+        known: folder of the run over images of the kind that the model knows.
+        unknown: folder of the run over others.
+        score: "probability" of the best class; "elbo", the negative error of the best class, which bounds the
+            likelihood; or "energy", log Σ exp of logits (Liu et al. 2020).
+        auroc: chance that an image of the first kind has the higher score, with its 95 % interval (DeLong et al. 1988).
+        false_positives: share of the others that have a score which 95 % of the known ones exceed.
+    """
+
+    known: str
+    unknown: str
+    score: str
+    auroc: tuple[float, float, float]
+    false_positives: float
+
+
+def auroc(known: Values, unknown: Values) -> tuple[float, float, float]:
+    """Chance that a known image (M,) has the higher score than another (N,), with its 95 % interval.
+
+    Ties count half. DeLong, DeLong and Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver
+    operating characteristic curves".
+    """
+    below, above = _placed(known, unknown), 1 - _placed(unknown, known)
+    area = float(below.mean())
+    spread = sum(float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0 for v in (below, above))
+    margin = 1.959964 * spread**0.5
+    return area, max(0.0, area - margin), min(1.0, area + margin)
+
+
+def _placed(values: Values, among: Values) -> Values:
+    """Share of the others that each value exceeds, ties counting half."""
+    ordered = np.sort(among)
+    low, high = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
+    found: Values = (low + high) / (2 * len(among))
+    return found
+
+
+def scores(folder: Path) -> dict[str, Values]:
+    """What a run says of how usual its images are: score → values of images, higher being more usual.
+
+    Raises:
+        InputError: no run, one of captions, or one without answers.
+    """
+    spec = read_spec(folder)
+    refuse_captions(folder, spec, "this")
+    rows = with_status(read_rows(folder, ["posterior", "fits", "status"]), "done")
+    if not len(rows):
+        raise InputError(f"no image of {folder} is done yet")
+    found = {"probability": np.array([max(p) for p in rows["posterior"].to_pylist()])}
+    if not rows["fits"].null_count:
+        found["energy"] = logsumexp(np.array(rows["fits"].to_pylist()), axis=1)
+    if spec.store_errors and _sees_all(spec):
+        means = (mean_errors(errors).min() for errors in read_tables(folder).errors)
+        found["elbo"] = -np.array([float(mean) for mean in means])
+    return found
+
+
+def _sees_all(spec: RunSpec) -> bool:
+    """Whether all images have the same draws; else the times of a mean differ, which would decide it."""
+    return spec.strategy.startswith("fixed") and spec.timesteps != "random" and spec.shortlist is None
+
+
+def outliers(known: Path, others: Sequence[Path]) -> list[Outliers]:
+    """How well each score parts the first run from others of the same model.
+
+    Raises:
+        InputError: another model, or as `scores`.
+    """
+    spec, own = read_spec(known), scores(known)
+    result = []
+    for other in others:
+        if read_spec(other).weights_of_model != spec.weights_of_model:
+            raise InputError(f"{other} is of another model than {known}")
+        theirs = scores(other)
+        for name in own.keys() & theirs.keys():
+            usual = own[name]
+            passed = float((theirs[name] >= np.quantile(usual, 0.05)).mean())
+            result.append(Outliers(str(known), str(other), name, auroc(usual, theirs[name]), passed))
+    return sorted(result, key=lambda o: ([str(p) for p in others].index(o.unknown), o.score))

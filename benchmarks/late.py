@@ -15,14 +15,12 @@ choices and measurements are made on the 5,000 training images that `make train-
 import argparse
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from common import EARLY, forward_flops, joint, late, load, pictures, spread, train_for
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.figures import pyplot, save
@@ -31,30 +29,14 @@ from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.metrics import expected_calibration_error, share_interval
 from diffusion_classifier.posterior import log_posterior, mean_errors
 from diffusion_classifier.sampling import draw_images
-from diffusion_classifier.scenes import HELD_OUT
-from diffusion_classifier.training.data import LabelledImages, load_labelled_images
-from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.train import build_network, train
 from diffusion_classifier.zoo import FASHION
 
 DRAWS = (1, 2, 4, 8, 40)
 BATCH = 400
 RESULTS = "results.json"
-RIVALS = 3
-BASE = TrainConfig(
-    beta_schedule="squaredcos_cap_v2", patch_size=2, channels=(64, 128), layers=2, batch_size=32, optimizer="muon",
-    learning_rate=2e-3, warmup=200,
-)  # fmt: skip
-NETWORKS = {
-    "early": BASE,
-    **{f"late {2 * n + 1}": replace(BASE, head=(32,), head_layers=n) for n in (1, 2, 4)},
-}
+NETWORKS = {"early": EARLY, **{f"late {2 * n + 1}": late(n) for n in (1, 2, 4)}}
 LAMBDAS = (0.0, 0.01, 0.05, 0.2)
-MODELS = {
-    f"{name}, λ {weight:g}": replace(config, joint=weight, rivals=RIVALS)
-    for weight in LAMBDAS
-    for name, config in NETWORKS.items()
-}
+MODELS = {f"{name}, λ {weight:g}": joint(config, weight) for weight in LAMBDAS for name, config in NETWORKS.items()}
 
 
 def folder_of(out: Path, name: str) -> Path:
@@ -62,44 +44,29 @@ def folder_of(out: Path, name: str) -> Path:
     return out / name.replace(",", "").replace("λ ", "").replace(" ", "-")
 
 
-@torch.no_grad()
-def forward_flops(config: TrainConfig, data: LabelledImages, classes: int = 1) -> int:
-    """Operations of a prediction of so many classes of one image, as training makes it."""
-    network, _ = build_network(config, data)
-    noisy = torch.nn.functional.pixel_unshuffle(data.images[: 1 if config.head else classes].float(), config.patch_size)
-    # The other kernels of attention are not counted.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(noisy, torch.zeros(len(noisy)), class_labels=torch.zeros(classes, dtype=torch.int64))
-    return counter.get_total_flops()
-
-
 def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
-    """Every model, for so many operations; a step backwards is counted as two forwards."""
-    images, _ = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
+    """Every model, for so many operations."""
+    images, _ = load(data)
     for name, config in MODELS.items():
         folder = folder_of(out, name)
         if only not in (None, name) or (folder / "seconds").exists():
             continue
-        each = 3 * forward_flops(config, images, 1 + RIVALS if config.joint else 1)
-        epochs = flops / each / len(images)
         start = time.time()
-        train(images, replace(config, epochs=epochs), folder)
+        epochs = train_for(images, config, flops, folder)
         (folder / "seconds").write_text(str(time.time() - start))  # of the last start alone
         print(json.dumps({"name": name, "epochs": epochs, "seconds": time.time() - start}), flush=True)
 
 
 def measure(data: str, out: Path, num_images: int, only: str | None) -> None:
     """Error tables of held-out images, and what follows from them, of every model that is trained."""
-    _, held_out = load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
-    rows = torch.arange(num_images) * len(held_out) // num_images
-    pictures = [image[0].numpy() for image in held_out.images[rows]]
-    truth = held_out.labels[rows]
+    held_out = spread(load(data)[1], num_images)
+    truth = held_out.labels
     for name in MODELS:
         folder = folder_of(out, name)
         if only not in (None, name) or not (folder / "seconds").exists() or (folder / RESULTS).exists():
             continue
         classifier = DiffusionClassifier.from_pretrained(folder, batch_size=BATCH)
-        tables = classifier.classify(pictures, strategy=f"fixed:{max(DRAWS)}", weights="uniform")
+        tables = classifier.classify(pictures(held_out), strategy=f"fixed:{max(DRAWS)}", weights="uniform")
         errors = torch.stack([r.errors for r in tables])
         result = {
             "images": num_images,
@@ -171,8 +138,8 @@ def samples(out: Path, file: Path) -> None:
     names = [name for name in MODELS if (folder_of(out, name) / "seconds").exists()]
     fig, axes = plt.subplots(len(names), len(FASHION), figsize=(10, len(names)), layout="constrained", squeeze=False)
     for row, name in zip(axes, names, strict=True):
-        pictures = draw_images(load_denoiser(folder_of(out, name)), FASHION, range(len(FASHION)))
-        for ax, picture in zip(row, pictures, strict=True):
+        drawn = draw_images(load_denoiser(folder_of(out, name)), FASHION, range(len(FASHION)))
+        for ax, picture in zip(row, drawn, strict=True):
             ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
             ax.axis("off")
         row[0].set_title(name, fontsize=7, loc="left")

@@ -31,7 +31,7 @@ class _Images:
         rows = self.held_out(held_out, seed)
         rest = torch.ones(len(self), dtype=torch.bool)
         rest[rows] = False
-        return self._pick(rest.nonzero().flatten()), self._pick(rows)
+        return self.take(rest.nonzero().flatten()), self.take(rows)
 
     def held_out(self, count: int, seed: int) -> Tensor:
         """Which images `split` holds out, (count,), ascending.
@@ -44,7 +44,8 @@ class _Images:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return order[:count].sort().values
 
-    def _pick(self, rows: Tensor) -> Self:
+    def take(self, rows: Tensor) -> Self:
+        """Those at the rows (n,), int64."""
         raise NotImplementedError
 
 
@@ -75,7 +76,8 @@ class LabelledImages(_Images):
         digest.update(self.targets.numpy().tobytes())
         return digest.hexdigest()
 
-    def _pick(self, rows: Tensor) -> LabelledImages:
+    def take(self, rows: Tensor) -> LabelledImages:
+        """See `_Images`."""
         posteriors = None if self.posteriors is None else self.posteriors[rows]
         return LabelledImages(self.images[rows], self.labels[rows], self.class_names, posteriors)
 
@@ -101,7 +103,8 @@ class CaptionedImages(_Images):
             digest.update("\0".join(captions).encode())
         return digest.hexdigest()
 
-    def _pick(self, rows: Tensor) -> CaptionedImages:
+    def take(self, rows: Tensor) -> CaptionedImages:
+        """See `_Images`."""
         chosen = rows.tolist()
         contrasts = tuple(self.contrasts[i] for i in chosen) if self.contrasts else ()
         return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in chosen), contrasts)

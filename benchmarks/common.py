@@ -1,0 +1,90 @@
+"""What benchmarks of models that are trained here share: data, training for a number of operations, answers."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.baselines.hub import kind_of
+from diffusion_classifier.baselines.supervised import Supervised
+from diffusion_classifier.images import load_image
+from diffusion_classifier.scenes import HELD_OUT
+from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.training.denoising import TrainConfig
+from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
+from diffusion_classifier.training.train import build_network, train
+from diffusion_classifier.zoo import FASHION
+
+Config = TrainConfig | SupervisedConfig
+EARLY = TrainConfig(
+    beta_schedule="squaredcos_cap_v2", patch_size=2, channels=(64, 128), layers=2, batch_size=32, optimizer="muon",
+    learning_rate=2e-3, warmup=200,
+)  # fmt: skip
+"""As `fashion`, which sees the class everywhere."""
+
+
+def late(head_layers: int) -> TrainConfig:
+    """The same, whose class enters a head of 2 n + 1 residual blocks only."""
+    return replace(EARLY, head=(32,), head_layers=head_layers)
+
+
+def joint(config: TrainConfig, weight: float = 0.05) -> TrainConfig:
+    """The same with the cross-entropy over the true class and three others."""
+    return replace(config, joint=weight, rivals=3)
+
+
+def load(data: str) -> tuple[LabelledImages, LabelledImages]:
+    """Training images of Fashion-MNIST, and those that `make train-fashion` holds out."""
+    return load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
+
+
+def spread(images: LabelledImages, number: int) -> LabelledImages:
+    """So many of them, evenly spread."""
+    return images.take(torch.arange(number) * len(images) // number)
+
+
+def pictures(images: LabelledImages) -> list[np.ndarray]:
+    """As a classifier takes them."""
+    return [image[0].numpy() for image in images.images]
+
+
+@torch.no_grad()
+def forward_flops(config: Config, images: LabelledImages, classes: int = 1) -> int:
+    """Operations of a forward pass of an image, for so many classes, as training makes it."""
+    inputs = images.images[: 1 if isinstance(config, SupervisedConfig) or config.head else classes].float()
+    # The other kernels of attention are not counted.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        if isinstance(config, SupervisedConfig):
+            edge = resolution(config.architecture, inputs.shape[-1])
+            build_classifier(config, images).eval()(torch.zeros(1, 3, edge, edge))
+        else:
+            network, _ = build_network(config, images)
+            noisy = torch.nn.functional.pixel_unshuffle(inputs, config.patch_size)
+            network(noisy, torch.zeros(len(noisy)), class_labels=torch.zeros(classes, dtype=torch.int64))
+    return counter.get_total_flops()
+
+
+def train_for(images: LabelledImages, config: Config, flops: float, folder: Path) -> float:
+    """Train for so many operations, or go on; a step backwards is counted as two forwards. Returns the epochs."""
+    classes = 1 + config.rivals if isinstance(config, TrainConfig) and config.joint else 1
+    epochs = flops / (3 * forward_flops(config, images, classes)) / len(images)
+    if isinstance(config, SupervisedConfig):
+        train_supervised(images, replace(config, epochs=epochs), folder)
+    else:
+        train(images, replace(config, epochs=epochs), folder)
+    return epochs
+
+
+def chosen_by(model: str, images: list[np.ndarray]) -> Tensor:
+    """Class indices (M,) by a model that is read as its folder says, or as in FOLDER@fixed:8."""
+    source, _, strategy = model.partition("@")
+    if kind_of(source) == "supervised":
+        score = Supervised.from_pretrained(source).scorer(FASHION)
+        return torch.stack([score(load_image(image).image, range(len(FASHION))) for image in images]).argmax(1)
+    results = DiffusionClassifier.from_pretrained(source).classify(images, strategy=strategy or None)
+    return torch.tensor([FASHION.index(r.label) for r in results])

@@ -1,0 +1,77 @@
+"""How many labelled images does each kind of classifier need?
+
+    python benchmarks/small_data.py train FASHION_MNIST OUT      # each for as many operations; goes on where it was
+    python benchmarks/small_data.py measure FASHION_MNIST OUT    # on held-out images
+    python benchmarks/small_data.py figure OUT docs/small-data.png
+
+Models: diffusion networks that see the class everywhere, as `fashion`; with a late class and the joint objective, as
+`fashion-fast`; and a residual network. All from scratch, mirrored images included.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from common import EARLY, chosen_by, joint, late, load, pictures, spread, train_for
+
+from diffusion_classifier.analysis.figures import pyplot, save
+from diffusion_classifier.metrics import share_interval
+from diffusion_classifier.training.supervised import SupervisedConfig
+
+SIZES = (100, 300, 1000, 3000, 10_000, 55_000)
+KINDS = {
+    "diffusion": (replace(EARLY, flip=True), "sequential:100/0.01"),
+    "diffusion, joint": (replace(joint(late(2)), flip=True), "fixed:8"),
+    "ResNet-18": (SupervisedConfig(augment="flips"), ""),
+}
+RESULTS = "results.json"
+
+
+def folder_of(out: Path, name: str, size: int) -> Path:
+    """Of a model."""
+    return out / f"{name.replace(', ', '-')}-{size}"
+
+
+def figure(out: Path, file: Path) -> None:
+    """Accuracy against the number of images."""
+    plt = pyplot()
+    fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    for i, name in enumerate(KINDS):
+        files = {n: folder_of(out, name, n) / RESULTS for n in SIZES}
+        found = {n: json.loads(f.read_text()) for n, f in files.items() if f.exists()}
+        shares, lows, highs = zip(*found.values(), strict=True)
+        ax.plot(list(found), shares, "o-", ms=4, color=f"C{i}", label=name)
+        ax.fill_between(list(found), lows, highs, alpha=0.15, color=f"C{i}")
+    ax.set(xscale="log", xlabel="training images", ylabel="accuracy")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    save(fig, file)
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("what", choices=("train", "measure", "figure"))
+parser.add_argument("paths", nargs=2)
+parser.add_argument("--flops", type=float, default=1e14)
+parser.add_argument("--images", type=int, default=1000)
+parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
+options = parser.parse_args()
+one, other = options.paths
+if options.what == "figure":
+    figure(Path(one), Path(other))
+else:
+    training, held_out = load(one)
+    order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
+    held_out = spread(held_out, options.images)
+    for size in options.sizes:
+        for name, (config, strategy) in KINDS.items():
+            folder = folder_of(Path(other), name, size)
+            if options.what == "train":
+                epochs = train_for(training.take(order[:size]), config, options.flops, folder)
+                print(json.dumps({"name": name, "images": size, "epochs": epochs}), flush=True)
+            elif folder.exists() and not (folder / RESULTS).exists():
+                model = f"{folder}@{strategy}" if strategy else str(folder)
+                accuracy = share_interval(chosen_by(model, pictures(held_out)) == held_out.labels)
+                (folder / RESULTS).write_text(json.dumps(accuracy))
+                print(json.dumps({"name": name, "images": size, "accuracy": accuracy}), flush=True)

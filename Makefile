@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion train-scenes bench bench-quick clean
+.PHONY: install demo test lint format train-fashion train-scenes tables bench bench-quick clean
 
 install: .venv/installed
 
@@ -46,6 +46,10 @@ train-scenes: .venv/installed
 	  --autoencoder channels=16/32/64,epochs=0.4,batch_size=32,learning_rate=1.5e-3 \
 	  --objective v_prediction --beta-schedule squaredcos_cap_v2 --channels 64,128 --layers 2 --attention \
 	  --epochs 3 --batch-size 96 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
+
+# The miniature of the paper's tables 1 and 3: hours; it goes on where it was.
+tables: .venv/installed
+	$(BIN)/python benchmarks/tables.py $(FASHION_MNIST) build/tables docs
 
 # Ratios to the plain reference loop (benchmarks/reference.py), on this machine.
 bench: .venv/installed

@@ -1,19 +1,29 @@
 """What benchmarks of models that are trained here share: data, training for a number of operations, answers."""
 
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from rich.progress import track
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.baselines.contrastive import Contrastive
+from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
+from diffusion_classifier.evaluate import Question, choose, evaluate
 from diffusion_classifier.images import load_image
+from diffusion_classifier.questions import BaselineQuestion
 from diffusion_classifier.scenes import HELD_OUT
+from diffusion_classifier.sources import Source
+from diffusion_classifier.spec import SPEC
+from diffusion_classifier.summary import summarize
 from diffusion_classifier.training.data import LabelledImages, load_labelled_images
 from diffusion_classifier.training.denoising import TrainConfig
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
@@ -80,11 +90,32 @@ def train_for(images: LabelledImages, config: Config, flops: float, folder: Path
     return epochs
 
 
+@lru_cache(maxsize=1)
+def loaded(model: str) -> Any:
+    """A model of any kind; the last is kept."""
+    kinds: dict[Any, Any] = {
+        None: DiffusionClassifier, "contrastive": Contrastive, "supervised": Supervised, "features": Features,
+    }  # fmt: skip
+    return kinds[kind_of(model)].from_pretrained(model)
+
+
+def answered(model: str, source: Source, folder: Path, limit: int | None = None, **question: Any) -> Path:
+    """The folder of a run of a model, finished; the model is loaded where there is something to do."""
+    positions = choose(source, limit=limit if limit is None else min(limit, len(source)))
+    if (folder / SPEC).exists() and summarize(folder).num_done == len(positions):
+        return folder
+    asked = (BaselineQuestion if kind_of(model) else Question)(**question)
+    rows = evaluate(loaded(model), source, folder, asked, positions=positions, model=model)
+    for _ in track(rows, description=str(folder), total=len(positions)):
+        pass
+    return folder
+
+
 def chosen_by(model: str, images: list[np.ndarray]) -> Tensor:
     """Class indices (M,) by a model that is read as its folder says, or as in FOLDER@fixed:8."""
     source, _, strategy = model.partition("@")
+    classifier = loaded(source)
     if kind_of(source) == "supervised":
-        score = Supervised.from_pretrained(source).scorer(FASHION)
+        score = classifier.scorer(FASHION)
         return torch.stack([score(load_image(image).image, range(len(FASHION))) for image in images]).argmax(1)
-    results = DiffusionClassifier.from_pretrained(source).classify(images, strategy=strategy or None)
-    return torch.tensor([FASHION.index(r.label) for r in results])
+    return torch.tensor([FASHION.index(r.label) for r in classifier.classify(images, strategy=strategy or None)])

@@ -61,6 +61,13 @@ class Source:
         """Class of image i, if it is known."""
         return self.class_names[self.labels[i]] if self.labels[i] >= 0 else None
 
+    def take(self, rows: Sequence[int]) -> Source:
+        """Those of its images."""
+        return replace(
+            self, labels=tuple(self.labels[i] for i in rows), ids=tuple(self.ids[i] for i in rows),
+            read=lambda i: self.read(rows[i]),
+        )  # fmt: skip
+
     def labelled(self) -> Self:
         """Itself.
 

@@ -6,7 +6,6 @@ Shape legend: N images, K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -55,19 +54,12 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
     images, posteriors = [], []
     for data, source in sources.items():
         rows_of = [i for i, id_ in enumerate(source.ids) if (data, id_) in found]
-        images.append(decode(_picked(source, rows_of), size))
+        images.append(decode(source.take(rows_of), size))
         posteriors += [np.mean(found[data, source.ids[i]], axis=0) for i in rows_of]
     if len({tensor.shape[1:] for tensor in images}) > 1:
         raise InputError("the images of the runs differ in size or colours: give a size, to which all are brought")
     targets = torch.from_numpy(np.stack(posteriors)).float()
     return LabelledImages(torch.cat(images), targets.argmax(1), classes, targets)
-
-
-def _picked(source: Source, rows: Sequence[int]) -> Source:
-    return replace(
-        source, labels=tuple(source.labels[i] for i in rows), ids=tuple(source.ids[i] for i in rows),
-        read=lambda i: source.read(rows[i]),
-    )  # fmt: skip
 
 
 def write_card(

@@ -1,0 +1,195 @@
+"""The miniature of the paper's tables 1 and 3: every way to classify, on the same images, with intervals.
+
+    python benchmarks/tables.py FASHION_MNIST BUILD DOCS     # trains, draws, evaluates, writes; goes on where it was
+
+Table 1: each diffusion model read zero-shot or as it is, beside what is made of the images it draws, of its features,
+and contrastive models; on its own test images. Table 3: the diffusion models of clothes beside supervised networks of
+many sizes and training lengths, on the test images of Fashion-MNIST as they are and under every shift. What is trained
+here sees the training images that `make train-fashion` does not hold out.
+"""
+
+import argparse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from common import answered, load, train_for
+from rich.progress import track
+
+from diffusion_classifier import load_denoiser
+from diffusion_classifier.analysis.robustness import draw_robustness, read_runs, robustness
+from diffusion_classifier.baselines.encoders import load_encoder
+from diffusion_classifier.baselines.gaussian import save_gaussians
+from diffusion_classifier.baselines.hub import FEATURES
+from diffusion_classifier.baselines.synthetic import Recipe, draw_data_set
+from diffusion_classifier.shifts import SHIFTS, Shift, shifted
+from diffusion_classifier.sources import open_source
+from diffusion_classifier.summary import summarize
+from diffusion_classifier.tasks import open_task
+from diffusion_classifier.training.data import LabelledImages, decode, load_labelled_images
+from diffusion_classifier.training.supervised import SupervisedConfig, train_features
+
+SUPERVISED = {
+    "ResNet-18, short": ("resnet-18", 2e13),
+    "ResNet-18": ("resnet-18", 1e14),
+    "ResNet-18, long": ("resnet-18", 4e14),
+    "ResNet-34": ("resnet-34", 2e14),
+    "ResNet-50": ("resnet-50", 2e14),
+    "ViT tiny, short": ("vit-tiny", 5e13),
+    "ViT tiny": ("vit-tiny", 2e14),
+    "ViT small": ("vit-small", 2e14),
+}
+"""Name → architecture, and operations of its training."""
+TEMPLATES = ("a {}",)
+
+
+@dataclass
+class Tables:
+    """Where everything is, and how much of it."""
+
+    data: str
+    build: Path
+    diffusion: list[str]
+    flops: float
+    drawn: int
+    images: int | None
+    shifted: int
+
+    @property
+    def runs(self) -> Path:
+        """Folder of runs."""
+        return self.build / "runs"
+
+    def supervised(self, name: str, images: Callable[[], LabelledImages], architecture: str, flops: float) -> str:
+        """A network trained on these images."""
+        folder = self.build / "models" / name
+        if not (folder / "done").exists():
+            print(f"training {name}", flush=True)
+            train_for(images(), SupervisedConfig(architecture=architecture), flops * self.flops, folder)
+            (folder / "done").touch()
+        return str(folder)
+
+    def rivals(
+        self, model: str, training: Callable[[], LabelledImages], classes: list[str]
+    ) -> Iterator[tuple[str, str]]:
+        """What else the diffusion model gives: name → folder."""
+        base = self.build / "models" / model
+        drawn, denoiser = base / "drawn", load_denoiser(model)
+        templates = () if denoiser.class_names is not None else TEMPLATES
+        recipe = Recipe(tuple(classes), self.drawn // len(classes), templates)
+        for _ in track(draw_data_set(denoiser, recipe, drawn), description=f"{model} draws", total=len(recipe)):
+            pass
+        size = training().images.shape[-1]
+        synthetic = lambda: load_labelled_images(str(drawn), size=size)  # noqa: E731
+        yield "synthetic data (ResNet-18)", self.supervised(f"{model}/synthetic", synthetic, "resnet-18", 1e14)
+        for head in ("linear", "conv"):
+            folder = base / f"features-{head}"
+            if not (folder / "done").exists():
+                config = SupervisedConfig(
+                    head, epochs=5 * self.flops, optimizer="adamw", learning_rate=1e-3, batch_size=64
+                )
+                train_features(training(), denoiser, model, config, folder)
+                (folder / "done").touch()
+            yield f"features, {head} head", str(folder)
+        encoders = {"its own features": (model, "diffusion")}
+        if model == "scenes":
+            encoders["the contrastive model's"] = ("scenes/contrastive", "hub")
+        for what, (encoder, kind) in encoders.items():
+            folder = base / f"gaussian-{kind}"
+            if not (folder / FEATURES).exists():
+                save_gaussians(load_encoder(encoder, kind), encoder, open_source(str(drawn), split="train"), folder)
+            yield f"Gaussians of drawn images in {what}", str(folder)
+
+
+def scene_images(data: str, number: int) -> LabelledImages:
+    """Plain photographs of the world of scenes, each alone at a place of its own, that training may see."""
+    source = open_task("scenes-nouns", data=data, split="train")[1]
+    some = source.take(torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:number].tolist())
+    return LabelledImages(decode(some, None), torch.tensor(some.labels), some.class_names)
+
+
+def table_1(tables: Tables) -> list[str]:
+    """Rows of Markdown: what each diffusion model gives, on its own test images."""
+    lines = ["| model, task | way | accuracy | seconds an image |", "| --- | --- | --- | --- |"]
+    worlds = {
+        "scenes": ("scenes-nouns", lambda: scene_images(tables.data, 20_000)),
+        "fashion": ("fashion-mnist", lambda: load(tables.data)[0]),
+    }
+    for model, (task, training) in worlds.items():
+        asked, source = open_task(task, data=tables.data)
+        ways = {"the diffusion model as a classifier": model}
+        ways |= dict(tables.rivals(model, training, list(source.class_names)))
+        if model == "scenes":
+            ways["contrastive model, same text encoder"] = "scenes/contrastive"
+        ways["supervised (ResNet-18)"] = tables.supervised(f"{model}/supervised", training, "resnet-18", 1e14)
+        for way, folder in ways.items():
+            s = summarize(answered(folder, source, tables.runs / task / way, tables.images, task=asked))
+            lines.append(f"| {model}, {task} | {way} | {_share(s.accuracy)} | {s.seconds:.3f} |")
+    return lines
+
+
+def table_3(tables: Tables, figure: Path) -> list[str]:
+    """Rows of Markdown: models of clothes, in distribution and under each shift."""
+    asked, source = open_task("fashion-mnist", data=tables.data)
+    images = lambda: load(tables.data)[0]  # noqa: E731
+    models = {name: name for name in tables.diffusion}
+    models |= {name: tables.supervised(name, images, *how) for name, how in SUPERVISED.items()}
+    some = source.take([i * len(source) // tables.shifted for i in range(tables.shifted)])
+    shifts = [Shift(name, severity) for name in SHIFTS for severity in range(1, 6)]
+    plain, runs = {}, []
+    for name, folder in models.items():
+        plain[name] = summarize(
+            answered(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=asked)
+        )
+        under = tables.runs / "shifts" / name
+        runs.append(answered(folder, some, under / "none", task=asked))
+        runs += [answered(folder, shifted(some, s), under / str(s), task=asked) for s in shifts]
+    # The first supervised network is what corruption errors are relative to.
+    found = {m.model: m for m in robustness(sorted(read_runs(runs), key=lambda r: not r.supervised))}
+    found = {name: replace(found[folder], model=name) for name, folder in models.items()}
+    draw_robustness(list(found.values()), figure)
+    rows: dict[str, Callable[[str], str]] = {
+        "accuracy, all test images": lambda n: _share(plain[n].accuracy),
+        "calibration error (ECE)": lambda n: f"{plain[n].calibration_error:.3f}",
+        **{
+            f"{shift}, five severities": lambda n, shift=shift: f"{_mean(found[n].by_shift[shift]):.1%}"
+            for shift in SHIFTS
+        },
+        "all shifts": lambda n: _share(found[n].mean),
+        "corruption error": lambda n: f"{found[n].corruption_error:.2f}",
+        "effective robustness, points": lambda n: _points(found[n].effective),
+    }
+    head = ["| | " + " | ".join(models) + " |", "| --- " * (len(models) + 1) + "|"]
+    return head + [f"| {what} | " + " | ".join(map(value, models)) + " |" for what, value in rows.items()]
+
+
+def _share(share: tuple[float, float, float] | None) -> str:
+    assert share is not None
+    return f"{share[0]:.1%} ({share[1]:.1%}–{share[2]:.1%})"
+
+
+def _mean(by: Mapping[int, tuple[float, float, float]]) -> float:
+    return sum(share for share, *_ in by.values()) / len(by)
+
+
+def _points(effective: tuple[float, float, float] | None) -> str:
+    return "–" if effective is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * e for e in effective))
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data")
+parser.add_argument("build", type=Path)
+parser.add_argument("docs", type=Path)
+parser.add_argument("--diffusion", nargs="+", default=["fashion"], help="models of clothes")
+parser.add_argument("--flops", type=float, default=1.0, help="times the operations of all training")
+parser.add_argument("--drawn", type=int, default=5000, help="images of each synthetic data set")
+parser.add_argument("--images", type=int, help="of each test set; all if not given")
+parser.add_argument("--shifted", type=int, default=500, help="images under each shift and severity")
+options = parser.parse_args()
+tables = Tables(
+    options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.shifted
+)
+texts = {"1": table_1(tables), "3": table_3(tables, options.docs / "robustness.png")}
+for number, lines in texts.items():
+    (options.docs / f"table-{number}.md").write_text("\n".join(lines) + "\n")

@@ -30,6 +30,9 @@ class Stub(Denoiser):
     def encode(self, images):
         return images
 
+    def decode(self, latents):
+        return latents
+
     def condition(self, classes):
         return Conditioning({"c": torch.as_tensor(classes)})
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from enum import StrEnum
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .bench import Bench
     from .calibration import Calibration
     from .captions import CaptionScore
+    from .inversion import Reconstruction
     from .posterior import Classification
     from .summary import Comparison, Summary
 
@@ -335,6 +336,22 @@ def _print_lines(lines: list[tuple[str, ...]], output: str) -> None:
     for line in lines[1:]:
         table.add_row(*map(Text, line))
     Console().print(table)
+
+
+def print_reconstructions(found: Sequence[Reconstruction], output: Format) -> None:
+    """One row a prompt; see `_writer`."""
+    columns = ["prompt", "rmse", "ssim", "lpips"]
+    with _writer(output, columns, _reconstruction_table) as write:
+        for r in found:
+            write({name: getattr(r, name) for name in columns})
+
+
+def _reconstruction_table(rows: list[Row]) -> Table:
+    table = Table("prompt", "RMSE", "SSIM", "LPIPS")
+    for row in rows:
+        distances = (_number(row[name], ".4f") for name in ("rmse", "ssim", "lpips"))
+        table.add_row(Text(row["prompt"] or "(autoencoder alone)"), *distances)
+    return table
 
 
 def print_outliers(found: list[Outliers], output: str) -> None:

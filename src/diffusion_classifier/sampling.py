@@ -25,17 +25,7 @@ BATCH = 16
 """Images that are drawn at once."""
 
 
-@torch.no_grad()
-def ddim(
-    denoiser: Denoiser,
-    conditioning: Conditioning,
-    noise: Tensor,
-    *,
-    steps: int = 50,
-    null: Conditioning | None = None,
-    guidance: float = 1.0,
-    clip: bool = False,
-) -> Tensor:
+def ddim(denoiser: Denoiser, conditioning: Conditioning, noise: Tensor, *, steps: int = 50, **options: Any) -> Tensor:
     """Latents (B, *) from noise (B, *), without randomness (Song et al. 2021, "DDIM", equation 12 with σ = 0).
 
     Args:
@@ -43,16 +33,50 @@ def ddim(
         conditioning: B rows.
         noise: on the model's device.
         steps: from the end of the schedule to its start, evenly.
+        options: `null`, `guidance` and `clip`; see `_follow`.
+    """
+    return _follow(denoiser, conditioning, noise, _times(denoiser, steps), **options)
+
+
+def invert(denoiser: Denoiser, conditioning: Conditioning, latents: Tensor, *, steps: int = 50) -> Tensor:
+    """Noise (B, *) from which `ddim` comes near the latents (B, *): the same way back (paper, section 4.1, figure 5).
+
+    The error goes as the length of a step, since ε̂ is taken at the other end of it.
+    """
+    return _follow(denoiser, conditioning, latents, _times(denoiser, steps).flip(0))
+
+
+def _times(denoiser: Denoiser, steps: int) -> Tensor:
+    # Not from the very end, where with zero terminal SNR nothing can be said of x by the noise.
+    last = 1 - 1.5 / denoiser.schedule.num_timesteps
+    return denoiser.schedule.timesteps(torch.linspace(1, 0, steps + 1, dtype=torch.float64).clamp(max=last))
+
+
+@torch.no_grad()
+def _follow(
+    denoiser: Denoiser,
+    conditioning: Conditioning,
+    x: Tensor,
+    times: Tensor,
+    *,
+    null: Conditioning | None = None,
+    guidance: float = 1.0,
+    clip: bool = False,
+) -> Tensor:
+    """Latents (B, *) at the last of the times, from those at the first, along the flow of probability.
+
+    Args:
+        denoiser: the model.
+        conditioning: B rows.
+        x: on the model's device.
+        times: rising or falling.
         null: B rows of the null condition, for guidance other than 1.
         guidance: ε̂ is that of the null condition, and so many times what the condition changes (Ho and Salimans 2022).
-        clip: keep the estimate of x in [-1, 1], for models of pixels.
+        clip: keep the estimate of x in [-1, 1], for drawing by models of pixels.
     """
-    schedule, index = denoiser.schedule, torch.arange(len(noise))
-    # Not from the very end, where with zero terminal SNR nothing can be said of x by the noise.
-    u = torch.linspace(1, 0, steps + 1, dtype=torch.float64).clamp(max=1 - 1.5 / schedule.num_timesteps)
-    x = noise
-    for now, then in pairwise(schedule.timesteps(u)):
-        t = now.expand(len(noise))
+    schedule, index = denoiser.schedule, torch.arange(len(x))
+    for now, then in pairwise(times):
+        t = now.expand(len(x))
         eps = denoiser.predict_noise(x, t, conditioning, index)
         if null is not None:
             without = denoiser.predict_noise(x, t, null, index)
@@ -62,7 +86,7 @@ def ddim(
         if clip:
             estimate = estimate.clamp(-1, 1)
             eps = (x - alpha * estimate) / sigma
-        x = add_noise(estimate, eps, *(to_device(a, x.device) for a in schedule(then.expand(len(noise)))))
+        x = add_noise(estimate, eps, *(to_device(a, x.device) for a in schedule(then.expand(len(x)))))
     return x
 
 
@@ -81,7 +105,7 @@ def draw_images(
         classes: one for each image.
         seeds: of the noise of each image, which depends on nothing else.
         steps: of sampling.
-        guidance: see `ddim`; the pipeline's own if None, and 1 for models of classes.
+        guidance: see `_follow`; the pipeline's own if None, and 1 for models of classes.
 
     Raises:
         InputError: no step, a class that the model does not know, guidance of a model without a null condition, or a
@@ -106,7 +130,7 @@ def draw_images(
                 denoiser, denoiser.condition(names)[rows], noise.to(denoiser.device), steps=steps, null=null,
                 guidance=1.0 if guidance is None else guidance, clip=denoiser.in_pixels,
             )  # fmt: skip
-            yield from map(_picture, denoiser.decode(latents).float().cpu())
+            yield from map(to_image, denoiser.decode(latents).float().cpu())
         else:
             raise InputError(f"no images can be drawn from a {denoiser.family} model")
 
@@ -123,7 +147,7 @@ def _by_pipeline(
     return images
 
 
-def _picture(pixels: Tensor) -> Image.Image:
+def to_image(pixels: Tensor) -> Image.Image:
     """From (1 or 3, S, S) in [-1, 1]."""
     values = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))

@@ -8,7 +8,21 @@ import sys
 from rich.text import Text
 
 from ..exceptions import InputError
-from . import baseline, calibrate, classify, distill, evaluate, finetune, measure, runs, scenes, score, tasks, train  # noqa: F401 - each adds its commands
+from . import (  # noqa: F401 - each adds its commands
+    baseline,
+    calibrate,
+    classify,
+    distill,
+    evaluate,
+    finetune,
+    invert,
+    measure,
+    runs,
+    scenes,
+    score,
+    tasks,
+    train,
+)
 from .common import app, stderr
 
 

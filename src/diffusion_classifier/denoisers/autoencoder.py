@@ -47,17 +47,26 @@ def encode(vae: Any, images: Tensor) -> Tensor:
         return images.float()
     encoded = vae.encode(images.to(vae.device, vae.dtype))
     latent: Tensor = (encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent).float()
-    config = vae.config
-    factor = float(config.scaling_factor)
-    if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
-        mean, std = (latent.new_tensor(config[name]).view(-1, 1, 1) for name in ("latents_mean", "latents_std"))
-        return (latent - mean) * factor / std
-    return (latent - float(config.get("shift_factor") or 0)) * factor
+    shift, factor = _scaling(vae, latent)
+    scaled: Tensor = (latent - shift) * factor
+    return scaled
 
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Images (B, 3, H, W) of scaled latents (B, C, S, S), in about [-1, 1]: what `encode` undoes."""
-    factor, shift = float(vae.config.scaling_factor), float(vae.config.get("shift_factor") or 0)
+    """Images (B, 3, H, W), float32, of scaled latents (B, C, S, S), in about [-1, 1]: what `encode` undoes."""
+    if vae is None:
+        return latents
+    shift, factor = _scaling(vae, latents)
     images: Tensor = vae.decode((latents / factor + shift).to(vae.device, vae.dtype), return_dict=False)[0]
-    return images
+    return images.float()
+
+
+def _scaling(vae: Any, latents: Tensor) -> tuple[Any, Any]:
+    """What is taken off latents, and by what they are then multiplied."""
+    config = vae.config
+    factor = float(config.scaling_factor)
+    if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5
+        mean, std = (latents.new_tensor(config[name]).view(-1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return mean, factor / std
+    return float(config.get("shift_factor") or 0), factor

@@ -206,6 +206,15 @@ class Denoiser(ABC):
         """Images (B, 3, H, W) in [-1, 1], float32, to latent means (B, *), float32. Uses no randomness."""
 
     @abstractmethod
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, *), float32, to images (B, 1 or 3, H, W) in about [-1, 1]: what `encode` undoes."""
+
+    @property
+    def in_pixels(self) -> bool:
+        """Whether latents are the pixels themselves, so that `decode` is exact."""
+        return "vae" not in self._modules
+
+    @abstractmethod
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """One row per class (K); done once, however many images follow.
 

@@ -47,7 +47,6 @@ class ClassUNet(ClassConditional):
 
     family = "class-unet"
     any_size = True
-    in_pixels = True
 
     def __init__(
         self,
@@ -124,7 +123,7 @@ class ClassUNet(ClassConditional):
         return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size) / self.schedule.sigma_data
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels; see `ClassConditional.decode`."""
+        """Pixels; see `Denoiser.decode`."""
         return torch.nn.functional.pixel_shuffle(latents * self.schedule.sigma_data, self.patch_size)
 
     def entries(self) -> Iterator[Entry]:

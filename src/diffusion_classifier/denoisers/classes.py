@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -23,13 +22,11 @@ class ClassConditional(Denoiser):
     Attributes:
         class_names: one name per class; may list synonyms as in "tench, Tinca tinca".
         null_class: index of the row that was trained without a class; None if there is none.
-        in_pixels: whether latents are pixels.
     """
 
     conditions = ("class_labels",)
     class_names: tuple[str, ...]
     null_class: int | None = None
-    in_pixels: ClassVar[bool] = False
 
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """Class indices; see `Denoiser.condition`."""
@@ -40,10 +37,6 @@ class ClassConditional(Denoiser):
         if self.null_class is None:
             return super().null_condition()
         return Conditioning({"class_labels": torch.tensor([self.null_class], device=self.device)})
-
-    @abstractmethod
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, *), float32, to images (B, 1 or 3, H, W) in [-1, 1]: what `encode` undoes."""
 
     @abstractmethod
     def entries(self) -> Iterable[Entry]:

@@ -67,8 +67,8 @@ class DiT(ClassConditional):
         return autoencoder.encode(self._modules["vae"], images) / self.schedule.sigma_data
 
     def decode(self, latents: Tensor) -> Tensor:
-        """By the autoencoder; see `ClassConditional.decode`."""
-        return autoencoder.decode(self._modules["vae"], latents)
+        """By the autoencoder; see `Denoiser.decode`."""
+        return autoencoder.decode(self._modules["vae"], latents * self.schedule.sigma_data)
 
     def entries(self) -> Iterator[Entry]:
         """See `ClassConditional.entries`: each block has its own embeddings, and the last layer those of the first."""

@@ -48,6 +48,10 @@ class Gaussian(Denoiser):
         """The images themselves."""
         return images
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """The images themselves."""
+        return latents
+
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """Means and variances of the classes."""
         assert self.class_names is not None

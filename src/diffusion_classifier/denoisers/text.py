@@ -111,6 +111,10 @@ class TextConditional(Denoiser):
         """Scaled means of the autoencoder; the pixels themselves where there is none. See `Denoiser.encode`."""
         return autoencoder.encode(self._modules.get("vae"), images) / self.schedule.sigma_data
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """By the autoencoder, where there is one; see `Denoiser.decode`."""
+        return autoencoder.decode(self._modules.get("vae"), latents * self.schedule.sigma_data)
+
     @torch.no_grad()
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """Embeddings of prompts, each class being one.

@@ -26,16 +26,12 @@ from ..runs import read_rows, refuse_unlabelled, with_status
 from ..sources import Source
 from ..spec import RunSpec, read_spec, refuse_captions
 from ..summary import Summary, summary_of
+from .answers import draw_confusion, draw_evaluations, draw_times
 from .calibration import draw_reliability
 from .figures import pyplot
 
 NUM_SHOWN = 12
 """Best, and worst, images."""
-NUM_NAMED = 30
-"""Classes whose names find room in a figure."""
-NUM_BINS = 20
-"""Of time."""
-
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
@@ -69,14 +65,14 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     truth, answer = (np.array(done[name].to_pylist()) for name in ("label", "prediction"))
     score = np.array([max(p) for p in done["posterior"].to_pylist()])
     figures: list[tuple[str, Callable[[Any], None]]] = [
-        ("Answers by true class", lambda axes: _draw_confusion(axes, truth, answer, spec.class_names)),
+        ("Answers by true class", lambda axes: draw_confusion(axes, truth, answer, spec.class_names)),
         ("Is a score what it says?", lambda axes: draw_reliability(axes, score, truth == answer)),
     ]
     spent = done["num_evaluations"].to_numpy()
     if spent.any():  # a contrastive model has none
-        figures.append(("Evaluations", lambda axes: _draw_evaluations(axes, spent, truth == answer)))
+        figures.append(("Evaluations", lambda axes: draw_evaluations(axes, spent, truth == answer)))
     if spec.store_errors:
-        figures.append(("What each time says", lambda axes: _draw_times(axes, done, truth, spec)))
+        figures.append(("What each time says", lambda axes: draw_times(axes, done, truth, spec)))
     parts = [_head(spec, summary), *(_figure(title, draw) for title, draw in figures)]
     order = np.argsort(score)
     right = [i for i in order[::-1] if truth[i] == answer[i]][:NUM_SHOWN]
@@ -124,63 +120,6 @@ def _figure(title: str, draw: Callable[[Any], None]) -> str:
 
 def _data(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
-def _draw_confusion(axes: Any, truth: NDArray[Any], answer: NDArray[Any], names: Sequence[str]) -> None:
-    index = {name: i for i, name in enumerate(names)}
-    counts = np.zeros((len(names), len(names)))
-    for t, a in zip(truth, answer, strict=True):
-        counts[index[t], index[a]] += 1
-    shares = counts / counts.sum(1, keepdims=True).clip(min=1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set(xlabel="answer", ylabel="true class")
-    if len(names) <= NUM_NAMED:
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
-        axes.set_yticks(range(len(names)), names)
-    if len(names) <= 12:
-        for (i, j), count in np.ndenumerate(counts):
-            if count:
-                axes.text(
-                    j, i, f"{count:.0f}", ha="center", va="center", color="w" if shares[i, j] > 0.5 else "k", fontsize=8
-                )
-
-
-def _draw_evaluations(axes: Any, spent: NDArray[Any], right: NDArray[np.bool_]) -> None:
-    """Of the images that took at most so many evaluations: their share, and the accuracy among them."""
-    order = np.argsort(spent, kind="stable")
-    share = np.arange(1, len(spent) + 1) / len(spent)
-    accuracy = np.cumsum(right[order]) / np.arange(1, len(spent) + 1)
-    axes.step(spent[order], share, where="post", label="share of the images")
-    axes.step(spent[order], accuracy, where="post", label="accuracy among these")
-    axes.set(xlabel="evaluations of an image, at most", xscale="log", ylim=(0, 1.02))
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.xaxis.set_minor_formatter("{x:,.0f}")
-    axes.grid(alpha=0.3)
-    axes.legend()
-
-
-def _draw_times(axes: Any, done: pa.Table, truth: NDArray[Any], spec: RunSpec) -> None:
-    """How far the true class is ahead of the best of the others at each time, with the 95 % interval of the mean."""
-    index = {name: i for i, name in enumerate(spec.class_names)}
-    leads: list[list[float]] = [[] for _ in range(NUM_BINS)]
-    for row, name in zip(done.select(["errors", "timesteps", "posterior"]).to_pylist(), truth, strict=True):
-        errors, k = np.array(row["errors"], dtype=np.float64), index[name]
-        rivals = np.array(row["posterior"])
-        rivals[k] = -1
-        lead = errors[int(rivals.argmax())] - errors[k]
-        bins = np.minimum(np.array(row["timesteps"]) / spec.num_timesteps * NUM_BINS, NUM_BINS - 1).astype(int)
-        for b, value in zip(bins[~np.isnan(lead)], lead[~np.isnan(lead)], strict=True):
-            leads[b].append(float(value))
-    x = (np.arange(NUM_BINS) + 0.5) / NUM_BINS
-    there = [i for i, values in enumerate(leads) if len(values) > 1]
-    mean = np.array([np.mean(leads[i]) for i in there])
-    margin = np.array([1.96 * np.std(leads[i]) / len(leads[i]) ** 0.5 for i in there])
-    axes.axhline(0, color="gray", lw=1)
-    axes.errorbar(x[there], mean, margin, fmt="o-", ms=4, lw=1.2)
-    axes.set(
-        xlabel="time t/T: no noise to pure noise", ylabel="error of the best other class less that of the true one"
-    )
-    axes.grid(alpha=0.3)
 
 
 def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: Source | None) -> str:

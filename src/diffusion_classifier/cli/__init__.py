@@ -14,6 +14,7 @@ from . import (  # noqa: F401 - each adds its commands
     classify,
     distill,
     evaluate,
+    figure,
     finetune,
     invert,
     measure,

@@ -1,0 +1,43 @@
+"""Draw docs/figures/: counterparts of the paper's figures, and others, of the bundled models and photographs.
+
+    python tools/figures.py docs/figures
+
+By the commands themselves, each of which is printed.
+"""
+
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from diffusion_classifier.tasks.scenes import open_winoground
+from diffusion_classifier.zoo import load_sample
+
+OUT = Path(sys.argv[1])
+
+
+def call(line: str) -> None:
+    """A command, which is shown."""
+    print(f"$ diffusion-classifier {line}", flush=True)
+    subprocess.run(["diffusion-classifier", *shlex.split(line)], check=True, stdout=subprocess.DEVNULL)
+
+
+OUT.mkdir(parents=True, exist_ok=True)
+with tempfile.TemporaryDirectory() as folder:
+    shirt, sneaker, scene, run = (Path(folder) / name for name in ("shirt.png", "sneaker.png", "scene.png", "run"))
+    samples = {sample.label: sample.image for sample in reversed(load_sample())}
+    samples["Shirt"].save(shirt)
+    samples["Sneaker"].save(sneaker)
+    world = open_winoground()
+    world.read(200).save(scene)
+    caption = world.captions[200][world.truth[200]]
+    call(f"figure errors {shirt} --labels 'Shirt,T-shirt/top' -o {OUT}/errors.png")
+    call(f"figure race {shirt} --draws 200 -o {OUT}/race.png")
+    call(f"figure where {sneaker} --labels 'Sneaker,Ankle boot' --draws 200 -o {OUT}/where.png")
+    call(f"figure words {scene} --prompt {shlex.quote(caption)} --draws 200 -o {OUT}/words.png")
+    call(f"invert {shirt} --labels 'Shirt,T-shirt/top,Trouser,Bag' --figure {OUT}/inversion.png")
+    call(f"evaluate fashion-sample --strategy fixed:64 --store-errors --limit 500 --out {run}")
+    for kind in ("times", "reliability", "confusion", "confused"):
+        call(f"figure {kind} {run} -o {OUT}/{kind}.png")
+    call(f"frontier {run} --figure {OUT}/strategies.png")

@@ -6,6 +6,9 @@ import pytest
 from commands import error, save
 from PIL import Image
 
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.training.data import load_labelled_images
+
 FEW = ("--epochs", 1, "--batch-size", 2, "--joint", 0.3, "--device", "cpu", "--learning-rate", 0.05, "--ema", 0)
 
 
@@ -19,7 +22,7 @@ def finetune(call, model_folder, tmp_path):
 
 
 @pytest.fixture(autouse=True)
-def photos(tmp_path):
+def photos_here(tmp_path):
     for name, grey in (("cat", 60), ("dog", 190)):
         for i in range(3):
             save(tmp_path / "photos" / name / f"{i}.png", grey, seed=i)
@@ -66,10 +69,49 @@ def test_of_captions(finetune, tmp_path):
     assert "3 images with 3 different captions" in err
 
 
+class TestConfused:
+    """On the thirty images that `model` was trained on, ten of each class."""
+
+    def options(self, model, tmp_path):
+        return ("--model", model, "--out", tmp_path / "lora", *FEW, "--classes", "dark,grey", "--held-out", 9)
+
+    def test_before_and_after(self, call, model, photos, tmp_path):
+        options = (*self.options(model, tmp_path), "--number", 10, "--epochs", 4, "--format", "json")
+        code, out, err = call("finetune", photos, *options)
+        assert code == 0, err
+        assert "10 images with 2 different captions" in err
+        pair, everything = map(json.loads, out.splitlines())
+        assert (pair["name"], everything["name"], everything["num_images"]) == ("dark, grey", "all classes", 9)
+        held_out = load_labelled_images(str(photos)).split(9, seed=0)[1]
+        assert pair["num_images"] == int((held_out.labels < 2).sum())
+        for lora, when in (((), "before"), (("lora",), "after")):
+            clf = DiffusionClassifier.from_pretrained(model, device="cpu", loras=[tmp_path / name for name in lora])
+            for gain, among in ((pair, ["dark", "grey"]), (everything, ["dark", "grey", "light"])):
+                rows = [i for i, y in enumerate(held_out.labels.tolist()) if held_out.class_names[y] in among]
+                found = clf.classify([held_out.images[i, 0].numpy() for i in rows], among)
+                truth = [held_out.class_names[held_out.labels[i]] for i in rows]
+                share = sum(r.label == name for r, name in zip(found, truth, strict=True)) / len(rows)
+                assert gain[when][0] == pytest.approx(share)
+
+    def test_bad_input(self, call, model, model_folder, photos, tmp_path):
+        for arguments, message in (
+            (("--classes", "dark,pink"), "have no class 'pink'"),
+            (("--classes", "dark"), "at least two labels"),
+            (("--number", 100), "to train on; 100 were asked for"),
+            (("--held-out", 30), "cannot be held out"),
+            (("--caption-column", "text"), "reads no captions"),
+        ):
+            code, _, err = call("finetune", photos, *self.options(model, tmp_path), *arguments)
+            assert (code, message in error(err.splitlines()[-1])) == (2, True), err
+        lone = ("--model", model_folder("sd-epsilon"), "--out", tmp_path / "x", *FEW, "--number", 3)
+        code, _, err = call("finetune", photos, *lone)
+        assert (code, "--number and --held-out are for --classes" in error(err)) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        ((), {"model": "fashion"}, "fashion reads no text"),
+        (("--false-column", "x"), {"model": "fashion"}, "fashion knows classes and reads no captions"),
         (("--template", "a cat"), {}, "must hold {} exactly once"),
         (("--rank", 0), {}, "rank must be at least 1; got 0"),
         (("--false-column", "wrong"), {}, "no column of true captions"),

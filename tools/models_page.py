@@ -267,7 +267,7 @@ def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
         absent["requires_safety_checker"] = False
     part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
     given = {part: network, "scheduler": example.scheduler} | ({"vae": autoencoder} if autoencoder is not None else {})
-    return FAMILIES[example.pipeline](kind(**absent, **given), {})
+    return FAMILIES[example.pipeline].from_pipeline(kind(**absent, **given), {})
 
 
 def parameters_of(module: Any) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .inversion import Reconstruction
     from .posterior import Classification
     from .summary import Comparison, Summary
+    from .training.confused import Gain
 
 Row = dict[str, Any]
 
@@ -352,6 +353,18 @@ def _reconstruction_table(rows: list[Row]) -> Table:
         distances = (_number(row[name], ".4f") for name in ("rmse", "ssim", "lpips"))
         table.add_row(Text(row["prompt"] or "(autoencoder alone)"), *distances)
     return table
+
+
+def print_gains(found: list[Gain], output: str) -> None:
+    """One row for each set of images: "table", "json" or "markdown"."""
+    if output == "json":
+        for g in found:
+            print(json.dumps(asdict(g)))
+        return
+    lines: list[tuple[str, ...]] = [("images of", "number", "before", "after", "gain")]
+    for g in found:
+        lines.append((g.name, str(g.num_images), _percent(g.before), _percent(g.after), _points(g.difference)))
+    _print_lines(lines, output)
 
 
 def print_outliers(found: list[Outliers], output: str) -> None:

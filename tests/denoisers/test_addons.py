@@ -69,8 +69,10 @@ def test_lora_weights_that_cannot_be_added(model_folder, lora, tmp_path, monkeyp
     ):
         with pytest.raises(InputError, match=message):
             load(model_folder("sd-epsilon"), loras=[source])
-    with pytest.raises(InputError, match="DiTPipeline takes no LoRA"):
+    with pytest.raises(InputError, match="the network has no layer unet"):
         load(model_folder("dit"), loras=[lora])
+    with pytest.raises(InputError, match="PixArtSigmaPipeline takes no LoRA"):
+        load(model_folder("pixart"), loras=[lora])
     with pytest.raises(InputError, match=r"pytorch_lora_weights\.safetensors"):
         load(model_folder("sd3"), loras=[lora])
     monkeypatch.setattr(addons, "is_peft_available", lambda: False)

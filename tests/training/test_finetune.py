@@ -37,6 +37,13 @@ def images(denoiser, contrasts=True, n=8):
     )
 
 
+def of_classes(denoiser, n=8):
+    """Images of the first three classes that the model knows."""
+    data = images(denoiser, contrasts=False, n=n)
+    names = dict(zip(("dark", "grey", "light"), denoiser.class_names[:3], strict=True))
+    return replace(data, captions=tuple(names[c] for c in data.captions))
+
+
 def predict(denoiser, prompts=("dark", "grey", "light")):
     noisy = torch.randn(len(T), *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
     return denoiser.predict_noise(noisy, T, denoiser.condition(prompts), torch.arange(3))
@@ -85,6 +92,30 @@ def test_what_is_saved_is_loaded_as_lora_weights(name, model_folder, tmp_path):
     after = predict(load(model_folder(name), loras=[tmp_path]))
     assert not torch.allclose(before, after, atol=1e-3)
     torch.testing.assert_close(after, predict(denoiser), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["class-unet", "late-unet", "dit", "late-dit"])
+def test_models_of_classes_are_adapted(name, model_folder, tmp_path):
+    denoiser = load(model_folder(name))
+    names = denoiser.class_names[:3]
+    before = predict(denoiser, names)
+    finetune(of_classes(denoiser), denoiser, replace(JOINT, learning_rate=1e-3), tmp_path, mixed_precision=False)
+    after = predict(load(model_folder(name), loras=[tmp_path]), names)
+    assert not torch.allclose(before, after, atol=1e-3)
+    torch.testing.assert_close(after, predict(denoiser, names), rtol=1e-3, atol=1e-4)
+    nothing = predict(load(model_folder(name), loras=[f"{tmp_path}@0"]), names)
+    torch.testing.assert_close(nothing, before, rtol=1e-4, atol=1e-5)
+
+
+def test_adapters_of_other_networks_are_refused(model_folder, tmp_path):
+    denoiser = load(model_folder("class-unet"))
+    finetune(of_classes(denoiser), denoiser, replace(PLAIN, learning_rate=1e-3), tmp_path, mixed_precision=False)
+    with pytest.raises(InputError, match="cannot be added as LoRA weights: the network has no layer"):
+        load(model_folder("dit"), loras=[tmp_path])
+    for content in (b"", b"nothing"):
+        (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(content)
+        with pytest.raises(InputError, match="cannot be added as LoRA weights"):
+            load(model_folder("class-unet"), loras=[tmp_path])
 
 
 def test_killed_and_resumed_equals_undisturbed(model_folder, tmp_path):

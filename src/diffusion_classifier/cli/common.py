@@ -82,7 +82,18 @@ Without = Annotated[
 Variant = Annotated[
     str | None, typer.Option(help="Of the weights, as fp16, where a folder or hub id has several or no other.")
 ]
+TableFormat = Annotated[str, typer.Option("--format", help="table, json or markdown.")]
 Output = Annotated[Format, typer.Option("--format", help="What is printed on standard output.")]
+
+
+def check_format(output: str) -> None:
+    """Complain of a format that `TableFormat` does not name.
+
+    Raises:
+        InputError: it is one.
+    """
+    if output not in ("table", "json", "markdown"):
+        raise InputError(f"the format must be table, json or markdown; got {output!r}")
 
 
 def find(arguments: list[str]) -> tuple[list[Path], list[tuple[str, str]]]:

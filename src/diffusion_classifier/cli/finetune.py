@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
-from .common import Device, Dtype, ImageSize, app, say
+from ..results import print_gains
+from .common import Device, Dtype, ImageSize, TableFormat, app, say
 from .training import (
     CheckpointEvery,
+    ClassNames,
     Ema,
     ImageColumn,
     LabelColumn,
@@ -32,11 +34,26 @@ def finetune(
             "--false-column a file of captions."
         ),
     ],
-    model: Annotated[str, typer.Option(help="Text-to-image model: bundled, folder, or hub id.")],
+    model: Annotated[str, typer.Option(help="Model: bundled, folder, or hub id.")],
     out: Annotated[
         Path, typer.Option(help="Folder for the LoRA weights. Started again, training goes on from its checkpoint.")
     ],
-    template: Annotated[str, typer.Option(help="Caption of an image of a class, with {} for its name.")] = "a {}",
+    template: Annotated[
+        str, typer.Option(help="Caption of an image of a class, with {} for its name, for a model that reads text.")
+    ] = "a {}",
+    classes: Annotated[
+        str | None, typer.Option(help="Comma-separated: those that are confused. Only their images are trained on.")
+    ] = None,
+    number: Annotated[int | None, typer.Option(help="With --classes, so many of the images; all if not given.")] = None,
+    held_out: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="With --classes, images of all classes held out, on which the model is evaluated before and after. A "
+            "tenth, at most 1000, if not given.",
+        ),
+    ] = None,
+    class_names: ClassNames = None,
     split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
@@ -63,22 +80,27 @@ def finetune(
     device: Device = "auto",
     dtype: Dtype = "auto",
     checkpoint_every: CheckpointEvery = 1000,
+    output: TableFormat = "table",
 ) -> None:
-    """Fine-tune a text-to-image model on captioned images by LoRA, to denoise or also (--joint) to tell captions apart.
+    """Fine-tune a model by LoRA on images with captions or of classes, to denoise or also (--joint) to tell them apart.
 
-    The weights are for `--lora` of every other command, and for diffusers' `load_lora_weights`.
+    The weights are for `--lora` of every other command; those of a text-to-image model for diffusers, too.
 
     Examples:
+    `diffusion-classifier finetune clothes/ --model fashion --classes 'Shirt,T-shirt/top' --number 175 --joint 0.3
+    --out lora/`
+
     `diffusion-classifier finetune cats/ --model scenes --out lora/ --joint 0.3`
 
     `diffusion-classifier finetune captions.parquet --false-column false_captions --model scenes
     --out lora/ --joint 0.3`
     """
     from ..caption_sources import open_captions
+    from ..classifier import DiffusionClassifier
     from ..denoisers import load_denoiser
-    from ..denoisers.text import TextConditional
-    from ..prompts import fill_template
+    from ..prompts import fill_template, parse_labels
     from ..sources import is_captioned
+    from ..training.confused import confused_images, gains, right_answers
     from ..training.data import (
         CaptionedImages,
         load_captioned_images,
@@ -96,25 +118,37 @@ def finetune(
         raise InputError(
             "--false-column is for --joint, by which the true caption is told from false ones: give a weight"
         )
+    confused = [] if classes is None else parse_labels(classes)
     denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)
-    if not isinstance(denoiser, TextConditional):
-        raise InputError(f"{model} reads no text, and captions are what is fine-tuned on")
+    reads = denoiser.class_names is None
+    if not reads and (false_column or caption_column):
+        raise InputError(f"{model} knows classes and reads no captions: leave out --caption-column and --false-column")
+    if classes is None and (number is not None or held_out is not None):
+        raise InputError("--number and --held-out are for --classes")
     size = denoiser.image_size
     if false_column:
         source = open_captions(
             data=data, split=split, image_column=image_column, caption_column=caption_column, false_column=false_column
         )
         images = load_contrasted_images(source, size)
-    elif caption_column is not None or (label_column is None and is_captioned(data, split)):
+    elif caption_column is not None or (reads and not confused and label_column is None and is_captioned(data, split)):
         images = load_captioned_images(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column
         )
     else:
+        names = None if class_names is None else class_names.split(",")
         labelled = load_labelled_images(
-            data, split=split, size=size, image_column=image_column, label_column=label_column
+            data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names
         )
-        captions = fill_template(template, labelled.class_names)
-        images = CaptionedImages(labelled.images, tuple(captions[i] for i in labelled.labels.tolist()))
+        captions = fill_template(template, labelled.class_names) if reads else list(labelled.class_names)
+        if confused:
+            count = min(1000, len(labelled) // 10) if held_out is None else held_out
+            labelled, validation = labelled.split(count, seed)
+            images = confused_images(labelled, confused, captions, number, seed)
+            say(f"evaluating the model as it is on {len(validation)} images")
+            before = right_answers(DiffusionClassifier(denoiser), validation, confused, template if reads else None)
+        else:
+            images = CaptionedImages(labelled.images, tuple(captions[i] for i in labelled.labels.tolist()))
     say(f"{len(images)} images with {len(set(images.captions))} different captions")
     with reporter() as report:
         finetune_lora(
@@ -122,3 +156,8 @@ def finetune(
             on_stage=report.on_stage,
         )  # fmt: skip
     say(f"saved to {out}")
+    if confused:
+        tuned = DiffusionClassifier.from_pretrained(
+            model, device=device, dtype=dtype, image_size=image_size, loras=[out]
+        )
+        print_gains(gains(before, right_answers(tuned, validation, confused, template if reads else None)), output)

@@ -9,13 +9,11 @@ import typer
 
 from ..exceptions import InputError
 from ..results import print_summaries
-from .common import app, read_lines, say
+from .common import TableFormat, app, check_format, read_lines, say
 
 if TYPE_CHECKING:
     from ..sources import Source
     from ..spec import RunSpec
-
-_Format = Annotated[str, typer.Option("--format", help="table, json or markdown.")]
 
 
 def images_of(spec: RunSpec, data: str | None, **columns: str | None) -> Source:
@@ -95,15 +93,10 @@ def _numbers(file: Path) -> list[float]:
         raise InputError(f"{file} must hold one number a line: {e}") from e
 
 
-def _check_format(output: str) -> None:
-    if output not in ("table", "json", "markdown"):
-        raise InputError(f"the format must be table, json or markdown; got {output!r}")
-
-
 @app.command()
 def summarize(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs. With several, each is compared with the first.")],
-    output: _Format = "table",
+    output: TableFormat = "table",
 ) -> None:
     """Say what runs show: accuracy, calibration and cost, with intervals; the runs may still be at work.
 
@@ -112,7 +105,7 @@ def summarize(
     from ..summary import compare
     from ..summary import summarize as read
 
-    _check_format(output)
+    check_format(output)
     summaries = [read(folder) for folder in runs]
     print_summaries(summaries, [compare(runs[0], other) for other in runs[1:]], output)
 
@@ -121,7 +114,7 @@ def summarize(
 def robustness(
     runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
     figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
-    output: _Format = "table",
+    output: TableFormat = "table",
 ) -> None:
     """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
 
@@ -134,7 +127,7 @@ def robustness(
     from ..analysis.robustness import robustness as measure
     from ..results import print_robustness
 
-    _check_format(output)
+    check_format(output)
     models = measure(read_runs(runs))
     print_robustness(models, output)
     if figure is not None:
@@ -146,7 +139,7 @@ def robustness(
 def outliers(
     known: Annotated[Path, typer.Argument(help="Run over images of the kind that the model knows.")],
     unknown: Annotated[list[Path], typer.Argument(help="Runs of the same model over images of other kinds.")],
-    output: _Format = "table",
+    output: TableFormat = "table",
 ) -> None:
     """Say how well a model tells images of its own kind from others: AUROC of each score that its runs hold.
 
@@ -159,5 +152,5 @@ def outliers(
     from ..analysis.outliers import outliers as find
     from ..results import print_outliers
 
-    _check_format(output)
+    check_format(output)
     print_outliers(find(known, unknown), output)

@@ -30,9 +30,8 @@ def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
         InputError: peft is missing, the pipeline takes none, a source cannot be read or holds nothing for it.
     """
     for source in sources:
-        path, scale = _with_scale(str(source))
-        if not is_peft_available():
-            raise InputError("LoRA weights need peft, which is missing: pip install 'diffusion-classifier[lora]'")
+        path, scale = with_scale(str(source))
+        need_peft()
         if not hasattr(pipeline, "load_lora_weights"):
             raise InputError(f"{path}: a {type(pipeline).__name__} takes no LoRA weights")
         try:
@@ -88,7 +87,18 @@ def _by_encoder(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return {"": state}
 
 
-def _with_scale(source: str) -> tuple[str, float]:
+def need_peft() -> None:
+    """Complain if LoRA weights cannot be had.
+
+    Raises:
+        InputError: peft is missing.
+    """
+    if not is_peft_available():
+        raise InputError("LoRA weights need peft, which is missing: pip install 'diffusion-classifier[lora]'")
+
+
+def with_scale(source: str) -> tuple[str, float]:
+    """Path and scale of "style.safetensors@0.8"; the scale is 1 where there is none."""
     path, at, scale = source.rpartition("@")
     try:
         return (path, float(scale)) if at else (source, 1.0)

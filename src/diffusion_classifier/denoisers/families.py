@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from .base import Denoiser
 from .class_unet import ClassUNet
 from .dit import DiT
 from .stable_diffusion import DeepFloydIF, StableDiffusion, StableDiffusionXL
 from .text_transformers import Flux, Lumina2, PixArt, Sana, StableDiffusion3, ZImage
 
-FAMILIES: Mapping[str, Callable[..., Denoiser]] = {
-    "DDPMPipeline": ClassUNet.from_pipeline,
-    "DDIMPipeline": ClassUNet.from_pipeline,
-    "LateConditionedPipeline": ClassUNet.from_pipeline,
-    "DiTPipeline": DiT.from_pipeline,
-    "StableDiffusionPipeline": StableDiffusion.from_pipeline,
-    "StableDiffusionImg2ImgPipeline": StableDiffusion.from_pipeline,
-    "LatentConsistencyModelPipeline": StableDiffusion.from_pipeline,
-    "StableDiffusionXLPipeline": StableDiffusionXL.from_pipeline,
-    "IFPipeline": DeepFloydIF.from_pipeline,
-    "PixArtAlphaPipeline": PixArt.from_pipeline,
-    "PixArtSigmaPipeline": PixArt.from_pipeline,
-    "StableDiffusion3Pipeline": StableDiffusion3.from_pipeline,
-    "FluxPipeline": Flux.from_pipeline,
-    "SanaPipeline": Sana.from_pipeline,
-    "Lumina2Pipeline": Lumina2.from_pipeline,
-    "ZImagePipeline": ZImage.from_pipeline,
+FAMILIES: Mapping[str, type[Any]] = {
+    "DDPMPipeline": ClassUNet,
+    "DDIMPipeline": ClassUNet,
+    "LateConditionedPipeline": ClassUNet,
+    "DiTPipeline": DiT,
+    "StableDiffusionPipeline": StableDiffusion,
+    "StableDiffusionImg2ImgPipeline": StableDiffusion,
+    "LatentConsistencyModelPipeline": StableDiffusion,
+    "StableDiffusionXLPipeline": StableDiffusionXL,
+    "IFPipeline": DeepFloydIF,
+    "PixArtAlphaPipeline": PixArt,
+    "PixArtSigmaPipeline": PixArt,
+    "StableDiffusion3Pipeline": StableDiffusion3,
+    "FluxPipeline": Flux,
+    "SanaPipeline": Sana,
+    "Lumina2Pipeline": Lumina2,
+    "ZImagePipeline": ZImage,
 }
-"""Pipeline class, as model_index.json names it → how its denoiser is made."""
+"""Pipeline class, as model_index.json names it → that of its denoiser."""
 
 _REASONS = (
     (

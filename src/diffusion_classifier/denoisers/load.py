@@ -27,6 +27,8 @@ from ..exceptions import InputError
 from ..weights import read_weights
 from .addons import add_loras, add_words
 from .base import TIMES, Denoiser, ModelDefaults, without_advice
+from .class_lora import add_class_loras
+from .classes import ClassConditional
 from .families import FAMILIES, why_unsupported
 from .late import LateConditionedPipeline
 from .single_file import check_file, load_single_file, usual_config
@@ -126,7 +128,9 @@ def load_denoiser(
             pipeline = load_single_file(file, str(config), pipeline_class, network, dtype, absent)
         else:
             pipeline = _load_folder(folder, source, index, pipeline_class, dtype, absent, variant)
-        add_loras(pipeline, loras)
+        family = FAMILIES[pipeline_class.__name__]
+        if not issubclass(family, ClassConditional):
+            add_loras(pipeline, loras)
         add_words(pipeline, words)
     settings = _read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
     # DiTPipeline keeps only a part of id2label.
@@ -137,7 +141,9 @@ def load_denoiser(
         defaults = ModelDefaults(**settings.get("defaults", {}))
     except TypeError as e:
         raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
-    denoiser = FAMILIES[pipeline_class.__name__](pipeline, settings)
+    denoiser: Denoiser = family.from_pipeline(pipeline, settings)
+    if isinstance(denoiser, ClassConditional):
+        add_class_loras(denoiser, loras)
     if image_size not in (None, denoiser.image_size):
         raise InputError(f"{source} takes images of {denoiser.image_size} pixels only; {image_size} was asked for")
     denoiser.defaults = defaults

@@ -1,7 +1,7 @@
-"""LoRA: a text-to-image model learns a few small matrices, to denoise, and to tell captions apart.
+"""LoRA: a model learns a few small matrices, to denoise, and to tell captions or classes apart.
 
 What are classes to the joint objective elsewhere are captions here: those of the other images, or, where the data have
-some, false ones of the image itself.
+some, false ones of the image itself. The captions of a model of classes are their names.
 
 Shape legend: B images of a batch, M captions of each, the true one first.
 """
@@ -17,10 +17,12 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import cast_training_params
-from diffusers.utils import is_peft_available
 from torch import Tensor
 
-from ..denoisers.text import TextConditional
+from ..denoisers import Denoiser
+from ..denoisers.addons import need_peft
+from ..denoisers.class_lora import adapt_network, save_adapter
+from ..denoisers.classes import ClassConditional
 from ..devices import native_bfloat16
 from ..exceptions import InputError
 from ..prediction import split_variance
@@ -31,14 +33,14 @@ from .latents import encode_all
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
-"""Names of the layers that are adapted: those of attention."""
+"""Names of the layers that are adapted in a model that reads text: those of attention."""
 _KEPT = 1024
 """Captions up to which all are encoded once; of more, those of each step."""
 
 
 def finetune(
     data: CaptionedImages,
-    denoiser: TextConditional,
+    denoiser: Denoiser,
     config: TrainConfig,
     out: Path,
     *,
@@ -51,7 +53,7 @@ def finetune(
     """Train, or go on training, LoRA weights into the folder `out`, which `load_denoiser(…, loras=[out])` adds.
 
     Args:
-        data: images of the model's size, with captions.
+        data: images of the model's size, with captions, or names of classes that the model knows.
         denoiser: of the model. It ends with the last, not the averaged, LoRA weights upon its own.
         config: how; objective and times are the model's own. With `joint`, the true caption is told from `rivals`
             false ones: the image's own, or else different captions of the data, all where `rivals` is 0.
@@ -66,11 +68,11 @@ def finetune(
         InputError: peft is missing, the model takes no LoRA weights, or settings do not fit; a caption is too long;
             `out` holds another run, or a damaged one; the loss is no longer finite.
     """
-    pipeline, network, device = denoiser.pipeline, denoiser.network, denoiser.device
-    if not is_peft_available():
-        raise InputError("LoRA weights need peft, which is missing: pip install 'diffusion-classifier[lora]'")
-    if not hasattr(pipeline, "save_lora_weights") or denoiser.prediction_type not in OBJECTIVES:
-        raise InputError(f"a {type(pipeline).__name__} is not fine-tuned here")
+    need_peft()
+    network, device, pipeline = denoiser.network, denoiser.device, getattr(denoiser, "pipeline", None)
+    takes_lora = isinstance(denoiser, ClassConditional) or hasattr(pipeline, "save_lora_weights")
+    if not takes_lora or denoiser.prediction_type not in OBJECTIVES:
+        raise InputError(f"a {type(pipeline or denoiser).__name__} is not fine-tuned here")
     if rank < 1:
         raise InputError(f"the rank must be at least 1; got {rank}")
     config = replace(config, objective=denoiser.prediction_type, times=denoiser.times)
@@ -79,7 +81,8 @@ def finetune(
         raise InputError("all captions are alike: there is nothing to tell apart, which `joint` was to train")
     autocast = native_bfloat16(device) if mixed_precision is None else mixed_precision
     model = denoiser.fingerprint()
-    _adapt(network, rank, config.seed)
+    with seeded(config.seed):
+        _adapt(denoiser, rank)
     if device.type == "cpu" and isinstance(network, UNet2DConditionModel):
         network.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow here
     latents = encode_all(data.images, denoiser.encode, device, False, on_stage, on_step, batch_size=16)
@@ -119,9 +122,12 @@ def finetune(
     def save(ema: dict[str, Tensor]) -> None:
         from peft import get_peft_model_state_dict
 
-        layers = get_peft_model_state_dict(network, {n.removeprefix("network."): p for n, p in ema.items()})
+        weights = {name.removeprefix("network."): p for name, p in ema.items()}
+        if pipeline is None:
+            save_adapter(network, weights, out)
+            return
         part = "unet" if "unet" in pipeline.components else "transformer"
-        pipeline.save_lora_weights(out, **{f"{part}_lora_layers": layers})
+        pipeline.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(network, weights)})
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -134,10 +140,13 @@ def finetune(
     return out
 
 
-def _adapt(network: Any, rank: int, seed: int) -> None:
+def _adapt(denoiser: Denoiser, rank: int) -> None:
     from peft import LoraConfig
 
-    with seeded(seed):
+    network: Any = denoiser.network
+    if isinstance(denoiser, ClassConditional):
+        adapt_network(network, rank)
+    else:
         network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LAYERS)))
     cast_training_params(network, torch.float32)
 

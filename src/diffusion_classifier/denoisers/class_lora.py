@@ -1,0 +1,78 @@
+"""LoRA weights of networks that know classes, for which diffusers has no loader: by peft, in one safetensors file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ..devices import one_line
+from ..exceptions import InputError
+from .addons import need_peft, with_scale
+from .classes import ClassConditional
+
+FILE = "pytorch_lora_weights.safetensors"
+"""As diffusers calls it."""
+_LAYERS = ("conv1", "conv2", "time_emb_proj", "class_embedding", "embedding_table", "to_q", "to_k", "to_v", "0")
+"""Last part of the names of what is adapted: residual blocks, attention, and where the class enters."""
+
+
+def adapt_network(network: torch.nn.Module, rank: int) -> None:
+    """Put LoRA matrices, which alone are trained from then on, beside the layers of a network."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    kinds = (torch.nn.Linear, torch.nn.Conv2d, torch.nn.Embedding)
+    layers = [n for n, m in network.named_modules() if isinstance(m, kinds) and n.rpartition(".")[2] in _LAYERS]
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=layers), network)
+
+
+def save_adapter(network: torch.nn.Module, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write LoRA weights of a network that `adapt_network` changed.
+
+    Args:
+        network: it.
+        weights: parameter → values, such as an average.
+        folder: where the file goes.
+    """
+    from peft import get_peft_model_state_dict
+
+    state = get_peft_model_state_dict(network, weights, save_embedding_layers=False)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, folder / FILE)
+
+
+def add_class_loras(denoiser: ClassConditional, sources: Iterable[str | Path]) -> None:
+    """Fold LoRA weights that `save_adapter` wrote into a network, so that predictions cost what they did.
+
+    Args:
+        denoiser: of the network.
+        sources: files, folders or hub ids; with a scale as in "pair@0.5", else 1.
+
+    Raises:
+        InputError: peft is missing, a source cannot be read or is not of this network.
+    """
+    for source in sources:
+        path, scale = with_scale(str(source))
+        need_peft()
+        from peft import LoraConfig, LoraModel, set_peft_model_state_dict
+
+        network = denoiser.network
+        try:
+            file = Path(path) / FILE if Path(path).is_dir() else Path(path)
+            state = load_file(file if file.is_file() else hf_hub_download(path, FILE))
+            parts = {name: name.partition(".lora_") for name in state}
+            ranks = {layer: len(state[name]) for name, (layer, _, matrix) in parts.items() if "A" in matrix}
+            strange = set(ranks) - {name for name, _ in network.named_modules()}
+            if strange or not ranks:
+                raise ValueError(f"the network has no layer {min(strange)}" if strange else "it holds no LoRA weights")
+            rank = next(iter(ranks.values()))
+            config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ranks))
+            adapted = LoraModel(network, config, "default")
+            set_peft_model_state_dict(network, {n: scale * t if "_B" in n else t for n, t in state.items()})
+            adapted.merge_and_unload()
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+            raise InputError(f"{path} cannot be added as LoRA weights: {one_line(e)}") from e

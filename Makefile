@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion train-scenes tables bench bench-quick clean
+.PHONY: install demo test lint format train-fashion train-scenes tables figures notebooks bench bench-quick clean
 
 install: .venv/installed
 
@@ -50,6 +50,14 @@ train-scenes: .venv/installed
 # The miniature of the paper's tables 1 and 3: hours; it goes on where it was.
 tables: .venv/installed
 	$(BIN)/python benchmarks/tables.py $(FASHION_MNIST) build/tables docs
+
+# As they are shown: executed, with what they gave.
+notebooks: .venv/installed
+	$(BIN)/python tools/notebooks.py notebooks/*.ipynb
+
+# Counterparts of the paper's figures, of the bundled models.
+figures: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/figures.py docs/figures
 
 # Ratios to the plain reference loop (benchmarks/reference.py), on this machine.
 bench: .venv/installed

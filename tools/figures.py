@@ -37,7 +37,7 @@ with tempfile.TemporaryDirectory() as folder:
     call(f"figure where {sneaker} --labels 'Sneaker,Ankle boot' --draws 200 -o {OUT}/where.png")
     call(f"figure words {scene} --prompt {shlex.quote(caption)} --draws 200 -o {OUT}/words.png")
     call(f"invert {shirt} --labels 'Shirt,T-shirt/top,Trouser,Bag' --figure {OUT}/inversion.png")
-    call(f"evaluate fashion-sample --strategy fixed:64 --store-errors --limit 500 --out {run}")
+    call(f"evaluate fashion-sample --strategy fixed:64 --store-errors --limit 300 --out {run}")
     for kind in ("times", "reliability", "confusion", "confused"):
         call(f"figure {kind} {run} -o {OUT}/{kind}.png")
     call(f"frontier {run} --figure {OUT}/strategies.png")

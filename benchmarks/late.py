@@ -1,6 +1,6 @@
 """What a late condition brings, and what an objective that classifies does, each alone and both together.
 
-    python benchmarks/late.py train FASHION_MNIST OUT      # 16 models at equal operations; goes on where it was
+    python benchmarks/late.py train FASHION_MNIST OUT      # 17 models at equal operations; goes on where it was
     python benchmarks/late.py measure FASHION_MNIST OUT    # on held-out images
     python benchmarks/late.py table OUT docs/late-table.md
     python benchmarks/late.py figure OUT docs/late.png
@@ -15,6 +15,7 @@ choices and measurements are made on the 5,000 training images that `make train-
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ RESULTS = "results.json"
 NETWORKS = {"early": EARLY, **{f"late {2 * n + 1}": late(n) for n in (1, 2, 4)}}
 LAMBDAS = (0.0, 0.01, 0.05, 0.2)
 MODELS = {f"{name}, λ {weight:g}": joint(config, weight) for weight in LAMBDAS for name, config in NETWORKS.items()}
+DENSITY = Path(__file__).parents[1] / "tools" / "fashion_fast_times.json"
+MODELS["late 3, λ 0.05, dense"] = replace(joint(late(1)), times=tuple(json.loads(DENSITY.read_text())))
+"""Trained more at times of little noise, as `fashion-fast`."""
 
 
 def folder_of(out: Path, name: str) -> Path:
@@ -57,16 +61,23 @@ def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
         print(json.dumps({"name": name, "epochs": epochs, "seconds": time.time() - start}), flush=True)
 
 
-def measure(data: str, out: Path, num_images: int, only: str | None) -> None:
-    """Error tables of held-out images, and what follows from them, of every model that is trained."""
+def measure(data: str, out: Path, num_images: int, only: str | None, timesteps: str) -> None:
+    """Error tables of held-out images, and what follows from them, of every model that is trained.
+
+    At other times than even ones results are printed alone.
+    """
     held_out = spread(load(data)[1], num_images)
     truth = held_out.labels
     for name in MODELS:
         folder = folder_of(out, name)
-        if only not in (None, name) or not (folder / "seconds").exists() or (folder / RESULTS).exists():
+        if only not in (None, name) or not (folder / "seconds").exists():
+            continue
+        if timesteps == "even" and (folder / RESULTS).exists():
             continue
         classifier = DiffusionClassifier.from_pretrained(folder, batch_size=BATCH)
-        tables = classifier.classify(pictures(held_out), strategy=f"fixed:{max(DRAWS)}", weights="uniform")
+        tables = classifier.classify(
+            pictures(held_out), strategy=f"fixed:{max(DRAWS)}", timesteps=timesteps, weights="uniform"
+        )
         errors = torch.stack([r.errors for r in tables])
         result = {
             "images": num_images,
@@ -75,7 +86,8 @@ def measure(data: str, out: Path, num_images: int, only: str | None) -> None:
             "denoising_error": float(errors[torch.arange(len(truth)), truth].mean()),
             "draws": {n: of_draws(errors[..., :n], truth, classifier.denoiser.latent_shape) for n in DRAWS},
         }
-        (folder / RESULTS).write_text(json.dumps(result, indent=1))
+        if timesteps == "even":
+            (folder / RESULTS).write_text(json.dumps(result, indent=1))
         print(name, json.dumps(result), flush=True)
 
 
@@ -152,11 +164,12 @@ parser.add_argument("paths", nargs=2)
 parser.add_argument("--flops", type=float, default=2e14)
 parser.add_argument("--only")
 parser.add_argument("--images", type=int, default=1000)
+parser.add_argument("--timesteps", default="even", help="of measure")
 options = parser.parse_args()
 one, other = options.paths
 if options.what == "train":
     train_all(one, Path(other), options.flops, options.only)
 elif options.what == "measure":
-    measure(one, Path(other), options.images, options.only)
+    measure(one, Path(other), options.images, options.only, options.timesteps)
 else:
     {"table": table, "figure": figure, "samples": samples}[options.what](Path(one), Path(other))

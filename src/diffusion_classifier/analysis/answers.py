@@ -174,9 +174,9 @@ def draw_single_times(folder: Path, file: Path) -> None:
         InputError: a run that kept no errors, or eliminated classes; images without labels.
     """
     tables = read_tables(folder)
+    refuse_unlabelled(folder, read_rows(folder, ["label"]))
     errors, truth = tables.complete(), true_classes(tables)
-    if truth is None:
-        raise InputError(f"the images of {folder} have no labels, so that nothing tells right answers from wrong ones")
+    assert truth is not None
     right = errors.argmin(1) == truth[:, None]
     bins = (tables.fractions() * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     there = [b for b in range(NUM_BINS) if bool((bins == b).any())]

@@ -22,6 +22,7 @@ from ..draws import Draws
 from ..exceptions import InputError
 from ..images import ImageSource, load_image, preprocess
 from ..losses import LOSSES
+from ..sampling import to_image
 from ..schedules import add_noise
 from .figures import pyplot, save
 
@@ -159,7 +160,7 @@ def where(
         total += second - first
     patch = getattr(denoiser, "patch_size", 1) if denoiser.in_pixels else 1
     found = torch.nn.functional.pixel_shuffle(total / num_draws, patch).mean(0)
-    return Image.fromarray(((pixels + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()), found.double().numpy()
+    return to_image(pixels), found.double().numpy()
 
 
 def _at_each_place(loss: str, eps: Tensor, predicted: Tensor) -> Tensor:

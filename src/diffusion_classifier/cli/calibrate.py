@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from ..results import print_calibration, print_frontier
+from ..readouts import print_calibration, print_frontier
 from .common import app, say, stderr
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..exceptions import InputError
-from ..results import print_summaries
+from ..readouts import print_summaries
 from .common import (
     Average,
     BatchSize,

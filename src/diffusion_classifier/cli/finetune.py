@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
-from ..results import print_gains
+from ..readouts import print_gains
 from .common import Device, Dtype, ImageSize, TableFormat, app, say
 from .training import (
     CheckpointEvery,

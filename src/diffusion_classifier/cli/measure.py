@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..results import print_bench
+from ..readouts import print_bench
 from .common import (
     BatchSize,
     Compile,

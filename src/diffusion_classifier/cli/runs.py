@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..exceptions import InputError
-from ..results import print_summaries
+from ..readouts import print_outliers, print_robustness, print_summaries
 from .common import TableFormat, app, check_format, read_lines, say
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ def robustness(
     """
     from ..analysis.robustness import draw_robustness, read_runs
     from ..analysis.robustness import robustness as measure
-    from ..results import print_robustness
 
     check_format(output)
     models = measure(read_runs(runs))
@@ -150,7 +149,6 @@ def outliers(
     Example: `diffusion-classifier outliers runs/fashion runs/digits runs/noise`
     """
     from ..analysis.outliers import outliers as find
-    from ..results import print_outliers
 
     check_format(output)
     print_outliers(find(known, unknown), output)

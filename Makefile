@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion train-fashion-fast train-scenes tables figures notebooks bench bench-quick clean
+.PHONY: install demo test lint format train-fashion train-fashion-fast train-scenes tables figures notebooks docs bench bench-quick clean
 
 install: .venv/installed
 
@@ -43,7 +43,7 @@ train-fashion-fast: .venv/installed
 	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
 	  --objective v_prediction --beta-schedule squaredcos_cap_v2 --patch-size 2 --channels 64,128 --layers 2 \
 	  --head 32 --head-layers 1 --features 64 --joint 0.05 --rivals 3 --flip --times tools/fashion_fast_times.json \
-	  --epochs 30 --batch-size 64 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
+	  --epochs 20 --batch-size 64 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
 
 # The same files, as photographs of scenes.
 train-scenes: .venv/installed
@@ -73,6 +73,10 @@ bench: .venv/installed
 
 bench-quick: .venv/installed
 	$(BIN)/python benchmarks/run.py --quick --model $(MODEL)
+
+# The documentation as pages that a browser reads from the disk: build/site/index.html.
+docs: .venv/installed
+	$(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf .venv build demo.png

@@ -1,0 +1,26 @@
+"""Draw images of each class from models of classes, all from the same noises, as a grid to look at.
+
+python tools/draw_class_samples.py samples.png fashion fashion-fast
+"""
+
+import sys
+
+from PIL import Image, ImageDraw
+
+from diffusion_classifier import load_denoiser
+from diffusion_classifier.sampling import draw_images
+
+EACH, EDGE, LINE = 3, 84, 14
+
+out, *models = sys.argv[1:]
+names = load_denoiser(models[0]).class_names
+height = EACH * EDGE + LINE
+grid = Image.new("L", (len(names) * EDGE, len(models) * height), 255)
+write = ImageDraw.Draw(grid)
+for i, model in enumerate(models):
+    write.text((2, i * height + 1), model, fill=0)
+    drawn = draw_images(load_denoiser(model), names * EACH, [s for s in range(EACH) for _ in names])
+    for n, picture in enumerate(drawn):
+        row, column = divmod(n, len(names))
+        grid.paste(picture.convert("L").resize((EDGE, EDGE)), (column * EDGE, i * height + LINE + row * EDGE))
+grid.save(out, optimize=True)

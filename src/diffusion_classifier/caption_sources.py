@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .columns import check_columns, images_of, load_table
 from .exceptions import InputError
 from .images import ImageError, ImageSource, load_image
-from .sources import check_columns, distinct, images_of, load_table
+from .sources import distinct
 
 WINOGROUND = "facebook/winoground"
 

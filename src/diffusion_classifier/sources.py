@@ -8,24 +8,16 @@ Shape legend: M images.
 from __future__ import annotations
 
 import hashlib
-import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from .columns import check_columns, columns_of, images_of, load_table, only_column, read_beside
 from .exceptions import InputError
 from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
 from .prompts import parse_labels
-
-TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
-"""Files that hold a data set: suffix → how `datasets` calls what reads it."""
-
-_CONVERTED = "refs/convert/parquet"
-"""Where the hub keeps what it made of a data set that comes with a program to read it, which is not run."""
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
 _CAPTION_COLUMNS = ("text", "caption")
@@ -158,7 +150,7 @@ def open_captioned(
     table, _ = load_table(source, split)
     features = table.features
     caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in features), "text")
-    image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
+    image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
     check_columns(source, features, (caption_column, image_column))
     captions = table[caption_column][:]
     for i, caption in enumerate(captions):
@@ -213,170 +205,23 @@ def _read_table(
             f"{source} must have at least two sub-folders, one a class, with images right in them; of images whose "
             "classes are not known, say which they may be of, --class-names"
         )
-    image_column = image_column or _only(features, datasets.Image, _PATH_COLUMNS, source, "image")
+    image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
     folder = path.parent if path.is_file() else path
     beside: dict[str, tuple[str, ...]] = {}
-    known = label_column is not None or _candidates(features, datasets.ClassLabel, _LABEL_COLUMNS)
+    known = label_column is not None or columns_of(features, datasets.ClassLabel, _LABEL_COLUMNS)
     if class_names is not None and not known:
         check_columns(source, features, (image_column,))
         labels, names = (-1,) * len(table), tuple(class_names)
     else:
-        label_column = label_column or _only(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
+        label_column = label_column or only_column(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
         check_columns(source, features, (image_column, label_column))
         if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
             raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
-        beside = {} if path.suffix == ".csv" else _read_beside(source, folder, features[label_column])
+        beside = {} if path.suffix == ".csv" else read_beside(source, folder, features[label_column])
         labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
     read, keys = images_of(table, image_column, folder, source)
     keys = table["__key__"][:] if "__key__" in features else keys
     return Source(source, names, labels, distinct(keys), read, beside.get("templates", ()))
-
-
-def check_columns(source: str, there: Iterable[str], wanted: Iterable[str]) -> None:
-    """Complain of columns that are not there.
-
-    Raises:
-        InputError: one is not.
-    """
-    for column in wanted:
-        if column not in there:
-            raise InputError(f"{source} has no column {column!r}; it has {', '.join(there)}")
-
-
-def images_of(
-    table: Any, column: str, folder: Path, source: str
-) -> tuple[Callable[[int], ImageSource], list[str | None]]:
-    """What reads the images of a column, and what each is called, where that is known.
-
-    Args:
-        table: of `datasets`.
-        column: holds images, or paths.
-        folder: where paths begin.
-        source: for messages.
-
-    Raises:
-        InputError: the column holds something else.
-    """
-    import datasets
-
-    if "string" in str(getattr(table.features[column], "dtype", "")):
-        paths: list[str | None] = table[column][:]
-        return lambda i: b"" if (path := paths[i]) is None else folder / path, paths
-    try:
-        raw = table.select_columns(column).cast_column(column, datasets.Image(decode=False))
-    except Exception as e:
-        raise InputError(f"column {column!r} of {source} cannot be read as images: {e}") from e
-
-    def read(i: int) -> ImageSource:
-        item = raw[i][column] or {"path": None, "bytes": b""}
-        content: ImageSource = item["path"] if item["bytes"] is None else item["bytes"]
-        return content
-
-    return read, _paths(raw, column, folder)
-
-
-def load_table(source: str, split: str | None) -> tuple[Any, str]:
-    """A table of `datasets`, and what read it; arguments as in `open_source`.
-
-    Raises:
-        InputError: there is none, or it cannot be read.
-    """
-    import datasets
-
-    path = Path(source)
-    arguments: tuple[str, ...] = (source,)
-    options: dict[str, Any] = {}
-    kind = "hub"
-    if path.is_file():
-        if path.suffix not in TABLES:
-            raise InputError(f"{source} is no data set: of files, {', '.join(TABLES)} can be read")
-        kind = TABLES[path.suffix]
-        arguments, options = (kind,), {"data_files": {split or "test": source}}
-    elif path.is_dir():
-        if any(path.glob("**/*.parquet")):
-            kind = "parquet"
-        elif any(path.glob("**/*.tar")):
-            kind = "webdataset"
-        else:
-            kind = "imagefolder"
-            arguments, options = (kind,), {"data_dir": source}
-    elif path.suffix in (*TABLES, ".json", ".jsonl"):
-        raise InputError(f"there is no file {source}")
-    elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
-        raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")
-
-    def load(split: str | None, **options: Any) -> Any:
-        if split is None:
-            splits = datasets.get_dataset_split_names(*arguments, **options)
-            split = splits[0] if len(splits) == 1 else "test"
-        return datasets.load_dataset(*arguments, split=split, **options)
-
-    try:
-        with _bars_on_terminals():
-            try:
-                return load(split, **options), kind
-            except RuntimeError as e:
-                if "scripts are no longer supported" not in str(e):
-                    raise
-                return load(split, revision=_CONVERTED), kind
-    except Exception as e:
-        if kind == "hub" and "gated dataset" in str(e):
-            raise InputError(
-                f"{source} is for those who accepted its licence: do so at https://huggingface.co/datasets/{source}, "
-                "and log in on this machine by `hf auth login`"
-            ) from e
-        raise InputError(f"{source} cannot be read as a data set (split {split!r}): {e}") from e
-
-
-@contextmanager
-def _bars_on_terminals() -> Iterator[None]:
-    """Without progress bars where nobody watches them."""
-    import datasets
-
-    shown = not datasets.are_progress_bars_disabled()
-    if shown and not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        if shown:
-            datasets.enable_progress_bars()
-
-
-def _read_beside(source: str, folder: Path, labels: Any) -> dict[str, tuple[str, ...]]:
-    """Class names and templates in files beside the shards, as CLIP benchmark has them."""
-    import datasets
-
-    if isinstance(labels, datasets.ClassLabel) or "string" in labels.dtype:
-        return {}
-    found = {}
-    for key, name in (("names", "classnames.txt"), ("templates", "zeroshot_classification_templates.txt")):
-        file = _file_beside(source, folder, name)
-        if file is not None:
-            lines = file.read_text("utf-8").splitlines()
-            found[key] = tuple(line.strip().replace("{c}", "{}") for line in lines if line.strip())
-    return found
-
-
-def _file_beside(source: str, folder: Path, name: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
-    if Path(source).exists():
-        return next((place / name for place in (folder, folder.parent) if (place / name).is_file()), None)
-    try:
-        return Path(hf_hub_download(source, name, repo_type="dataset"))
-    except EntryNotFoundError:
-        return None
-    except (OSError, ValueError) as e:
-        raise InputError(f"{name} of {source} cannot be had from the hub: {e}") from e
-
-
-def _paths(table: Any, column: str, folder: Path) -> list[str | None]:
-    """Paths of a column's images, without their contents."""
-    paths = [value for chunk in table.data.column(column).chunks for value in chunk.field("path").to_pylist()]
-    root = f"{folder.resolve()}/"
-    return [path.removeprefix(root) if path else None for path in paths]
 
 
 def distinct(names: Sequence[str | None]) -> tuple[str, ...]:
@@ -399,18 +244,3 @@ def _labels(
         return tuple(values), names
     index = {value: i for i, value in enumerate(sorted(set(values)))}
     return tuple(index[value] for value in values), tuple(map(str, index))
-
-
-def _candidates(features: Any, kind: type, usual: Sequence[str]) -> list[str]:
-    """Columns of that kind, else the first that is called as usual."""
-    found = [name for name, feature in features.items() if isinstance(feature, kind)]
-    return found or [name for name in usual if name in features][:1]
-
-
-def _only(features: Any, kind: type, usual: Sequence[str], source: str, what: str) -> str:
-    found = _candidates(features, kind, usual)
-    if len(found) != 1:
-        raise InputError(
-            f"{source} has {len(found)} {what} columns ({', '.join(features)}); name one with --{what}-column"
-        )
-    return str(found[0])

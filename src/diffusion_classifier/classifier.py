@@ -26,7 +26,7 @@ from .strategies import Fixed
 class DiffusionClassifier(CaptionReader):
     """A conditional diffusion model as a classifier (paper, Algorithm 1).
 
-    Example:
+    Examples:
         >>> clf = DiffusionClassifier.from_pretrained("fashion")
         >>> clf("boot.png", candidate_labels=["Ankle boot", "Sneaker"])  # doctest: +SKIP
         [{'score': 0.98, 'label': 'Ankle boot'}, {'score': 0.02, 'label': 'Sneaker'}]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +46,7 @@ class Reconstruction:
 def reconstruct(
     denoiser: Denoiser,
     image: ImageSource,
-    prompts: Sequence[str],
+    prompts: Sequence[str] | Sequence[int],
     *,
     steps: int = 50,
     guidance: float = 1.0,
@@ -76,7 +77,7 @@ def reconstruct(
         options = {"null": denoiser.null_condition()[rows].to(denoiser.device), "guidance": guidance}
     noise = invert(denoiser, conditioning, latent.expand(len(prompts), *latent.shape[1:]), steps=steps)
     images = denoiser.decode(ddim(denoiser, conditioning, noise, steps=steps, **options))
-    found = [_compared(prompt, original[0], image) for prompt, image in zip(prompts, images, strict=True)]
+    found = [_compared(str(prompt), original[0], image) for prompt, image in zip(prompts, images, strict=True)]
     if not denoiser.in_pixels:
         found.insert(0, _compared(None, original[0], back[0]))
     return to_image(original[0].float().cpu()), found
@@ -84,15 +85,24 @@ def reconstruct(
 
 def _compared(prompt: str | None, original: Tensor, image: Tensor) -> Reconstruction:
     """Of images (C, S, S) in [-1, 1]."""
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as e:
-        raise InputError("similarity needs scikit-image: pip install 'diffusion-classifier[inversion]'") from e
+    require_skimage()
+    from skimage.metrics import structural_similarity
+
     a, b = ((x.float().cpu().clamp(-1, 1) + 1) / 2 for x in (original, image))
     window = min(7, a.shape[-1] - 1 + a.shape[-1] % 2)
     ssim = structural_similarity(a.numpy(), b.numpy(), channel_axis=0, data_range=1.0, win_size=window)
     rmse = float((a - b).square().mean().sqrt())
     return Reconstruction(prompt, to_image(image.float().cpu()), rmse, float(ssim), _lpips(a, b))
+
+
+def require_skimage() -> None:
+    """Complain where scikit-image is not installed.
+
+    Raises:
+        InputError: it is not.
+    """
+    if find_spec("skimage") is None:
+        raise InputError("similarity needs scikit-image: pip install 'diffusion-classifier[inversion]'")
 
 
 def _lpips(a: Tensor, b: Tensor) -> float | None:

@@ -34,20 +34,47 @@ def rescore(
 ) -> None:
     """Answer again, and keep the answers as another run of the same images.
 
-    Classes that the strategy ruled out stay out: of them there are not enough errors. `confidence` is not known then.
-
     Args:
         folder: of a run with errors.
         out: folder of the new one.
+        loss: see `other_settings`, and so the others.
+        weights: see there.
+        temperature: see there.
+        prior: see there.
+
+    Raises:
+        InputError: a run without errors, or settings that cannot be used.
+    """
+    spec = spec_with_errors(folder)
+    now = other_settings(folder, spec, loss=loss, weights=weights, temperature=temperature, prior=prior)
+    rows = read_rows(folder)
+    with open_run(out, replace(now, command=f"rescore {folder}")) as run:
+        for batch in rows.to_batches(max_chunksize=1000):
+            run.extend(answer_again(pa.Table.from_batches([batch]), spec, now))
+
+
+def other_settings(
+    folder: Path,
+    spec: RunSpec,
+    *,
+    loss: str | None = None,
+    weights: WeightsSource | None = None,
+    temperature: float | None = None,
+    prior: Sequence[float] | None = None,
+) -> RunSpec:
+    """What a run would say of itself, had it been read with other settings.
+
+    Args:
+        folder: of the run, for messages.
+        spec: of the run, which has errors.
         loss: one of those whose errors the run holds; its own if None.
         weights: over time, as `read_weights` takes them, or "uniform"; the run's own if None.
         temperature: of the posterior; the run's own if None, which was fitted for its own weights.
         prior: one positive number a class; the run's own if None.
 
     Raises:
-        InputError: a run without errors, or settings that cannot be used.
+        InputError: settings that cannot be used.
     """
-    spec = spec_with_errors(folder)
     loss = spec.loss if loss is None else loss
     if loss not in (spec.loss, *spec.also):
         raise InputError(
@@ -58,19 +85,35 @@ def rescore(
     if weights is not None:
         found = None if weights == "uniform" else read_weights(weights)
     tau = spec.temperature if temperature is None else temperature
-    scale = scale_of(spec.num_dimensions, spec.reduction, tau)  # type: ignore[arg-type]
     p = spec.prior if prior is None else tuple(map(float, prior))
     if p is not None and spec.kind != "classes":
         raise InputError(f"a prior is of classes, and the images of {folder} have captions of their own")
-    log_prior = log_prior_of(p, len(spec.class_names))
     also = tuple(name for name in (spec.loss, *spec.also) if name != loss)
     now = replace(spec, loss=loss, also=also, weights=found, temperature=tau, prior=p)
-    rows = read_rows(folder)
-    with open_run(out, replace(now, command=f"rescore {folder}")) as run:
-        for batch in rows.to_batches(max_chunksize=1000):
-            table = pa.Table.from_batches([batch])
-            table = table if loss == spec.loss else _with_loss(table, spec.loss, loss)
-            run.extend(_answered(table, spec, found, scale, log_prior))
+    _scale_and_prior(now)  # for their complaints
+    return now
+
+
+def _scale_and_prior(spec: RunSpec) -> tuple[float, Tensor]:
+    scale = scale_of(spec.num_dimensions, spec.reduction, spec.temperature)  # type: ignore[arg-type]
+    return scale, log_prior_of(spec.prior, len(spec.class_names))
+
+
+def answer_again(rows: pa.Table, spec: RunSpec, now: RunSpec) -> pa.Table:
+    """The rows of a run with new answers.
+
+    Classes that the strategy ruled out stay out: of them there are not enough errors. `confidence` is not known then.
+
+    Args:
+        rows: of the run, all columns.
+        spec: of the run.
+        now: what `other_settings` made of it.
+
+    Raises:
+        InputError: all draws of an image are at times whose weight is 0.
+    """
+    rows = rows if now.loss == spec.loss else _with_loss(rows, spec.loss, now.loss)
+    return _answered(rows, spec, now.weights, *_scale_and_prior(now))
 
 
 def _with_loss(rows: pa.Table, own: str, loss: str) -> pa.Table:

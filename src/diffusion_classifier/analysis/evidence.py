@@ -121,7 +121,7 @@ def draw_race(errors: Tensor, names: Sequence[str], file: Path) -> None:
 def where(
     denoiser: Denoiser,
     image: ImageSource,
-    classes: tuple[str, str],
+    classes: Sequence[str] | Sequence[int],
     *,
     num_draws: int = 64,
     loss: str = "l2",
@@ -180,7 +180,7 @@ def draw_where(image: Image.Image, difference: NDArray[np.float64], classes: tup
             drawn = ax.imshow(difference, **over)
             fig.colorbar(drawn, ax=ax, shrink=0.8, label="error of the second less the first's")
         ax.set(xticks=[], yticks=[])
-    axes[1].set_title(f"blue: {classes[0]}; red: {classes[1]}", fontsize=9)
+    axes[1].set_title(f"blue: {classes[0]}; red: {classes[1]}", fontsize=9, parse_math=False)
     save(fig, file)
 
 

@@ -5,12 +5,10 @@ Shape legend: M images, K classes.
 
 from __future__ import annotations
 
-import base64
 import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..exceptions import InputError
-from ..files import write_durably
 from ..images import ImageError, load_image
 from ..runs import read_rows, refuse_unlabelled, with_status
 from ..sources import Source
@@ -28,18 +25,10 @@ from ..spec import RunSpec, read_spec, refuse_captions
 from ..summary import Summary, summary_of
 from .answers import draw_confusion, draw_evaluations, draw_times
 from .calibration import draw_reliability
-from .figures import pyplot
+from .pages import drawn, embedded, write_page
 
 NUM_SHOWN = 12
 """Best, and worst, images."""
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
-h1 { font-size: 1.6rem } h2 { font-size: 1.15rem; margin-top: 2.2rem }
-table { border-collapse: collapse } td, th { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top }
-figure { display: inline-block; margin: 0 .6rem 1rem 0; vertical-align: top } img { max-width: 100% }
-figcaption { font-size: .8rem; max-width: 8.5rem } .wrong { color: #b00 } .shown img { width: 8rem }
-pre { overflow: auto; background: #f4f4f4; padding: .6rem }
-"""
 
 
 def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
@@ -73,19 +62,14 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
         figures.append(("Evaluations", lambda axes: draw_evaluations(axes, spent, truth == answer)))
     if spec.store_errors:
         figures.append(("What each time says", lambda axes: draw_times(axes, done, truth, spec)))
-    parts = [_head(spec, summary), *(_figure(title, draw) for title, draw in figures)]
+    parts = [_head(spec, summary), *(f"<h2>{title}</h2>\n{drawn(title, draw)}" for title, draw in figures)]
     order = np.argsort(score)
     right = [i for i in order[::-1] if truth[i] == answer[i]][:NUM_SHOWN]
     wrong = [i for i in order[::-1] if truth[i] != answer[i]][:NUM_SHOWN]
     for title, chosen in (("Right, and surest of it", right), ("Wrong, and surest of it", wrong)):
         parts.append(f"<h2>{title}</h2>\n" + _shown(done, chosen, score, source))
     parts.append(_foot(spec, summary))
-    title = html.escape(f"{summary.model} on {spec.task or spec.source}")
-    page = f"<!doctype html>\n<html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>\n"
-    try:
-        write_durably(out, page + "\n".join(parts) + "\n</html>\n")
-    except OSError as e:
-        raise InputError(f"{out} cannot be written: {e}") from e
+    write_page(out, f"{summary.model} on {spec.task or spec.source}", parts)
 
 
 def _head(spec: RunSpec, s: Summary) -> str:
@@ -108,20 +92,6 @@ def _interval(share: tuple[float, float, float]) -> str:
     return f"{share[0]:.1%} (95 %: {share[1]:.1%} to {share[2]:.1%})"
 
 
-def _figure(title: str, draw: Callable[[Any], None]) -> str:
-    plt = pyplot()
-    figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
-    draw(axes)
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return f'<h2>{title}</h2>\n<img alt="{title}" src="{_data(buffer.getvalue())}">'
-
-
-def _data(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
-
-
 def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: Source | None) -> str:
     position = {} if source is None else {id_: i for i, id_ in enumerate(source.ids)}
     figures = []
@@ -134,9 +104,7 @@ def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], so
                 picture = html.escape(str(e))
             else:
                 image.thumbnail((256, 256), Image.Resampling.LANCZOS)
-                buffer = BytesIO()
-                image.save(buffer, "PNG")
-                picture = f'<img alt="" src="{_data(buffer.getvalue())}">'
+                picture = embedded(image)
         wrong = (
             "" if row["prediction"] == row["label"] else f" <span class=wrong>not {html.escape(row['label'])}</span>"
         )

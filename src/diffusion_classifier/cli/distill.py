@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from .common import Device, app, say
-from .runs import images_of
 from .training import (
     Architecture,
     Augment,
@@ -62,6 +61,7 @@ def distill(
     """
     from ..devices import resolve_device
     from ..spec import read_spec
+    from ..tasks import images_of_run
     from ..training.distill import taught, write_card
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_supervised
@@ -71,7 +71,7 @@ def distill(
         learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
     )  # fmt: skip
     specs = [read_spec(run) for run in runs]
-    sources = [images_of(spec, images, split=split, image_column=image_column) for spec in specs]
+    sources = [images_of_run(spec, images, split=split, image_column=image_column) for spec in specs]
     training, held_out = hold_out(taught(dict(zip(runs, sources, strict=True)), size), validation, seed)
     agreement: list[float] = []
     with reporter() as report:

@@ -189,7 +189,7 @@ def confused(
     from ..analysis.answers import confused as find
     from ..analysis.answers import draw_confused
     from ..spec import read_spec
-    from .runs import images_of
+    from ..tasks import images_of_run
 
-    draw_confused(find(run), images_of(read_spec(run), data), out)
+    draw_confused(find(run), images_of_run(read_spec(run), data), out)
     say(f"drawn to {out}")

@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from ..exceptions import InputError
 from ..readouts import print_outliers, print_robustness, print_summaries
 from .common import TableFormat, app, check_format, read_lines, say
-
-if TYPE_CHECKING:
-    from ..sources import Source
-    from ..spec import RunSpec
-
-
-def images_of(spec: RunSpec, data: str | None, **columns: str | None) -> Source:
-    """The images that a run is of, where they are or were; `columns` are arguments of `open_task`.
-
-    Raises:
-        InputError: they are not there.
-    """
-    from ..tasks import open_task
-
-    where = spec.task or data or spec.source
-    return open_task(where, data=data if spec.task else None, class_names=spec.class_names, **columns)[1]
 
 
 @app.command()
@@ -73,10 +57,11 @@ def report(
     """
     from ..analysis.report import write_report
     from ..spec import read_spec
+    from ..tasks import images_of_run
 
     spec = read_spec(run)
     try:
-        source = images_of(spec, data, split=split, image_column=image_column, label_column=label_column)
+        source = images_of_run(spec, data, split=split, image_column=image_column, label_column=label_column)
     except InputError as e:
         if data is not None:
             raise

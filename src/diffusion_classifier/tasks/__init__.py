@@ -9,7 +9,9 @@ from typing import Any
 
 from ..caption_sources import CaptionSource
 from ..exceptions import InputError
+from ..shifts import Shift, shifted
 from ..sources import Source, open_source, renamed
+from ..spec import RunSpec
 from .base import CaptionTask as CaptionTask
 from .base import Preset as Preset
 from .base import Task as Task
@@ -83,6 +85,24 @@ def open_task(
     if class_names is None and task.class_names is not None and (nameless or data is None):
         class_names = task.class_names
     return task, source if class_names is None else renamed(source, class_names)
+
+
+def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:
+    """The images that a run is of, under its shift.
+
+    Args:
+        spec: of the run.
+        data: where they are; where they were if None.
+        **columns: split, image_column and label_column of `open_task`.
+
+    Raises:
+        InputError: they are not there.
+    """
+    was = spec.source.removesuffix(f", {spec.shift}")
+    data = data or (was if Path(was).exists() else None)
+    where = spec.task or data or was
+    source = open_task(where, data=data if spec.task else None, class_names=spec.class_names, **columns)[1]
+    return shifted(source, Shift.parse(spec.shift)) if spec.shift else source
 
 
 def open_caption_task(task: CaptionTask, **options: Any) -> CaptionSource:

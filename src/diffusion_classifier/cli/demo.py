@@ -1,0 +1,52 @@
+"""`demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..exceptions import InputError
+from .common import BatchSize, Device, Dtype, app, load_arguments
+
+
+@app.command()
+def demo(
+    model: Annotated[
+        list[str] | None, typer.Option(help="Bundled name, folder, or hub id. Repeatable; all bundled if not given.")
+    ] = None,
+    run: Annotated[list[Path] | None, typer.Option(help="Folder of a run to browse. Repeatable.")] = None,
+    data: Annotated[str | None, typer.Option(help="Where the images of the runs are, if not where they were.")] = None,
+    contrastive: Annotated[
+        str | None, typer.Option(help="Contrastive model that reads the same images: folder or hub id.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at; 0.0.0.0 lets everybody in.")] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="The first free one from 7860 on else.")] = None,
+    max_megabytes: Annotated[int, typer.Option(min=1, help="Of one upload.")] = 20,
+    open_browser: Annotated[bool, typer.Option("--open", help="Show it in the browser.")] = False,
+    batch_size: BatchSize = "auto",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Serve a page to play with: classify and watch the race, score captions, browse runs. Needs the extra 'demo'.
+
+    Example: `diffusion-classifier demo --run runs/sample`
+    """
+    try:
+        import gradio  # noqa: F401
+    except ImportError as e:
+        raise InputError("the page needs gradio: pip install 'diffusion-classifier[demo]'") from e
+    from ..denoisers.load import bundled_models
+    from ..page import build_page, launch
+
+    options = load_arguments("", device, dtype, batch_size, False)
+    names = model or list(bundled_models())
+    page = build_page(
+        names, run_folders=run, data=data, contrastive=contrastive,
+        **{name: options[name] for name in ("device", "dtype", "batch_size")},
+    )  # fmt: skip
+    try:
+        launch(page, host=host, port=port, max_megabytes=max_megabytes, inbrowser=open_browser)
+    except OSError as e:
+        raise InputError(f"the page cannot be served at {host}: {e}") from e

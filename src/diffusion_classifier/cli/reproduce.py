@@ -1,0 +1,43 @@
+"""`reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .common import Device, Dtype, app, say, stderr, stdout
+
+
+@app.command()
+def reproduce(
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for runs, figures and report.html, in whole/ or quick/.")
+    ],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer images: minutes rather than an hour.")] = False,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+) -> None:
+    """Ask the paper's claims of the bundled models, and write one page with each number beside the paper's.
+
+    Broken off, the same command goes on. Needs the extras 'figures' and 'inversion'.
+
+    Example: `diffusion-classifier reproduce --quick --out miniature/`
+    """
+    from ..reproduce import expected_seconds, verdict
+    from ..reproduce import reproduce as run
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr) as progress:
+        task = progress.add_task("begins", total=expected_seconds(quick))
+        sections = run(
+            out, quick=quick, tell=lambda name, seconds: progress.update(task, description=name, advance=seconds),
+            device=device, dtype=dtype,
+        )  # fmt: skip
+    for section in sections:
+        stdout.print(section.title, style="bold", markup=False, highlight=False)
+        for claim in section.claims:
+            stdout.print(f"  {verdict(claim)}: {claim.text} Here: {claim.here}", markup=False, highlight=False)
+    say(f"written to {out / ('quick' if quick else 'whole') / 'report.html'}")

@@ -1,0 +1,63 @@
+"""A network of one's own as a classifier: what a `Denoiser` has to say of itself."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from diffusion_classifier import Denoiser, DiffusionClassifier
+from diffusion_classifier.denoisers import Conditioning
+from diffusion_classifier.schedules import RectifiedFlow
+
+NAMES = ("dark", "grey", "light")
+
+
+class MyNetwork(torch.nn.Module):
+    """Any network (x_t, t, class) → prediction; this one guesses that every pixel is as bright as its class."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.brightness = torch.nn.Parameter(torch.tensor([-0.7, 0.0, 0.7]))
+
+    def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
+        """Velocity ε - x, as x_t = (1 - t)·x + t·ε has it."""
+        x = self.brightness[labels].view(-1, 1, 1, 1).to(x_t)
+        t = t.view(-1, 1, 1, 1).clamp(min=1e-3).to(x_t)
+        return (x_t - (1 - t) * x) / t - x
+
+
+class MyDenoiser(Denoiser):
+    """The network with its schedule, and how images and classes go in."""
+
+    family = "mine"
+    conditions = ("labels",)
+    class_names = NAMES
+
+    def __init__(self, network: MyNetwork, image_size: int = 16) -> None:
+        shape = (3, image_size, image_size)  # of a latent: here the pixels themselves
+        super().__init__({"network": network}, RectifiedFlow(1000), "flow", shape, image_size)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to latents; an autoencoder's mean, scaled, where there is one."""
+        return images
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Back."""
+        return latents
+
+    def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
+        """One row a class: of a text model the encodings of the prompts."""
+        return Conditioning(
+            {"labels": torch.tensor([NAMES.index(str(c)) if isinstance(c, str) else c for c in classes])}
+        )
+
+    def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """What the network returns for B rows; the base class turns it into noise."""
+        return self.network(noisy, t / self.schedule.num_timesteps, conditioning.tensors["labels"])
+
+
+if __name__ == "__main__":
+    classifier = DiffusionClassifier(MyDenoiser(MyNetwork()), batch_size=32)
+    photo = torch.full((3, 16, 16), 0.85)  # in [0, 1]: nearly white
+    for answer in classifier(photo):
+        print(f"{answer['label']:6} {answer['score']:.3f}")

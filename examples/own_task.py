@@ -1,0 +1,45 @@
+"""A task of one's own: images with class names, a prompt and a metric, evaluated as a run that can be resumed."""
+
+import tempfile
+from pathlib import Path
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.evaluate import Question, evaluate
+from diffusion_classifier.sources import Source
+from diffusion_classifier.summary import summarize
+from diffusion_classifier.tasks import Task
+from diffusion_classifier.zoo import load_sample
+
+SHOES = ("Sandal", "Sneaker", "Ankle boot")
+
+
+def open_shoes(data: str | None, split: str | None) -> Source:  # noqa: ARG001 - where and which, were there several
+    """Some test images; `sources.open_source` reads folders, CSV, Parquet, webdataset and the hub."""
+    samples = [sample for sample in load_sample(200) if sample.label in SHOES]
+    labels = tuple(SHOES.index(sample.label) for sample in samples)
+    ids = tuple(str(sample.index) for sample in samples)
+    return Source("shoes", SHOES, labels, ids, lambda i: samples[i].image)
+
+
+TASK = Task(
+    name="shoes",
+    title="Shoes of Fashion-MNIST",
+    source="",
+    num_classes=3,
+    num_images=60,
+    template="a photo of a {}.",
+    metric="mean_per_class",
+    licence="MIT",
+    citation="Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
+    make=open_shoes,
+)
+
+if __name__ == "__main__":
+    classifier = DiffusionClassifier.from_pretrained("fashion", batch_size=32)
+    question = Question(task=TASK, options={"strategy": "sequential:16/0.01"})
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in evaluate(classifier, open_shoes(None, None), Path(folder) / "run", question, model="fashion"):
+            pass
+        summary = summarize(Path(folder) / "run")
+    mean, low, high = summary.mean_per_class
+    print(f"{summary.num_done} images, mean per class {mean:.1%} (95 %: {low:.1%} to {high:.1%})")

@@ -1,0 +1,25 @@
+"""Pages of the documentation that lie elsewhere: cards of the bundled models, as they are in the package."""
+
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ZOO = Path(__file__).parents[1] / "src/diffusion_classifier/zoo"
+
+
+def on_files(files, config):
+    """Add the cards and their pictures."""
+    for card in sorted(ZOO.glob("*/README.md")):
+        name = card.parent.name
+        text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)
+        text = re.sub(r"\]\((\w+\.png)\)", rf"]({name}-\1)", text.replace("](../../../../docs/", "](../"))
+        files.append(File.generated(config, f"cards/{name}.md", content=text))
+        for picture in card.parent.glob("*.png"):
+            files.append(File.generated(config, f"cards/{name}-{picture.name}", abs_src_path=str(picture)))
+    return files
+
+
+def on_page_markdown(markdown, **_):
+    """Links to cards lead to those pages."""
+    return re.sub(r"\]\((?:\.\./)?src/diffusion_classifier/zoo/(\w[\w-]*)/README\.md\)", r"](cards/\1.md)", markdown)

@@ -352,7 +352,7 @@ def _one_draw(runs: dict[str, Path]) -> Section:
                 "For an accuracy within 2 points of the pure model at less cost.",
                 "future work",
                 f"{fast.cost:.1f} full predictions an image in place of {pure.cost:.0f}; {_percent(_accuracy(fast))}, "
-                f"{_points(change)} than the network trained to denoise alone",
+                f"{_points(change)} against the network trained to denoise alone",
                 _above(change, -0.02),
             )
         ],

@@ -106,8 +106,8 @@ class TestIdx:
             ("train-images-idx3-ubyte", idx(np.zeros((6, 4, 4)))[:-1], "reshape"),
             ("train-images-idx3-ubyte", b"\0\0", "requires a buffer"),
             ("train-labels-idx1-ubyte", b"", "requires a buffer"),
-            ("train-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS))[:-9], "end-of-stream"),
-            ("train-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS))[:10] + b"\xff" * 20, "invalid"),
+            ("train-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS), mtime=0)[:-9], "end-of-stream"),
+            ("train-labels-idx1-ubyte.gz", gzip.compress(idx(LABELS), mtime=0)[:10] + b"\xff" * 20, "invalid"),
             ("train-labels-idx1-ubyte.gz", idx(LABELS), "gzip"),
         ],
     )

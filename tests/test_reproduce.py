@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion_classifier import claims
 from diffusion_classifier import evaluate as evaluation
 from diffusion_classifier import reproduce as miniature
 from diffusion_classifier.runs import read_rows
@@ -57,18 +58,18 @@ def test_what_is_expected_is_told(tmp_path, monkeypatch):
 def test_draws_are_chosen_by_their_rank_in_time():
     u = torch.tensor([[0.5, 0.1, 0.9], [0.9, 0.5, 0.1]])
     errors = torch.arange(12.0).view(2, 2, 3)
-    found = miniature._drawn(errors, u.argsort(1), np.array([0, 2]))
+    found = claims._drawn(errors, u.argsort(1), np.array([0, 2]))
     assert found.tolist() == [[[1, 2], [4, 5]], [[8, 6], [11, 9]]]
 
 
 def test_verdicts():
-    claim = miniature.Claim("a", "b", "c", None)
-    assert [miniature.verdict(replace(claim, holds=h)) for h in (None, True, False)] == [
+    claim = claims.Claim("a", "b", "c", None)
+    assert [claims.verdict(replace(claim, holds=h)) for h in (None, True, False)] == [
         "not decided",
         "holds",
         "does not hold",
     ]
-    assert [miniature._above(d) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
+    assert [claims._above(d) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
         None,
         True,
         False,

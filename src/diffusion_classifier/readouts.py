@@ -59,15 +59,15 @@ def print_calibration(calibration: Calibration, as_json: bool) -> None:
     table = Table(show_header=False, title=f"{calibration.num_images} images, cross-validated")
     temperature = "no true labels" if defaults.temperature is None else f"{defaults.temperature:.3g}"
     ece = calibration.calibration_error
-    gain = _percent(calibration.gain)
+    gain = percent(calibration.gain)
     if calibration.gain is not None:
         gain += ": used" if calibration.gains else ": not shown, so that they are not used"
     for name, value in {
         "strategy": defaults.strategy,
         "evaluations an image": f"{calibration.num_evaluations:.1f}; all: {calibration.full_evaluations}",
-        "label other than that of all draws": _percent(calibration.changed),
-        "accuracy": _percent(calibration.accuracy),
-        "accuracy of all draws": _percent(calibration.full_accuracy),
+        "label other than that of all draws": percent(calibration.changed),
+        "accuracy": percent(calibration.accuracy),
+        "accuracy of all draws": percent(calibration.full_accuracy),
         "gain in accuracy by weights over time": gain,
         "temperature": temperature,
         "calibration error of the score": "no true labels" if ece is None else f"{ece:.3f}",
@@ -84,7 +84,7 @@ def print_frontier(points: list[Point], as_json: bool) -> None:
         return
     table = Table("family", "strategy", "evaluations", "right, with 95 % interval")
     for point in points:
-        table.add_row(point.family, point.strategy, f"{point.num_evaluations:.1f}", _percent(point.accuracy))
+        table.add_row(point.family, point.strategy, f"{point.num_evaluations:.1f}", percent(point.accuracy))
     Console().print(table)
 
 
@@ -99,9 +99,9 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         "model": lambda s: s.model,
         "strategy": lambda s: s.strategy,
         "images": lambda s: f"{s.num_done} of {s.num_images}" + (f", {s.num_failed} failed" if s.num_failed else ""),
-        "accuracy": lambda s: _percent(s.accuracy, "–"),
-        "mean per class": lambda s: _percent(s.mean_per_class, "–"),
-        "true class among the five best": lambda s: _percent(s.top5, "–"),
+        "accuracy": lambda s: percent(s.accuracy, "–"),
+        "mean per class": lambda s: percent(s.mean_per_class, "–"),
+        "true class among the five best": lambda s: percent(s.top5, "–"),
         **{name: partial(_composed, tag=tag, score=score) for name, tag, score in _compositions(summaries)},
         **({"image score of": _image_score_of} if any(s.composition and s.composition.note for s in summaries) else {}),
         "calibration error": lambda s: _number(s.calibration_error, ".3f"),
@@ -114,9 +114,9 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         blank = [""] * len(summaries)
         unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
         if c.difference is None:
-            blank[i] = f"another answer for {_percent(c.other_label)} of {unit}"
+            blank[i] = f"another answer for {percent(c.other_label)} of {unit}"
         else:
-            blank[i] = f"{_points(c.difference)} on {unit}; p = {c.p_value:.2g} (McNemar)"
+            blank[i] = f"{points(c.difference)} on {unit}; p = {c.p_value:.2g} (McNemar)"
         lines.append((f"against {c.first}", *blank))
     _print_lines(lines, output)
     if output == "markdown":
@@ -156,14 +156,16 @@ def _composed(summary: Summary, tag: str | None, score: str) -> str:
     if score == "chance":
         return _number(scores.chance.get("accuracy"), ".1%")
     chance = f"; chance {scores.chance[score]:.1%}" if score in scores.shares else ""
-    return f"{_percent(scores.shares.get(score), '–')}{chance}"
+    return f"{percent(scores.shares.get(score), '–')}{chance}"
 
 
-def _percent(share: tuple[float, float, float] | None, missing: str = "no true labels") -> str:
+def percent(share: tuple[float, float, float] | None, missing: str = "no true labels") -> str:
+    """A share with the ends of its interval."""
     return f"{share[0]:.1%} ({share[1]:.1%} to {share[2]:.1%})" if share else missing
 
 
-def _points(difference: tuple[float, float, float]) -> str:
+def points(difference: tuple[float, float, float]) -> str:
+    """A difference of shares with the ends of its interval, in percentage points."""
     return "{:+.1f} points ({:+.1f} to {:+.1f})".format(*(100 * value for value in difference))
 
 
@@ -198,7 +200,7 @@ def print_gains(found: list[Gain], output: str) -> None:
     """One row for each set of images: "table", "json" or "markdown"."""
     lines: list[tuple[str, ...]] = [("images of", "number", "before", "after", "gain")]
     for g in found:
-        lines.append((g.name, str(g.num_images), _percent(g.before), _percent(g.after), _points(g.difference)))
+        lines.append((g.name, str(g.num_images), percent(g.before), percent(g.after), points(g.difference)))
     _print_found(found, lines, output)
 
 
@@ -215,15 +217,15 @@ def print_outliers(found: list[Outliers], output: str) -> None:
 
 def print_robustness(models: list[Robustness], output: str) -> None:
     """One column a model, intervals but in rows of several severities: "table", "json" or "markdown"."""
-    lines = [("", *(m.model for m in models)), ("without shift", *(_percent(m.accuracy) for m in models))]
+    lines = [("", *(m.model for m in models)), ("without shift", *(percent(m.accuracy) for m in models))]
     for name, severities in models[0].by_shift.items():
         head = f"{name}:{','.join(map(str, severities))}"
         lines.append(
             (head, *(" ".join(f"{100 * share:.1f}" for share, _, _ in m.by_shift[name].values()) for m in models))
         )
     lines += [
-        ("all shifts", *(_percent(m.mean) for m in models)),
+        ("all shifts", *(percent(m.mean) for m in models)),
         ("corruption error", *(f"{m.corruption_error:.2f}" for m in models)),
-        ("effective robustness", *("–" if m.effective is None else _points(m.effective) for m in models)),
+        ("effective robustness", *("–" if m.effective is None else points(m.effective) for m in models)),
     ]
     _print_found(models, lines, output)

@@ -6,6 +6,7 @@ Shape legend: M images, K classes.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -209,25 +210,38 @@ def compare(first: Path, second: Path) -> Comparison:
     specs = [read_spec(folder) for folder in (first, second)]
     if specs[0].data != specs[1].data:
         raise InputError(f"{first} and {second} are of different data and cannot be compared image by image")
-    tables, paired = [], specs[0].kind == "pairs"
-    for folder in (first, second):
-        rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
-        told = rows.to_pylist()
-        tables.append(pairs_of(told) if paired else {row["id"]: (row,) for row in told})
+    rows = [
+        with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done") for folder in (first, second)
+    ]
+    return compare_rows(str(first), str(second), rows, paired=specs[0].kind == "pairs")
+
+
+def compare_rows(first: str, second: str, rows: Sequence[pa.Table], paired: bool = False) -> Comparison:
+    """`compare` of rows that are at hand, of two runs.
+
+    Args:
+        first: what the first is called.
+        second: and the second.
+        rows: of both, done, with id, label, prediction and status.
+        paired: whether images come in pairs, which are compared in their place.
+
+    Raises:
+        InputError: no image in common.
+    """
+    told = [part.select(["id", "label", "prediction", "status"]).to_pylist() for part in rows]
+    tables = [pairs_of(part) if paired else {row["id"]: (row,) for row in part} for part in told]
     common = sorted(tables[0].keys() & tables[1].keys())
     if not common:
         raise InputError(f"{first} and {second} have no {'pair' if paired else 'image'} in common")
     answers = [[[row["prediction"] for row in table[i]] for i in common] for table in tables]
     other = torch.tensor([one != two for one, two in zip(*answers, strict=True)])
     if any(row["label"] is None for row in tables[0][common[0]]):
-        return Comparison(
-            str(first), str(second), len(common), None, None, None, None, None, share_interval(other)
-        )  # fmt: skip
+        return Comparison(first, second, len(common), None, None, None, None, None, share_interval(other))
     a, b = (torch.tensor([all(map(is_right, table[i])) for i in common]) for table in tables)
     only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
     p_value = binomtest(only_b, only_a + only_b).pvalue if only_a + only_b else 1.0
     return Comparison(
-        str(first), str(second), len(common) * (2 if paired else 1), difference_interval(b, a),
+        first, second, len(common) * (2 if paired else 1), difference_interval(b, a),
         _bootstrap(b.double() - a.double()), only_a, only_b, float(p_value), share_interval(other),
         len(common) if paired else None,
     )  # fmt: skip

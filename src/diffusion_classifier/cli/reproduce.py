@@ -26,7 +26,8 @@ def reproduce(
 
     Example: `diffusion-classifier reproduce --quick --out miniature/`
     """
-    from ..reproduce import expected_seconds, verdict
+    from ..claims import verdict
+    from ..reproduce import expected_seconds
     from ..reproduce import reproduce as run
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())

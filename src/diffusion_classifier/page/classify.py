@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -22,16 +23,7 @@ from ..prompts import fill_template, parse_labels
 from ..results import Row, as_row
 from ..tasks.scenes import open_pairs
 from ..zoo import load_sample
-from .common import (
-    MAX_TEXT,
-    QUEUE,
-    Models,
-    drawing_of,
-    read_upload,
-    refuse_long_work,
-    sentences,
-    upload,
-)
+from .common import MAX_TEXT, QUEUE, Models, drawing_of, read_upload, refuse_long_work, sentences, upload
 from .parts import bars, dropped, leads, status
 from .race import watch
 
@@ -246,6 +238,7 @@ def _race(result: Classification) -> tuple[str, Any]:
     return bars(result.scores, dropped(result), title="Posterior"), gr.LinePlot(leads(result), visible=True)
 
 
+@cache
 def _examples(name: str) -> list[Image.Image]:
     """Test images that the model may be tried on."""
     if name == "scenes":

@@ -139,15 +139,3 @@ def refuse_long_work(what: str, texts: Sequence[str], draws: int) -> None:
     """
     if len(texts) * draws > MAX_PAIRS:
         raise InputError(f"{len(texts):,} {what} at {draws} draws are too many here: {MAX_PAIRS:,} in all at most")
-
-
-def allowed(folder: str, folders: list[Path]) -> Path:
-    """One of the folders that the page was started with.
-
-    Raises:
-        InputError: it is another.
-    """
-    for path in folders:
-        if str(path) == folder:
-            return path
-    raise InputError(f"{folder!r} is none of the runs that this page was started with")

@@ -9,19 +9,17 @@ from typing import Any
 import gradio as gr
 import numpy as np
 import pyarrow as pa
-import torch
 from PIL import Image
 
 from ..exceptions import InputError
 from ..images import ImageError, load_image
-from ..metrics import difference_interval
 from ..rescore import answer_again, other_settings
 from ..runs import read_rows, refuse_unlabelled, with_status
 from ..sources import Source
-from ..spec import RunSpec, read_spec, refuse_captions
-from ..summary import summary_of
+from ..spec import RunSpec, read_spec, refuse_captions, spec_with_errors
+from ..summary import compare_rows, summary_of
 from ..tasks import images_of_run
-from .common import allowed, sentences
+from .common import sentences
 from .parts import bars
 
 A_PAGE = 24
@@ -84,24 +82,32 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
     asked = [run, kind, truth, page, weights_now]
     out = [about, gallery, rows_shown, truth, page]
 
-    def look(folder: str, wanted: str, true_class: str, number: int, settings: Any) -> tuple[Any, ...]:
-        with sentences():
-            path = allowed(folder, folders)
-            spec, rows = _answers(path, settings)
-            told = _filtered(rows, spec, wanted, true_class)
-            last = max(1, -(-len(told) // A_PAGE))
-            number = min(max(int(number or 1), 1), last)
-            on_page = told.slice((number - 1) * A_PAGE, A_PAGE)
-            chosen = on_page.select(["id", "label", "prediction", "posterior", "num_evaluations"]).to_pylist()
-            source, why_none = sources[path]
-            pictures = [_picture(source, row) for row in chosen] if source else []
+    def show(path: Path, spec: RunSpec, rows: pa.Table, wanted: str, true_class: str, number: int) -> tuple[Any, ...]:
+        told = _filtered(rows, spec, wanted, true_class)
+        last = max(1, -(-len(told) // A_PAGE))
+        number = min(max(int(number or 1), 1), last)
+        on_page = told.slice((number - 1) * A_PAGE, A_PAGE)
+        chosen = on_page.select(["id", "label", "prediction", "posterior", "num_evaluations"]).to_pylist()
+        source, why_none = sources[path]
+        pictures = [_picture(source, row) for row in chosen] if source else []
         line = f"{len(told):,} of {len(rows):,} images; page {number} of {last}"
         line += f". Their pictures are not found: {html.escape(why_none)}" if source is None else ""
         choices = gr.Dropdown(choices=["any", *spec.class_names], value=true_class)
         return line, pictures, [dict(row, names=spec.class_names) for row in chosen], choices, number
 
+    def look(folder: str, wanted: str, true_class: str, number: int, settings: Any) -> tuple[Any, ...]:
+        with sentences():
+            path = _allowed(folder, folders)
+            spec, rows = _answers(path)
+            if settings is not None:
+                spec, rows = _again(path, spec, rows, settings)
+            return show(path, spec, rows, wanted, true_class, number)
+
     def look_anew(folder: str, wanted: str, true_class: str, _page: int, settings: Any) -> tuple[Any, ...]:
         return look(folder, wanted, true_class, 1, settings)
+
+    def as_read(folder: str, wanted: str, true_class: str, number: int) -> tuple[Any, ...]:
+        return *look(folder, wanted, true_class, number, None), "", None
 
     def details_of(rows: list[Any], event: gr.SelectData) -> str:
         row = rows[event.index]
@@ -109,50 +115,63 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         facts += f"{row['num_evaluations']:,} network predictions</p>"
         return bars(dict(zip(row["names"], row["posterior"], strict=True)), title=row["prediction"]) + facts
 
-    def refit(folder: str, power: float, *values: float) -> tuple[str, Any]:
+    def refit(folder: str, wanted: str, true_class: str, number: int, power: float, *values: float) -> tuple[Any, ...]:
         with sentences():
-            path = allowed(folder, folders)
-            settings = (tuple(values), 10**power)
-            _, before = _answers(path, None)
-            spec, after = _answers(path, settings)
-            return _compared(path, spec, before, after), settings
+            path, settings = _allowed(folder, folders), (tuple(values), 10**power)
+            spec, before = _answers(path)
+            now, after = _again(path, spec, before, settings)
+            return *show(path, now, after, wanted, true_class, number), _compared(path, now, before, after), settings
 
     browse: dict[str, Any] = {"api_visibility": "private"}
     kind.input(look_anew, asked, out, **browse)
     truth.input(look_anew, asked, out, **browse)
-    run.input(
-        lambda folder, wanted: (*look(folder, wanted, "any", 1, None), "", None),
-        [run, kind],
-        [*out, compared, weights_now],
-        **browse,
-    )
+    all_out = [*out, compared, weights_now]
+    run.input(lambda folder, wanted: as_read(folder, wanted, "any", 1), [run, kind], all_out, **browse)
     page.submit(look, asked, out, **browse)
     gallery.select(details_of, rows_shown, details, **browse)
-    again.click(refit, [run, temperature, *knots], [compared, weights_now], **browse).success(
-        look, asked, out, **browse
-    )
-    own.click(lambda: ("", None), None, [compared, weights_now], **browse).success(look, asked, out, **browse)
+    again.click(refit, [run, kind, truth, page, temperature, *knots], all_out, **browse)
+    own.click(as_read, [run, kind, truth, page], all_out, **browse)
     page_itself.load(look, asked, out, **browse)
 
 
-def _answers(folder: Path, settings: tuple[tuple[float, ...], float] | None) -> tuple[RunSpec, pa.Table]:
-    """Rows of a run that are done, as they are or with other weights and temperature.
+def _allowed(folder: str, folders: list[Path]) -> Path:
+    """One of the folders that the page was started with, whatever a client sends.
 
     Raises:
-        InputError: a run of captions, without rows, or without errors where other settings are wanted.
+        InputError: it is another.
+    """
+    for path in folders:
+        if str(path) == folder:
+            return path
+    raise InputError(f"{folder!r} is none of the runs that this page was started with")
+
+
+def _answers(folder: Path) -> tuple[RunSpec, pa.Table]:
+    """Rows of a run over classes that are done.
+
+    Raises:
+        InputError: a run of captions, or nothing done.
     """
     spec, rows = read_spec(folder), read_rows(folder)
     refuse_captions(folder, spec, "this page")
     done = with_status(rows, "done")
     if not len(done):
         raise InputError(f"no image of {folder} is done yet")
-    if settings is None:
-        return spec, done
-    if not spec.store_errors:
-        raise InputError(f"{folder} holds no errors: `evaluate --store-errors` keeps them")
+    return spec, done
+
+
+def _again(
+    folder: Path, spec: RunSpec, rows: pa.Table, settings: tuple[tuple[float, ...], float]
+) -> tuple[RunSpec, pa.Table]:
+    """The same with other weights over time, and another temperature, as a multiple of the run's own.
+
+    Raises:
+        InputError: a run without errors, or weights that leave nothing to count.
+    """
     weights, factor = settings
+    spec_with_errors(folder)  # for its complaint
     now = other_settings(folder, spec, weights=weights, temperature=spec.temperature * factor)
-    return now, answer_again(done, spec, now)
+    return now, answer_again(rows, spec, now)
 
 
 def _filtered(rows: pa.Table, spec: RunSpec, wanted: str, true_class: str) -> pa.Table:
@@ -197,13 +216,10 @@ def _compared(folder: Path, spec: RunSpec, before: pa.Table, after: pa.Table) ->
     old, new = (summary_of(folder, spec, rows) for rows in (before, after))
     assert old.accuracy is not None
     assert new.accuracy is not None
-    truth = before["label"].to_pylist()
-    hits = [
-        torch.tensor([a == b for a, b in zip(truth, rows["prediction"].to_pylist(), strict=True)])
-        for rows in (before, after)
-    ]
-    gain, low, high = difference_interval(hits[1], hits[0])
-    changed = sum(a != b for a, b in zip(*(r["prediction"].to_pylist() for r in (before, after)), strict=True))
+    change = compare_rows("as it was read", "answered again", (before, after))
+    assert change.difference is not None
+    gain, low, high = change.difference
+    changed = round(change.other_label[0] * change.num_images)
     return (
         f"Accuracy {old.accuracy[0]:.1%} → **{new.accuracy[0]:.1%}**: {100 * gain:+.1f} points "
         f"(95 %: {100 * low:+.1f} to {100 * high:+.1f}); calibration error {old.calibration_error:.3f} → "

@@ -34,6 +34,7 @@ SUPERVISED = {
     "ResNet-18, short": ("resnet-18", 2e13),
     "ResNet-18": ("resnet-18", 1e14),
     "ResNet-18, long": ("resnet-18", 4e14),
+    "ResNet-18, as `fashion-fast`": ("resnet-18", 2.2e15),
     "ResNet-34": ("resnet-34", 2e14),
     "ResNet-50": ("resnet-50", 2e14),
     "ViT tiny, short": ("vit-tiny", 5e13),

@@ -161,7 +161,8 @@ def train_supervised(
 
     def seen(images: Tensor, _: torch.Generator | None) -> Tensor:
         x = pixels(images, torch.arange(len(images)), place)
-        return torch.nn.functional.interpolate(x, size=edge, mode="bilinear") if edge > x.shape[-1] else x
+        x = torch.nn.functional.interpolate(x, size=edge, mode="bilinear") if edge > x.shape[-1] else x
+        return x.contiguous(memory_format=torch.channels_last)  # convolutions are a fifth faster on a processor
 
     def save(averaged: Any) -> None:
         with quiet():

@@ -1,5 +1,6 @@
 """What benchmarks of models that are trained here share: data, training for a number of operations, answers."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -13,18 +14,22 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.analysis.figures import pyplot, save
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
+from diffusion_classifier.denoisers import Denoiser
 from diffusion_classifier.evaluate import Question, choose, evaluate
 from diffusion_classifier.images import load_image
 from diffusion_classifier.questions import BaselineQuestion
+from diffusion_classifier.sampling import draw_images
 from diffusion_classifier.scenes import HELD_OUT
 from diffusion_classifier.sources import Source
 from diffusion_classifier.spec import SPEC
 from diffusion_classifier.summary import summarize
-from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.tasks import open_task
+from diffusion_classifier.training.data import LabelledImages, decode, load_labelled_images
 from diffusion_classifier.training.denoising import TrainConfig
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
 from diffusion_classifier.training.train import build_network, train
@@ -51,6 +56,13 @@ def joint(config: TrainConfig, weight: float = 0.05) -> TrainConfig:
 def load(data: str) -> tuple[LabelledImages, LabelledImages]:
     """Training images of Fashion-MNIST, and those that `make train-fashion` holds out."""
     return load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
+
+
+def scene_images(data: str, split: str, number: int) -> LabelledImages:
+    """Plain photographs of the world of scenes, each alone at a place of its own."""
+    source = open_task("scenes-nouns", data=data, split=split)[1]
+    some = source.take(torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:number].tolist())
+    return LabelledImages(decode(some, None), torch.tensor(some.labels), some.class_names)
 
 
 def spread(images: LabelledImages, number: int) -> LabelledImages:
@@ -119,3 +131,17 @@ def chosen_by(model: str, images: list[np.ndarray]) -> Tensor:
         score = classifier.scorer(FASHION)
         return torch.stack([score(load_image(image).image, range(len(FASHION))) for image in images]).argmax(1)
     return torch.tensor([FASHION.index(r.label) for r in classifier.classify(images, strategy=strategy or None)])
+
+
+def draw_samples(models: Iterable[tuple[str, Denoiser]], prompts: Sequence[str], file: Path) -> None:
+    """One picture of each prompt from each model, a row a model, all from the same noise."""
+    rows = [(name, list(draw_images(denoiser, prompts, range(len(prompts))))) for name, denoiser in models]
+    fig, axes = pyplot().subplots(
+        len(rows), len(prompts), figsize=(len(prompts), len(rows)), layout="constrained", squeeze=False
+    )
+    for row, (name, drawn) in zip(axes, rows, strict=True):
+        for ax, picture in zip(row, drawn, strict=True):
+            ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
+            ax.axis("off")
+        row[0].set_title(name, fontsize=7, loc="left")
+    save(fig, file)

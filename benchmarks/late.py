@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import EARLY, forward_flops, joint, late, load, pictures, spread, train_for
+from common import EARLY, draw_samples, forward_flops, joint, late, load, pictures, spread, train_for
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
@@ -29,7 +29,6 @@ from diffusion_classifier.calibration import fit_temperature
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.metrics import expected_calibration_error, share_interval
 from diffusion_classifier.posterior import log_posterior, mean_errors
-from diffusion_classifier.sampling import draw_images
 from diffusion_classifier.zoo import FASHION
 
 DRAWS = (1, 2, 4, 8, 40)
@@ -146,16 +145,9 @@ def figure(out: Path, file: Path) -> None:
 
 def samples(out: Path, file: Path) -> None:
     """One picture of each class from every model, all from the same noise."""
-    plt = pyplot()
-    names = [name for name in MODELS if (folder_of(out, name) / "seconds").exists()]
-    fig, axes = plt.subplots(len(names), len(FASHION), figsize=(10, len(names)), layout="constrained", squeeze=False)
-    for row, name in zip(axes, names, strict=True):
-        drawn = draw_images(load_denoiser(folder_of(out, name)), FASHION, range(len(FASHION)))
-        for ax, picture in zip(row, drawn, strict=True):
-            ax.imshow(picture, cmap="gray", vmin=0, vmax=255)
-            ax.axis("off")
-        row[0].set_title(name, fontsize=7, loc="left")
-    save(fig, file)
+    folders = {name: folder_of(out, name) for name in MODELS}
+    trained = {name: folder for name, folder in folders.items() if (folder / "seconds").exists()}
+    draw_samples(((name, load_denoiser(folder)) for name, folder in trained.items()), FASHION, file)
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -13,8 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from common import answered, load, train_for
+from common import answered, load, scene_images, train_for
 from rich.progress import track
 
 from diffusion_classifier import load_denoiser
@@ -27,7 +26,7 @@ from diffusion_classifier.shifts import SHIFTS, Shift, shifted
 from diffusion_classifier.sources import open_source
 from diffusion_classifier.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.data import LabelledImages, decode, load_labelled_images
+from diffusion_classifier.training.data import LabelledImages, load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig, train_features
 
 SUPERVISED = {
@@ -103,18 +102,11 @@ class Tables:
             yield f"Gaussians of drawn images in {what}", str(folder)
 
 
-def scene_images(data: str, number: int) -> LabelledImages:
-    """Plain photographs of the world of scenes, each alone at a place of its own, that training may see."""
-    source = open_task("scenes-nouns", data=data, split="train")[1]
-    some = source.take(torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:number].tolist())
-    return LabelledImages(decode(some, None), torch.tensor(some.labels), some.class_names)
-
-
 def table_1(tables: Tables) -> list[str]:
     """Rows of Markdown: what each diffusion model gives, on its own test images."""
     lines = ["| model, task | way | accuracy | seconds an image |", "| --- | --- | --- | --- |"]
     worlds = {
-        "scenes": ("scenes-nouns", lambda: scene_images(tables.data, 20_000)),
+        "scenes": ("scenes-nouns", lambda: scene_images(tables.data, "train", 20_000)),
         "fashion": ("fashion-mnist", lambda: load(tables.data)[0]),
     }
     for model, (task, training) in worlds.items():

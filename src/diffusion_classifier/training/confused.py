@@ -83,18 +83,32 @@ def right_answers(
     classifier: DiffusionClassifier, held_out: LabelledImages, classes: Sequence[str], template: str | None
 ) -> dict[str, Tensor]:
     """Whether answers are right, (M,), bool: on images of the confused classes among these, and on all among all."""
-    some = torch.isin(held_out.labels, indices_of(classes, held_out)).nonzero().flatten()
-    if not len(some):
-        raise InputError(f"none of the {len(held_out)} held-out images is of {', '.join(classes)}: hold out more")
-    asked = {", ".join(classes): (some, list(classes)), "all classes": (torch.arange(len(held_out)), None)}
-    found = {}
-    for name, (rows, among) in asked.items():
-        images = [image.permute(1, 2, 0).numpy() for image in held_out.images[rows]]
-        answers = classifier.classify(images, among or list(held_out.class_names), template=template)
-        truth = [held_out.class_names[label] for label in held_out.labels[rows].tolist()]
-        right = [str(r.label).lower() == name.lower() for r, name in zip(answers, truth, strict=True)]
-        found[name] = torch.tensor(right)
-    return found
+    some = images_of(held_out, classes)
+    return {", ".join(classes): are_right(classifier, some, classes, template),
+            "all classes": are_right(classifier, held_out, held_out.class_names, template)}  # fmt: skip
+
+
+def images_of(data: LabelledImages, classes: Sequence[str]) -> LabelledImages:
+    """Those of these classes.
+
+    Raises:
+        InputError: there are none; as `indices_of`.
+    """
+    rows = torch.isin(data.labels, indices_of(classes, data)).nonzero().flatten()
+    if not len(rows):
+        raise InputError(f"none of the {len(data)} held-out images is of {', '.join(classes)}: hold out more")
+    return data.take(rows)
+
+
+def are_right(
+    classifier: DiffusionClassifier, data: LabelledImages, among: Sequence[str], template: str | None
+) -> Tensor:
+    """Whether the answers on images (M, ...) among these classes are right, (M,), bool."""
+    answers = classifier.classify(
+        [image.permute(1, 2, 0).numpy() for image in data.images], list(among), template=template
+    )
+    truth = [data.class_names[label] for label in data.labels.tolist()]
+    return torch.tensor([str(r.label).lower() == name.lower() for r, name in zip(answers, truth, strict=True)])
 
 
 def gains(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[Gain]:

@@ -1,0 +1,92 @@
+"""The two classes that a model confuses most, taught to it by a few images: what that gains, and costs.
+
+    python benchmarks/confused.py FASHION_MNIST OUT fashion
+    python benchmarks/confused.py FASHION_MNIST OUT scenes --joint 0 0.3 --test
+
+Trained on images that the model has not seen, with each weight of the cross-entropy beside the denoising error (0: the
+denoising error alone), and measured on others of them, or with --test on test images: accuracy on the two classes
+among the two, on all among all, and the denoising error of all.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from common import draw_samples, load, pictures, scene_images, spread
+
+from diffusion_classifier import DiffusionClassifier, load_denoiser
+from diffusion_classifier.prompts import fill_template
+from diffusion_classifier.training.confused import are_right, confused_images, gains, images_of
+from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.training.denoising import TrainConfig
+from diffusion_classifier.training.finetune import finetune
+from diffusion_classifier.zoo import FASHION
+
+TEMPLATE = "a {}"
+
+
+def images(data: str, model: str, test: bool) -> tuple[LabelledImages, LabelledImages]:
+    """To train on, which the model has not seen, and to measure on."""
+    if model == "scenes":
+        unseen = scene_images(data, "validation", 5000)
+        tested = scene_images(data, "test", 10_000) if test else None
+    else:
+        unseen = load(data)[1]
+        tested = load_labelled_images(data, split="test", class_names=FASHION) if test else None
+    training, validation = unseen.split(3000, 0)
+    return training, tested or validation
+
+
+def denoising_error(classifier: DiffusionClassifier, data: LabelledImages, captions: list[str]) -> float:
+    """Mean over images of that of 40 even times, the label given."""
+    own = [captions[label] for label in data.labels.tolist()]
+    scores = classifier.score(pictures(data), own, pairs=True, draws=40, timesteps="even", weights="uniform")
+    return float(torch.tensor([s.error for s in scores]).mean())
+
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data")
+parser.add_argument("out", type=Path)
+parser.add_argument("model", choices=("fashion", "fashion-fast", "scenes"))
+parser.add_argument("--classes", nargs=2, default=["Shirt", "T-shirt/top"])
+parser.add_argument("--joint", nargs="+", type=float, default=[0.0, 0.1, 0.3, 1.0])
+parser.add_argument("--number", type=int, default=175)
+parser.add_argument("--rank", type=int, default=8)
+parser.add_argument("--epochs", type=float, default=10.0)
+parser.add_argument("--learning-rate", type=float, default=1e-3)
+parser.add_argument("--images", type=int, default=1000, help="of all classes")
+parser.add_argument("--test", action="store_true")
+parser.add_argument("--samples", type=Path, help="picture of samples of every model, to write")
+options = parser.parse_args()
+
+training, measured = images(options.data, options.model, options.test)
+reads = load_denoiser(options.model).class_names is None
+names = list(training.class_names)
+captions = fill_template(TEMPLATE, names) if reads else names
+some = confused_images(training, options.classes, captions, options.number, 0)
+drawn = []
+before = None
+for weight in [None, *options.joint]:
+    folder = options.out / f"{options.model}-{weight}-{options.rank}-{options.epochs}-{options.learning_rate}"
+    if weight is not None:
+        config = TrainConfig(
+            epochs=options.epochs, batch_size=8, learning_rate=options.learning_rate, warmup=20, ema=0.99,
+            label_dropout=0.0, joint=weight, rivals=3,
+        )  # fmt: skip
+        finetune(some, load_denoiser(options.model), config, folder, rank=options.rank)
+    denoiser = load_denoiser(options.model, loras=[] if weight is None else [folder])
+    classifier = DiffusionClassifier(denoiser, batch_size=160)
+    template = TEMPLATE if reads else None
+    right = {
+        "two": are_right(classifier, images_of(measured, options.classes), options.classes, template),
+        "all": are_right(classifier, spread(measured, options.images), names, template),
+    }
+    before = before or right
+    row = {"joint": weight, "denoising": denoising_error(classifier, spread(measured, 200), captions)}
+    row |= {g.name: asdict(g) for g in gains(before, right)}
+    print(json.dumps(row), flush=True)
+    drawn.append(("as it is" if weight is None else f"λ {weight:g}", denoiser))
+if options.samples:
+    draw_samples(drawn, captions, options.samples)

@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion train-fashion-fast train-scenes tables figures notebooks docs bench bench-quick clean
+.PHONY: install demo test lint format train-fashion train-fashion-fast train-scenes tables figures notebooks docs reproduce reproduce-quick bench bench-quick dist clean
 
 install: .venv/installed
 
@@ -67,6 +67,13 @@ notebooks: .venv/installed
 figures: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/figures.py docs/figures
 
+# The paper's claims, asked of the bundled models: build/reproduce/whole/report.html, or quick/.
+reproduce: .venv/installed
+	$(BIN)/diffusion-classifier reproduce --out build/reproduce
+
+reproduce-quick: .venv/installed
+	$(BIN)/diffusion-classifier reproduce --quick --out build/reproduce
+
 # Ratios to the plain reference loop (benchmarks/reference.py), on this machine.
 bench: .venv/installed
 	$(BIN)/python benchmarks/run.py --model $(MODEL)
@@ -78,5 +85,9 @@ bench-quick: .venv/installed
 docs: .venv/installed
 	$(BIN)/mkdocs build --quiet --strict
 
+# What is published: dist/*.whl and *.tar.gz.
+dist: .venv/installed
+	$(BIN)/python -m build --no-isolation
+
 clean:
-	rm -rf .venv build demo.png
+	rm -rf .venv build dist demo.png

@@ -1,0 +1,50 @@
+"""The race between the classes of one bundled photograph, moving.
+
+python tools/race.py docs/race.gif
+"""
+
+import argparse
+from pathlib import Path
+
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.analysis.figures import pyplot
+from diffusion_classifier.page.parts import dropped
+from diffusion_classifier.page.race import watch
+from diffusion_classifier.posterior import Classification
+from diffusion_classifier.zoo import load_sample
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("out", type=Path)
+parser.add_argument("--index", type=int, default=10, help="of the photograph")
+options = parser.parse_args()
+
+plt = pyplot()
+from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
+
+image = load_sample()[options.index].image
+steps = list(watch(DiffusionClassifier.from_pretrained("fashion"), image))
+names = list(steps[-1].scores)[::-1]  # the best at the top
+fig, (left, right) = plt.subplots(1, 2, figsize=(7, 2.9), width_ratios=(1, 1.6), layout="constrained")
+left.imshow(image, cmap="gray")
+left.axis("off")
+
+
+def draw(step: Classification) -> None:
+    """One picture of it."""
+    right.clear()
+    out = dropped(step)
+    chances = [0.0 if name in out else step.scores[name] for name in names]
+    right.barh(names, chances, color=["C0" if name == step.label else "0.7" for name in names])
+    right.set(xlim=(0, 1), xlabel="p(class | image)")
+    right.set_title(
+        f"{int((~step.errors.isnan()).any(0).sum())} draws, {step.num_evaluations} predictions of the network",
+        fontsize=9,
+        loc="left",
+    )
+    for tick, name in zip(right.get_yticklabels(), names, strict=True):
+        tick.set_color("0.8" if name in out else "black")
+    right.spines[["top", "right"]].set_visible(False)
+
+
+frames = [*steps, *[steps[-1]] * 5]
+FuncAnimation(fig, draw, frames).save(options.out, PillowWriter(fps=2), dpi=90)

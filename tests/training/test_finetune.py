@@ -10,7 +10,8 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import load_image, preprocess
 from diffusion_classifier.prediction import to_noise
 from diffusion_classifier.tasks.scenes import open_nouns
-from diffusion_classifier.training.data import CaptionedImages
+from diffusion_classifier.training.confused import confused_images
+from diffusion_classifier.training.data import CaptionedImages, LabelledImages
 from diffusion_classifier.training.denoising import TrainConfig, draw_times
 from diffusion_classifier.training.finetune import _indexed, _rivals, finetune
 from diffusion_classifier.training.joint import START
@@ -175,3 +176,11 @@ def test_bad_input(name, captions, options, message, model_folder, tmp_path):
     data = CaptionedImages(torch.zeros(2, 3, size, size, dtype=torch.uint8), captions)
     with pytest.raises(InputError, match=message):
         finetune(data, denoiser, JOINT, tmp_path, **options)
+
+
+def test_confused_classes_are_told_from_each_other_alone():
+    labels = torch.arange(12) % 3
+    data = LabelledImages(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), labels, ("cat", "dog", "cow"))
+    some = confused_images(data, ["cow", "CAT"], ["a cat", "a dog", "a cow"], 5, 0)
+    assert set(zip(some.captions, some.contrasts, strict=True)) == {("a cat", ("a cow",)), ("a cow", ("a cat",))}
+    assert len(some) == 5

@@ -55,7 +55,10 @@ def indices_of(classes: Sequence[str], data: LabelledImages) -> Tensor:
 def confused_images(
     data: LabelledImages, classes: Sequence[str], captions: Sequence[str], number: int | None, seed: int
 ) -> CaptionedImages:
-    """Images of these classes for training, whose false captions are those of all other classes.
+    """Images of these classes for training, whose false captions are those of the others of them.
+
+    Were they those of all other classes, which never are the true one here, the joint objective would learn that they
+    never are: `fashion` answered 17 % of all images rightly after that, where it had been 93 %.
 
     Args:
         data: images of all classes.
@@ -67,7 +70,8 @@ def confused_images(
     Raises:
         InputError: as `indices_of`; there are not so many images.
     """
-    rows = torch.isin(data.labels, indices_of(classes, data)).nonzero().flatten()
+    indices = indices_of(classes, data)
+    rows = torch.isin(data.labels, indices).nonzero().flatten()
     if number is not None:
         if not 1 <= number <= len(rows):
             raise InputError(
@@ -75,7 +79,7 @@ def confused_images(
             )
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:number]]
     labels = data.labels[rows].tolist()
-    false = tuple(tuple(c for i, c in enumerate(captions) if i != label) for label in labels)
+    false = tuple(tuple(captions[i] for i in indices.tolist() if i != label) for label in labels)
     return CaptionedImages(data.images[rows], tuple(captions[label] for label in labels), false)
 
 

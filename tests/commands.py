@@ -1,7 +1,10 @@
 """What tests of the command line share."""
 
 import numpy as np
+import typer
 from PIL import Image
+
+from diffusion_classifier.cli import app
 
 TRAIN = ["--channels", "8", "--layers", "1", "--batch-size", "8", "--warmup", "1"]
 
@@ -18,3 +21,16 @@ def error(err):
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     return lines[0].removeprefix("error: ")
+
+
+def parse(words):
+    """As the command line does, without doing it."""
+
+    def disarm(command):
+        command.callback = None
+        for child in getattr(command, "commands", {}).values():
+            disarm(child)
+
+    command = typer.main.get_command(app)
+    disarm(command)
+    command.main(list(words), standalone_mode=False)

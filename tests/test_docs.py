@@ -12,8 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-import typer
-from commands import save
+from commands import parse, save
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from typer.testing import CliRunner
@@ -43,19 +42,6 @@ def arguments(line):
     if ">" not in words:
         return words, None
     return words[: words.index(">")], Path(words[words.index(">") + 1])
-
-
-def parse(words):
-    """As the command line does, without doing it."""
-
-    def disarm(command):
-        command.callback = None
-        for child in getattr(command, "commands", {}).values():
-            disarm(child)
-
-    command = typer.main.get_command(app)
-    disarm(command)
-    command.main(list(words), standalone_mode=False)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -91,6 +91,7 @@ def claims_of(
         _search(runs, tables, figures),
         _one_draw(runs),
         _zero_shot(runs),
+        _of_drawn(runs),
         _composition(runs),
         _inversion(classifier, figures, count, tell),
     ]
@@ -281,6 +282,22 @@ def _zero_shot(runs: Mapping[str, Path]) -> Section:
                 f"ten nouns: {percent(_accuracy(generative))}; contrastive model with the same text encoder "
                 f"{percent(_accuracy(contrastive))}: {points(change)}",
                 _above(change, -0.02),
+            )
+        ],
+    )
+
+
+def _of_drawn(runs: Mapping[str, Path]) -> Section:
+    itself, taught = summarize(runs["default"]), summarize(runs["of-drawn"])
+    change = _difference(runs["of-drawn"], runs["default"])
+    return Section(
+        "The model itself, beside a network that learns from what it draws (table 1)",
+        [
+            Claim(
+                "To ask the model for the class is better than to train a network on images that it draws.",
+                "Pets 86.2 % against 31.3 %; CIFAR-10 87.1 % against 35.3 %",
+                f"{percent(_accuracy(itself))} against {percent(_accuracy(taught))}: {points(change)}",
+                _above(change),
             )
         ],
     )

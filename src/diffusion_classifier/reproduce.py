@@ -14,12 +14,19 @@ from typing import Any
 from .analysis.figures import pyplot
 from .analysis.pages import embedded, write_page
 from .baselines.contrastive import Contrastive
+from .baselines.hub import kind_of
+from .baselines.supervised import Supervised
+from .baselines.synthetic import Recipe, draw_data_set
 from .claims import SECONDS_TO_NOISE, Claim, Section, Told, claims_of, verdict
 from .classifier import DiffusionClassifier
+from .denoisers import load_denoiser
 from .evaluate import Question, choose, evaluate
 from .inversion import require_skimage
 from .questions import BaselineQuestion, CaptionQuestion, choose_captioned
 from .tasks import CAPTION_TASKS, TASKS, CaptionTask, open_caption_task, open_task
+from .training.data import load_labelled_images
+from .training.supervised import SupervisedConfig, train_supervised
+from .zoo import FASHION
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,13 @@ WORKS = (
     Work("pairs", "scenes", "scenes-winoground", 800, 120, 0.5, _PLACES),
     Work("pairs-contrastive", "scenes/contrastive", "scenes-winoground", 800, 120, 0.01),
 )
+OF_DRAWN = Work("of-drawn", "resnet", "fashion-sample", 1000, 100, 0.02)
+"""Of a network that is trained here, on images that `fashion` draws."""
+NUM_DRAWN, QUICK_DRAWN = 100, 10
+"""Of each class."""
+SECONDS_TO_DRAW, SECONDS_TO_LEARN = 0.15, 0.25
+"""An image, and a drawn one in all passes over it."""
+SUPERVISED = SupervisedConfig(epochs=30.0, batch_size=64, warmup=10)
 NUM_INVERTED, QUICK_INVERTED = 50, 10
 """Images that are taken to noise and back, and looked at under several noises."""
 
@@ -74,31 +88,48 @@ def reproduce(folder: Path, *, quick: bool = False, tell: Told = lambda *_: None
     """
     pyplot()  # what is missing is told before the work, not after it
     require_skimage()
-    runs = {work.name: folder / ("quick" if quick else "whole") / work.name for work in WORKS}
+    figures = folder / ("quick" if quick else "whole")
+    runs = {work.name: figures / work.name for work in (*WORKS, OF_DRAWN)}
     for work in WORKS:
-        _run(work, runs[work.name], quick, tell, options)
-    figures = runs["tables"].parent
+        _run(work, work.model, runs[work.name], quick, tell, options)
+    network = _taught_by_drawn_images(figures, QUICK_DRAWN if quick else NUM_DRAWN, tell, options)
+    _run(OF_DRAWN, str(network), runs[OF_DRAWN.name], quick, tell, options)
     classifier = DiffusionClassifier.from_pretrained("fashion", **options)
     sections = claims_of(runs, classifier, figures, QUICK_INVERTED if quick else NUM_INVERTED, tell)
     _write(figures / "report.html", sections, quick)
     return sections
 
 
-def _run(work: Work, folder: Path, quick: bool, tell: Told, options: dict[str, Any]) -> None:
+def _taught_by_drawn_images(folder: Path, count: int, tell: Told, options: dict[str, Any]) -> Path:
+    """A ResNet-18 that never saw but what `fashion` draws."""
+    drawn, network = folder / "drawn", folder / OF_DRAWN.model
+    recipe = Recipe(FASHION, count)
+    chosen = {name: value for name, value in options.items() if name != "batch_size"}
+    new = 0
+    for new, _ in enumerate(draw_data_set(load_denoiser("fashion", **chosen), recipe, drawn), 1):  # noqa: B007
+        tell("drawing", SECONDS_TO_DRAW)
+    tell("drawing", (len(recipe) - new) * SECONDS_TO_DRAW)
+    train_supervised(load_labelled_images(str(drawn)), SUPERVISED, network)
+    tell("learning", len(recipe) * SECONDS_TO_LEARN)
+    return network
+
+
+def _run(work: Work, model: str, folder: Path, quick: bool, tell: Told, options: dict[str, Any]) -> None:
     task: Any = TASKS.get(work.task) or CAPTION_TASKS[work.task]
     of_captions = isinstance(task, CaptionTask)
     source: Any = open_caption_task(task) if of_captions else open_task(work.task)[1]
     limit = work.quick if quick else work.images
     positions = choose_captioned(source, limit=limit) if of_captions else choose(source, limit=limit)
-    if work.model.endswith("contrastive"):
-        classifier: Any = Contrastive.from_pretrained(work.model, device=options.get("device", "auto"))
+    one_pass: dict[Any, Any] = {"contrastive": Contrastive, "supervised": Supervised}
+    if kind := kind_of(model):
+        classifier: Any = one_pass[kind].from_pretrained(model, device=options.get("device", "auto"))
         question: Any = BaselineQuestion(task)
     else:
-        classifier = DiffusionClassifier.from_pretrained(work.model, **options)
+        classifier = DiffusionClassifier.from_pretrained(model, **options)
         kept: dict[str, Any] = {"store_errors": True} if work.name == "tables" else {}
         question = (CaptionQuestion if of_captions else Question)(task=task, options=work.options, **kept)
     rows = evaluate(
-        classifier, source, folder, question, positions=positions, model=work.model, command=_command(work, quick),
+        classifier, source, folder, question, positions=positions, model=model, command=_command(work, quick),
         on_start=lambda done, *_: tell(work.name, done * work.seconds),
     )  # fmt: skip
     for _ in rows:
@@ -112,10 +143,23 @@ def _command(work: Work, quick: bool) -> str:
     return f"evaluate {work.task} --model {work.model} --limit {limit}{options}{errors} --out {work.name}"
 
 
+def _commands(quick: bool) -> list[str]:
+    """That repeat the runs."""
+    drawn = f"baseline synthetic --model fashion --per-class {QUICK_DRAWN if quick else NUM_DRAWN}"
+    learned = f"--epochs {SUPERVISED.epochs:g} --warmup {SUPERVISED.warmup}"
+    made = [f"{drawn} --out drawn", f"baseline supervised drawn {learned} --out {OF_DRAWN.model}"]
+    return [*(_command(work, quick) for work in WORKS), *made, _command(OF_DRAWN, quick)]
+
+
 def expected_seconds(quick: bool) -> float:
     """Of all of it, on two cores, about; `tell` is given as many."""
-    runs = sum(work.seconds * (work.quick if quick else work.images) for work in WORKS)
-    return runs + SECONDS_TO_NOISE * (QUICK_INVERTED if quick else NUM_INVERTED)
+    runs = sum(work.seconds * (work.quick if quick else work.images) for work in (*WORKS, OF_DRAWN))
+    drawn = len(FASHION) * (QUICK_DRAWN if quick else NUM_DRAWN)
+    return (
+        runs
+        + drawn * (SECONDS_TO_DRAW + SECONDS_TO_LEARN)
+        + SECONDS_TO_NOISE * (QUICK_INVERTED if quick else NUM_INVERTED)
+    )
 
 
 def _write(file: Path, sections: Sequence[Section], quick: bool) -> None:
@@ -135,7 +179,7 @@ def _write(file: Path, sections: Sequence[Section], quick: bool) -> None:
             parts.append(f"<h2>{html.escape(section.title)}</h2>")
         for picture, said in section.figures:
             parts.append(f"<p>{embedded(picture.read_bytes(), said)}<br>{html.escape(said)}</p>")
-    lines = "\n".join(f"diffusion-classifier {_command(work, quick)}" for work in WORKS)
+    lines = "\n".join(f"diffusion-classifier {command}" for command in _commands(quick))
     parts.append(f"<h2>To repeat the runs</h2><pre>{html.escape(lines)}</pre>")
     write_page(file, "The paper in miniature", parts)
 

@@ -1,0 +1,56 @@
+"""A one-pass network taught by a diffusion classifier's answers: how many unlabelled images does it need?
+
+    python benchmarks/student.py FASHION_MNIST OUT    # trains for equal operations; goes on where it was
+
+The images are those that `make train-fashion` holds out, which the teacher has not seen; its posteriors stand for
+their labels. Beside it the same network, taught by true labels. Measured on the test images, teacher included.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from common import answered, spread, train_for
+
+from diffusion_classifier.scenes import HELD_OUT
+from diffusion_classifier.summary import summarize
+from diffusion_classifier.tasks import open_task
+from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.training.distill import taught
+from diffusion_classifier.training.supervised import SupervisedConfig
+from diffusion_classifier.zoo import FASHION
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data")
+parser.add_argument("out", type=Path)
+parser.add_argument("--teacher", default="fashion-fast")
+parser.add_argument("--flops", type=float, default=5e13, help="of each training")
+parser.add_argument("--sizes", type=int, nargs="+", default=(500, 1500, 5000))
+parser.add_argument("--images", type=int, help="of the test set; all if not given")
+options = parser.parse_args()
+
+task, tested = open_task("fashion-mnist", data=options.data)
+every = load_labelled_images(options.data, class_names=FASHION)
+rows = every.held_out(HELD_OUT, seed=0)
+unlabelled = open_task("fashion-mnist", data=options.data, split="train")[1].take(rows.tolist())
+run = answered(options.teacher, unlabelled, options.out / "posteriors", task=task)
+
+
+def told(name: str, model: str) -> None:
+    """Accuracy and seconds an image on the test images."""
+    found = summarize(answered(model, tested, options.out / "runs" / name, options.images, task=task))
+    print(json.dumps({"model": name, "accuracy": found.accuracy, "seconds": found.seconds}), flush=True)
+
+
+told(options.teacher, options.teacher)
+config = SupervisedConfig(augment="flips", warmup=20)
+kinds: dict[str, Callable[[], LabelledImages]] = {
+    "student": lambda: taught({run: unlabelled}, None),
+    "true labels": lambda: every.take(rows),
+}
+for size in options.sizes:
+    for kind, images in kinds.items():
+        folder = options.out / f"{kind.replace(' ', '-')}-{size}"
+        train_for(spread(images(), size), config, options.flops, folder)
+        told(folder.name, str(folder))

@@ -19,7 +19,7 @@ from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
-from diffusion_classifier.denoisers import Denoiser
+from diffusion_classifier.denoisers import Denoiser, load_denoiser
 from diffusion_classifier.evaluate import Question, choose, evaluate
 from diffusion_classifier.images import load_image
 from diffusion_classifier.questions import BaselineQuestion
@@ -29,8 +29,9 @@ from diffusion_classifier.sources import Source
 from diffusion_classifier.spec import SPEC
 from diffusion_classifier.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.data import LabelledImages, decode, load_labelled_images
+from diffusion_classifier.training.data import CaptionedImages, LabelledImages, decode, load_labelled_images
 from diffusion_classifier.training.denoising import TrainConfig
+from diffusion_classifier.training.finetune import finetune
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
 from diffusion_classifier.training.train import build_network, train
 from diffusion_classifier.zoo import FASHION
@@ -131,6 +132,20 @@ def chosen_by(model: str, images: list[np.ndarray]) -> Tensor:
         score = classifier.scorer(FASHION)
         return torch.stack([score(load_image(image).image, range(len(FASHION))) for image in images]).argmax(1)
     return torch.tensor([FASHION.index(r.label) for r in classifier.classify(images, strategy=strategy or None)])
+
+
+def tuned(model: str, data: CaptionedImages, folder: Path, rank: int, **settings: Any) -> Denoiser:
+    """The model with LoRA weights that are trained into this folder, or were."""
+    config = TrainConfig(batch_size=8, warmup=20, ema=0.99, label_dropout=0.0, **settings)
+    finetune(data, load_denoiser(model), config, folder, rank=rank)
+    return load_denoiser(model, loras=[folder])
+
+
+def denoising_error(classifier: DiffusionClassifier, data: LabelledImages, captions: Sequence[str]) -> float:
+    """Mean over images of that of 40 even times, the label given; captions are those of all classes."""
+    own = [captions[label] for label in data.labels.tolist()]
+    scores = classifier.score(pictures(data), own, pairs=True, draws=40, timesteps="even", weights="uniform")
+    return float(torch.tensor([s.error for s in scores]).mean())
 
 
 def draw_samples(models: Iterable[tuple[str, Denoiser]], prompts: Sequence[str], file: Path) -> None:

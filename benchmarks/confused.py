@@ -13,15 +13,12 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
-from common import draw_samples, load, pictures, scene_images, spread
+from common import denoising_error, draw_samples, load, scene_images, spread, tuned
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.prompts import fill_template
 from diffusion_classifier.training.confused import are_right, confused_images, gains, images_of
 from diffusion_classifier.training.data import LabelledImages, load_labelled_images
-from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.finetune import finetune
 from diffusion_classifier.zoo import FASHION
 
 TEMPLATE = "a {}"
@@ -37,13 +34,6 @@ def images(data: str, model: str, test: bool) -> tuple[LabelledImages, LabelledI
         tested = load_labelled_images(data, split="test", class_names=FASHION) if test else None
     training, validation = unseen.split(3000, 0)
     return training, tested or validation
-
-
-def denoising_error(classifier: DiffusionClassifier, data: LabelledImages, captions: list[str]) -> float:
-    """Mean over images of that of 40 even times, the label given."""
-    own = [captions[label] for label in data.labels.tolist()]
-    scores = classifier.score(pictures(data), own, pairs=True, draws=40, timesteps="even", weights="uniform")
-    return float(torch.tensor([s.error for s in scores]).mean())
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -70,13 +60,10 @@ drawn = []
 before = None
 for weight in [None, *options.joint]:
     folder = options.out / f"{options.model}-{weight}-{options.rank}-{options.epochs}-{options.learning_rate}"
-    if weight is not None:
-        config = TrainConfig(
-            epochs=options.epochs, batch_size=8, learning_rate=options.learning_rate, warmup=20, ema=0.99,
-            label_dropout=0.0, joint=weight, rivals=3,
-        )  # fmt: skip
-        finetune(some, load_denoiser(options.model), config, folder, rank=options.rank)
-    denoiser = load_denoiser(options.model, loras=[] if weight is None else [folder])
+    settings = {"epochs": options.epochs, "learning_rate": options.learning_rate, "joint": weight, "rivals": 3}
+    denoiser = (
+        load_denoiser(options.model) if weight is None else tuned(options.model, some, folder, options.rank, **settings)
+    )
     classifier = DiffusionClassifier(denoiser, batch_size=160)
     template = TEMPLATE if reads else None
     right = {

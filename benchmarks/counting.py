@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import draw_samples, pictures, scene_images
+from common import denoising_error, draw_samples, scene_images, tuned
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.caption_sources import CaptionSource
@@ -24,8 +24,6 @@ from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.tasks.scenes import open_counting
 from diffusion_classifier.training.confused import are_right
 from diffusion_classifier.training.data import load_contrasted_images
-from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.finetune import finetune
 
 WHERE = {"timesteps": "even:0.75-1", "weights": "training", "draws": 32}
 """Where `scenes` tells arrangements apart; see its card."""
@@ -65,21 +63,16 @@ counted = open_counting(options.data, "test") if options.test else taken(unseen,
 counted = taken(counted, range(min(options.images, len(counted))))
 plain = scene_images(options.data, split, options.images)
 captions = [f"a {name}" for name in plain.class_names]
-own = [captions[label] for label in plain.labels.tolist()]
 before: dict[str, torch.Tensor] = {}
 drawn = []
 for weight in [None, *options.joint]:
     folder = options.out / f"{weight}-{options.rank}-{options.epochs}-{options.learning_rate}"
-    if weight is not None:
-        config = TrainConfig(
-            epochs=options.epochs, batch_size=8, learning_rate=options.learning_rate, warmup=20, ema=0.99,
-            label_dropout=0.0, joint=weight, rivals=0,
-        )  # fmt: skip
-        finetune(training, load_denoiser("scenes"), config, folder, rank=options.rank)
-    denoiser = load_denoiser("scenes", loras=[] if weight is None else [folder])
+    settings = {"epochs": options.epochs, "learning_rate": options.learning_rate, "joint": weight, "rivals": 0}
+    denoiser = (
+        load_denoiser("scenes") if weight is None else tuned("scenes", training, folder, options.rank, **settings)
+    )
     classifier = DiffusionClassifier(denoiser, batch_size=160)
-    scores = classifier.score(pictures(plain), own, pairs=True, draws=40, timesteps="even", weights="uniform")
-    row: dict[str, object] = {"joint": weight, "denoising": float(torch.tensor([s.error for s in scores]).mean())}
+    row: dict[str, object] = {"joint": weight, "denoising": denoising_error(classifier, plain, captions)}
     right = {
         "counted": told_right(classifier, counted),
         "nouns": are_right(classifier, plain, plain.class_names, "a {}"),

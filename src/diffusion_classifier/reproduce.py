@@ -105,10 +105,9 @@ def _taught_by_drawn_images(folder: Path, count: int, tell: Told, options: dict[
     drawn, network = folder / "drawn", folder / OF_DRAWN.model
     recipe = Recipe(FASHION, count)
     chosen = {name: value for name, value in options.items() if name != "batch_size"}
-    new = 0
-    for new, _ in enumerate(draw_data_set(load_denoiser("fashion", **chosen), recipe, drawn), 1):  # noqa: B007
+    tell("drawing", len(list(drawn.glob("*.png"))) * SECONDS_TO_DRAW)
+    for _ in draw_data_set(load_denoiser("fashion", **chosen), recipe, drawn):
         tell("drawing", SECONDS_TO_DRAW)
-    tell("drawing", (len(recipe) - new) * SECONDS_TO_DRAW)
     train_supervised(load_labelled_images(str(drawn)), SUPERVISED, network)
     tell("learning", len(recipe) * SECONDS_TO_LEARN)
     return network

@@ -106,6 +106,10 @@ def answer(page):
 
 def obstacles(page):
     """What keeps people from using the page as it stands, by WCAG 2 A and AA."""
+    # What is being computed is pale, and darkens slowly once it is there.
+    page.wait_for_function(
+        "!document.querySelector('.pending') && !document.getAnimations().some(a => a instanceof CSSTransition)"
+    )
     found = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
     return [
         (v["id"], node["html"], node["failureSummary"])

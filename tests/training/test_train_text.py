@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -172,6 +173,30 @@ def test_towers_and_autoencoder_of_another_run(finished, tmp_path):
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+class TestStart:
+    @staticmethod
+    def on(out, model, **changes):
+        options = {"start": str(model), "learning_rate": 1e-12, "weight_decay": 0.0, "ema": 0.0} | changes
+        config = replace(CONFIG, **options)
+        return run(out, config=config, towers=model / "contrastive", latents=model / "vae")
+
+    def test_training_starts_from_the_weights_of_another_model(self, finished, tmp_path):
+        self.on(tmp_path, finished[0], seed=1)
+        mine, theirs = all_weights(tmp_path), all_weights(finished[0])
+        assert any(name.startswith("unet.") for name in mine)
+        assert all(torch.allclose(mine[name], theirs[name], atol=1e-6) for name in mine)
+
+    def test_one_of_another_shape_or_of_classes_is_refused(self, finished, tmp_path):
+        with pytest.raises(InputError, match="another shape than patch size 1, channels"):
+            self.on(tmp_path, finished[0], layers=2)
+        with pytest.raises(InputError, match=r"its classes are .*, and those of the data texts"):
+            self.on(tmp_path / "f", finished[0], start="fashion")
+
+    def test_without_the_networks_that_it_was_trained_with(self, finished, tmp_path):
+        with pytest.raises(InputError, match="name the folders of its contrastive model and its autoencoder"):
+            run(tmp_path, config=replace(CONFIG, start=str(finished[0])))
+
+
 class TestLosses:
     @settings(max_examples=30, deadline=None)
     @given(st.lists(st.integers(0, 3), min_size=1, max_size=6), st.integers(0, 100))
@@ -222,9 +247,7 @@ class TestTokenizer:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        "setting", [{"flip": True}, {"patch_size": 2}, {"start": "fashion"}, {"head": (8,)}, {"joint": 0.1}]
-    )
+    @pytest.mark.parametrize("setting", [{"flip": True}, {"patch_size": 2}, {"head": (8,)}, {"joint": 0.1}])
     def test_settings_that_are_not_for_captions(self, tmp_path, setting):
         with pytest.raises(InputError, match="not for models that read captions"):
             run(tmp_path, config=TrainConfig(**setting))

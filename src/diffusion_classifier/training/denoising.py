@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from torch import Tensor
 
+from ..denoisers import load_denoiser
 from ..denoisers.base import TIMES
 from ..exceptions import InputError
 from ..prediction import target, to_noise
@@ -137,6 +138,33 @@ class TrainConfig:
                 raise InputError(
                     f"the channels of a transformer must be one width, 32 to a head of attention; got {self.channels}"
                 )
+
+
+def load_start(network: torch.nn.Module, config: TrainConfig, class_names: Sequence[str] = ()) -> None:
+    """Give the network the weights of the model that training starts from.
+
+    Args:
+        network: as the settings have it.
+        config: names the model.
+        class_names: of the data; none if they are captions.
+
+    Raises:
+        InputError: there is no such model; it has another shape, or other classes.
+    """
+    model = load_denoiser(config.start, device="cpu", dtype="float32")
+    names = tuple(model.class_names or ())
+    if names != tuple(class_names):
+        raise InputError(
+            f"training cannot start from {config.start}: its classes are {', '.join(names) or 'texts'}, "
+            f"and those of the data {', '.join(class_names) or 'texts'}"
+        )
+    try:
+        network.load_state_dict(model.network.state_dict())
+    except RuntimeError as e:
+        raise InputError(
+            f"training cannot start from {config.start}: its network has another shape than patch size "
+            f"{config.patch_size}, channels {config.channels} and {config.layers} layers give"
+        ) from e
 
 
 def build_scheduler(config: TrainConfig, **settings: Any) -> SchedulerMixin:

@@ -32,7 +32,7 @@ from ..files import write_durably
 from ..prompts import words_of
 from ..schedules import read_scheduler
 from .data import CaptionedImages
-from .denoising import Noised, TrainConfig, build_scheduler, draw_times
+from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
 from .latents import BATCH, encode_all, pixels
 from .loop import Progress, Recipe, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .networks import (
@@ -90,9 +90,14 @@ def train_text(
         InputError: settings that do not fit the images; a caption is too long; `out` holds another run, or a damaged
             one; the loss is no longer finite.
     """
-    if config.flip or config.patch_size != 1 or config.start or config.head or config.joint:
+    if config.flip or config.patch_size != 1 or config.head or config.joint:
         raise InputError(
-            "flip (left and right matter), patch_size, start, head and joint are not for models that read captions"
+            "flip (left and right matter), patch_size, head and joint are not for models that read captions"
+        )
+    if config.start and not (isinstance(towers, Path) and isinstance(latents, Path)):
+        raise InputError(
+            f"{config.start} knows captions and latents of its own: to start from it, name the folders of its "
+            "contrastive model and its autoencoder"
         )
     if (out / "model_index.json").exists() and not (out / CHECKPOINT).exists():
         raise InputError(f"{out} holds a model that no training here made: choose another --out")
@@ -240,13 +245,16 @@ class _Stages:
         config, data = self.config, self.data
         text = text_encoder_of(clip).to(self.device).eval().requires_grad_(False)
         tokens = torch.cat([tokens_of(tokenizer, data.captions), tokens_of(tokenizer, [""])])
+        edge = halved(data.images.shape[-1], vae.config.block_out_channels, "images")
+        with seeded(config.seed):
+            unet = build_unet(config, vae.config.latent_channels, edge, text.config.hidden_size)
+        if config.start:
+            load_start(unet, config)
         vae.to(self.device).eval().requires_grad_(False)
         encode = partial(autoencoder.encode, vae)
         encoded = encode_all(data.images, encode, self.device, self.autocast, self.on_stage, self.on_step)
         scheduler = build_scheduler(config, clip_sample=False, steps_offset=1)  # as the pipeline wants it
         schedule, _ = read_scheduler(scheduler_config(scheduler))
-        with seeded(config.seed):
-            unet = build_unet(config, encoded.shape[1], encoded.shape[-1], text.config.hidden_size)
         unet.to(self.device).train()
         if self.device.type == "cpu":
             unet.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow here

@@ -26,7 +26,7 @@ from ..schedules import Schedule, read_scheduler
 from ..scoring import score
 from ..strategies import Fixed
 from .data import LabelledImages
-from .denoising import Noised, TrainConfig, build_scheduler, draw_times
+from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
 from .joint import Joint, cross_entropy, draw_rivals
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
@@ -60,7 +60,7 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[torch.nn.M
         else:
             network = _unet(config, edge, depth, depth, classes)
     if config.start:
-        _load_start(network, config, data)
+        load_start(network, config, data.class_names)
     return network, build_scheduler(config)
 
 
@@ -118,23 +118,6 @@ def _transformer(config: TrainConfig, edge: int, depth: int) -> DiTTransformer2D
         num_embeds_ada_norm=1,  # never shown
         dropout=config.dropout,
     )
-
-
-def _load_start(unet: torch.nn.Module, config: TrainConfig, data: LabelledImages) -> None:
-    model = load_denoiser(config.start, device="cpu", dtype="float32")
-    names = tuple(model.class_names or ())
-    if names != tuple(data.class_names):
-        raise InputError(
-            f"training cannot start from {config.start}: its classes are {', '.join(names) or 'texts'}, "
-            f"and those of the data {', '.join(data.class_names)}"
-        )
-    try:
-        unet.load_state_dict(model.network.state_dict())
-    except RuntimeError as e:
-        raise InputError(
-            f"training cannot start from {config.start}: its network has another shape than patch size "
-            f"{config.patch_size}, channels {config.channels} and {config.layers} layers give"
-        ) from e
 
 
 def _batch(

@@ -124,3 +124,10 @@ def test_bad_input(finetune, arguments, options, message):
     code, _, err = finetune(*arguments, **options)
     assert code == 2
     assert message in error(err.splitlines()[-1])
+
+
+def test_classes_are_no_captions(finetune):
+    for option in ("--caption-column", "--false-column"):
+        code, _, err = finetune("--classes", "cat,dog", option, "text")
+        assert code == 2
+        assert "--classes is for images with labels" in error(err)

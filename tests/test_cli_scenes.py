@@ -35,6 +35,8 @@ class TestScenes:
         call("scenes", "--out", tmp_path / "look", "--number", 1)
         code, _, err = call("scenes", "--out", tmp_path / "look")
         assert (code, "is there already" in error(err)) == (2, True)
+        code, _, err = call("scenes", "--out", tmp_path / "m", "--seed", -1)
+        assert (code, "Traceback" in err) == (2, False)
         code, _, err = call("scenes", "--out", tmp_path / "m", "--split", "train")
         assert (code, "only test photographs are bundled" in error(err)) == (2, True)
         code, _, err = call("scenes", "--out", tmp_path / "m", "--data", tmp_path)
@@ -66,6 +68,7 @@ class TestTrainOnCaptions:
         ("options", "sentence"),
         [
             (("--contrastive", "width=wide"), "width='wide' is not a value as 128 is"),
+            (("--validation", 1), "--validation is for models of classes"),
             (("--flip",), "not for models that read captions"),
             (("--caption-column", "words"), "has no column 'words'; it has image, text"),
         ],

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .exceptions import InputError
 
+Crop: TypeAlias = Literal["center", "adm"]
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
 
 MAX_PIXELS = 89_478_485
@@ -143,7 +144,7 @@ def preprocess(
     image: Image.Image,
     size: int,
     *,
-    crop: Literal["center", "adm"] = "center",
+    crop: Crop = "center",
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic",
 ) -> Tensor:
     """Resizes and crops to a square: float32 (3, size, size) in [-1, 1]. An image of that size keeps its pixels.

@@ -60,6 +60,20 @@ class Source:
             read=lambda i: self.read(rows[i]),
         )  # fmt: skip
 
+    def refuse_other(self, data: str, run: Path, name: str) -> None:
+        """Complain if a run is of other images.
+
+        Args:
+            data: fingerprint of the run's images.
+            run: its folder.
+            name: what its images were called.
+
+        Raises:
+            InputError: it is.
+        """
+        if self.fingerprint() != data:
+            raise InputError(f"{self.name} is not the data set of {run}, which was {name}: say where that is")
+
     def labelled(self) -> Self:
         """Itself.
 

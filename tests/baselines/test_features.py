@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,6 +96,15 @@ def test_a_head_learns_and_is_loaded(head, model_folder, tmp_path):
     with torch.no_grad():
         logits = loaded.head(features(model, latents, noise))
     assert float((logits.argmax(1) == fresh.labels).float().mean()) == told[-1] >= 11 / 12
+
+
+def test_a_head_meets_its_encoder_in_the_dtype_of_its_training(model_folder, tmp_path):
+    folder = model_folder("class-unet")
+    model = load_denoiser(folder, device="cpu", dtype="bfloat16")
+    train_features(toy(6), model, str(folder), replace(CONFIG, epochs=1), tmp_path)
+    assert Features.from_pretrained(tmp_path, device="cpu").dtype == torch.bfloat16
+    with pytest.raises(InputError, match="gives in bfloat16: choose that dtype, or auto"):
+        Features.from_pretrained(tmp_path, device="cpu", dtype="float32")
 
 
 class TestCommand:

@@ -4,6 +4,8 @@ import torch
 from commands import error
 from contrastive_builders import build
 from PIL import Image
+from scipy.spatial.distance import mahalanobis
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from test_questions import picture
 from transformers import AutoModelForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
@@ -33,6 +35,17 @@ def drawn(k, n, c=6, seed=0):
     distance = fresh[:, None] - means
     squared = np.einsum("mkc,cd,mkd->mk", distance, np.linalg.inv(root @ root.T), distance)
     return rng.normal(size=(n, c)) @ root.T + means[labels], labels, fresh, -squared / 2
+
+
+def test_logits_are_half_the_squared_distances():
+    """By scipy, of the covariance that scikit-learn fits; so that energies are less the farther all classes are."""
+    values, labels, fresh, _ = drawn(3, 200)
+    fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=[1 / 3] * 3).fit(values, labels)
+    precision = np.linalg.inv(fitted.covariance_)
+    expected = [[-(mahalanobis(x, m, precision) ** 2) / 2 for m in fitted.means_] for x in fresh[:20]]
+    with torch.no_grad():
+        found = fit_gaussians(values, labels, 3)(torch.from_numpy(fresh[:20]).float()[:, :, None, None])
+    torch.testing.assert_close(found, torch.tensor(expected).float(), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("k", [2, 3, 7])

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from commands import error, save
+from PIL import Image
 from transformers import AutoModelForImageClassification, pipeline
 
 from diffusion_classifier.baselines.supervised import Supervised
@@ -120,6 +122,20 @@ class TestTaught:
             expected = (a[id_] + b[id_]) / 2 if id_ in b else a[id_]
             np.testing.assert_allclose(found.targets[i], expected, atol=1e-6)
 
+    def test_other_images_of_the_same_names_are_others(self, evaluate, unlabelled, tmp_path):
+        names = ("--class-names", NAMES)
+        evaluate(unlabelled, "a", *names)
+        shutil.copytree(unlabelled, tmp_path / "again")
+        for file in (tmp_path / "again").iterdir():
+            Image.open(file).transpose(Image.Transpose.ROTATE_180).save(file)
+        evaluate(tmp_path / "again", "b", *names)
+        sources = [
+            open_source(str(folder), class_names=NAMES.split(",")) for folder in (unlabelled, tmp_path / "again")
+        ]
+        found = taught(dict(zip((tmp_path / "a", tmp_path / "b"), sources, strict=True)))
+        assert len(found) == 2 * len(sources[0])
+        assert torch.equal(found.images[len(sources[0]) :], found.images[: len(sources[0])].flip(2, 3))
+
     def test_what_is_refused(self, evaluate, photos, unlabelled, tmp_path):
         names = ("--class-names", NAMES)
         evaluate(unlabelled, "run", *names)
@@ -128,7 +144,9 @@ class TestTaught:
         source, others = open_source(str(unlabelled), class_names=NAMES.split(",")), open_source(str(photos))
         with pytest.raises(InputError, match="were changed by contrast:1: a student is taught plain ones"):
             taught({tmp_path / "shifted": source})
-        with pytest.raises(InputError, match=r"has no image '00.png', of which .*say where its images are, --images"):
+        with pytest.raises(
+            InputError, match=r"photos\d* is not the data set of .*run, which was"
+        ):
             taught({tmp_path / "run": others})
         with pytest.raises(InputError, match="other is over other classes than the run before it"):
             taught({tmp_path / "run": source, tmp_path / "other": others})

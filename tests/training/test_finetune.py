@@ -63,7 +63,7 @@ def test_the_loss_is_that_of_a_plain_loop(name, contrasts, model_folder, tmp_pat
     t = draw_times(4, replace(config, objective=kind, times=plain.times), plain.schedule, generator)
     noise = torch.randn(4, *plain.latent_shape, generator=generator)
     names, labels, own = _indexed(data)
-    rivals = _rivals(rows, labels, own, len(names), config.rivals, generator)
+    rivals, _, _ = _rivals(rows, labels, own, len(names), config.rivals, generator)
     denoising, entropies = [], []
     for i, row in enumerate(rows.tolist()):
         alpha, sigma = (float(a) for a in plain.schedule(t[i]))
@@ -80,8 +80,8 @@ def test_the_loss_is_that_of_a_plain_loop(name, contrasts, model_folder, tmp_pat
                 denoising.append(float((output - goal).square().mean()))
         if contrasts:
             assert names[rivals[i, 0]] in data.contrasts[row]
-        stands_for = 1 if contrasts else 2
-        entropies.append(math.log1p(stands_for * math.exp(START * (errors[0] - errors[1]))))
+        # One of two others, either way.
+        entropies.append(math.log1p(2 * math.exp(START * (errors[0] - errors[1]))))
     assert losses[-1] == pytest.approx(np.mean(denoising) + 0.3 * np.mean(entropies), rel=1e-3)
 
 
@@ -184,3 +184,15 @@ def test_confused_classes_are_told_from_each_other_alone():
     some = confused_images(data, ["cow", "CAT"], ["a cat", "a dog", "a cow"], 5, 0)
     assert set(zip(some.captions, some.contrasts, strict=True)) == {("a cat", ("a cow",)), ("a cow", ("a cat",))}
     assert len(some) == 5
+
+
+def test_every_false_caption_counts_however_few_another_image_has():
+    labels, contrasts = torch.tensor([0, 1]), [torch.arange(2, 12), torch.tensor([3])]
+    generator = torch.Generator().manual_seed(0)
+    drawn, absent, counts = _rivals(torch.tensor([1, 0]), labels, contrasts, 12, 0, generator)
+    assert drawn[0].tolist() == [3] * 10
+    assert sorted(drawn[1].tolist()) == list(range(2, 12))
+    assert absent.sum(1).tolist() == [9, 0]
+    assert counts.tolist() == [2, 11]
+    drawn, absent, counts = _rivals(torch.tensor([1, 0]), labels, contrasts, 12, 3, generator)
+    assert (len({*drawn[1].tolist()}), absent.sum(1).tolist(), counts.tolist()) == (3, [2, 0], [2, 11])

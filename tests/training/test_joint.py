@@ -57,10 +57,31 @@ def test_cross_entropy():
     errors = torch.rand(7, 4, generator=torch.Generator().manual_seed(0))
     scale = torch.tensor(3.0)
     expected = torch.nn.functional.cross_entropy(-3 * errors, torch.zeros(7, dtype=torch.int64), reduction="none")
-    torch.testing.assert_close(cross_entropy(errors, scale, 4), expected)
+    torch.testing.assert_close(cross_entropy(errors, scale, torch.tensor(4)), expected)
     # Where all others are alike, some of them stand for all.
     alike = torch.cat([errors[:, :1], errors[:, 1:2].expand(-1, 9)], dim=1)
-    torch.testing.assert_close(cross_entropy(alike[:, :3], scale, 10), cross_entropy(alike, scale, 10))
+    ten = torch.tensor(10)
+    torch.testing.assert_close(cross_entropy(alike[:, :3], scale, ten), cross_entropy(alike, scale, ten))
+
+
+def test_columns_that_do_not_count():
+    errors = torch.rand(3, 4, generator=torch.Generator().manual_seed(0)).requires_grad_(True)
+    scale, counts = torch.tensor(3.0, requires_grad=True), torch.tensor([4, 3, 6])
+    absent = torch.tensor([[False] * 4, [False, False, False, True], [False, False, False, True]])
+    found = cross_entropy(errors, scale, counts, absent)
+    for i, kept in enumerate((4, 3, 3)):
+        torch.testing.assert_close(found[i : i + 1], cross_entropy(errors[i : i + 1, :kept], scale, counts[i]))
+    found.sum().backward()
+    assert (errors.grad[absent] == 0).all()
+    assert bool(scale.grad.isfinite())
+
+
+def test_a_batch_that_is_shown_without_classes(tmp_path):
+    losses = []
+    config = replace(EARLY, joint=0.3, label_dropout=1 - 1e-9, epochs=0.1)
+    train(DATA, config, tmp_path, mixed_precision=False, on_step=lambda p: losses.append(p.loss))
+    assert losses
+    assert all(math.isfinite(loss) for loss in losses)
 
 
 @pytest.mark.parametrize("config", [EARLY, LATE, TRANSFORMER, DEEP, replace(LATE, weighting="noise")])

@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from commands import error, save
@@ -10,8 +11,10 @@ from transformers import AutoModelForImageClassification
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.images import load_image
+from diffusion_classifier.sources import Source
 from diffusion_classifier.training import supervised
-from diffusion_classifier.training.data import LabelledImages
+from diffusion_classifier.training.data import LabelledImages, decode
 from diffusion_classifier.training.supervised import SupervisedConfig, augmented, resolution, train_supervised
 
 CONFIG = SupervisedConfig(epochs=4, batch_size=8, warmup=2, ema=0.9, augment="flips")
@@ -135,6 +138,34 @@ def test_augmented_images_are_mirrored_and_moved():
 def test_unfit_values_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         SupervisedConfig(**settings)
+
+
+def test_what_is_refused_leaves_the_model_as_it_was(tmp_path):
+    train_supervised(toy(6), CONFIG, tmp_path)
+    before = (tmp_path / "preprocessor_config.json").read_text()
+    with pytest.raises(InputError, match="other images"):
+        train_supervised(toy(6, size=42), CONFIG, tmp_path)
+    assert (tmp_path / "preprocessor_config.json").read_text() == before
+
+
+@pytest.mark.parametrize("architecture", ["vit-tiny", "resnet-18"])
+def test_photographs_are_seen_as_in_training(architecture, tmp_path):
+    """Brought to the same size by the same way, however large they are."""
+    rng = np.random.default_rng(0)
+    photo = np.full((300, 500, 3), 200, np.uint8)
+    photo[:, 100:400] = rng.integers(0, 256, (300, 300, 3))
+    Image.fromarray(photo).save(tmp_path / "photo.png")
+    source = Source("photo", ("a",), (0,), ("0",), lambda _: tmp_path / "photo.png")
+    data = replace(toy(6, size=28), images=decode(source, 28).expand(6, -1, -1, -1))
+    train_supervised(data, replace(CONFIG, architecture=architecture, epochs=0.1), tmp_path / "m")
+    model = Supervised.from_pretrained(tmp_path / "m", device="cpu", dtype="float32")
+    x = data.images[:1].float() / 127.5 - 1
+    if model.image_size > 28:
+        x = torch.nn.functional.interpolate(x, size=model.image_size, mode="bilinear")
+    with torch.no_grad():
+        expected = model.model(pixel_values=x).logits[0]
+    found = model.logits(load_image(tmp_path / "photo.png").image)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0.1)  # Pillow rounds; squashed, they differ by 7
 
 
 def test_images_that_cannot_be_cut_are_refused(tmp_path):

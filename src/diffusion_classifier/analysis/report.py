@@ -48,8 +48,8 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     summary = summary_of(folder, spec, rows)
     if summary.accuracy is None:
         raise InputError(f"no image of {folder} is done yet: there is nothing to report")
-    if source is not None and source.fingerprint() != spec.data:
-        raise InputError(f"{source.name} is not the data set of {folder}, which was {spec.source}")
+    if source is not None:
+        source.refuse_other(spec.data, folder, spec.source)
     done = with_status(rows, "done")
     truth, answer = (np.array(done[name].to_pylist()) for name in ("label", "prediction"))
     score = np.array([max(p) for p in done["posterior"].to_pylist()])
@@ -60,7 +60,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     spent = done["num_evaluations"].to_numpy()
     if spent.any():  # a contrastive model has none
         figures.append(("Evaluations", lambda axes: draw_evaluations(axes, spent, truth == answer)))
-    if spec.store_errors:
+    if spec.store_errors and spec.sees_all:
         figures.append(("What each time says", lambda axes: draw_times(axes, done, truth, spec)))
     parts = [_head(spec, summary), *(f"<h2>{title}</h2>\n{drawn(title, draw)}" for title, draw in figures)]
     order = np.argsort(score)

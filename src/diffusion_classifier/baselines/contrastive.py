@@ -99,6 +99,8 @@ class Contrastive:
                 max_length=self.max_tokens,
                 return_tensors="pt",
             ).to(self.device)
+            if self.model.config.model_type.startswith("siglip"):
+                tokens.pop("attention_mask", None)  # in training it saw what texts are filled with
             parts.append(_unit(self.model.get_text_features(**tokens)))
         return torch.cat(parts)
 

@@ -24,16 +24,41 @@ from .encoders import ENCODERS, Encoder, load_encoder
 from .hub import FEATURES, KnownClasses
 
 HEADS = ("linear", "conv")
+"""That can be trained."""
+
+
+class Gaussians(torch.nn.Module):
+    """Half the negative squared Mahalanobis distances (B, K) of features (B, C) from the means of the classes.
+
+    Args:
+        means: (K, C).
+        covariance: of all classes, (C, C).
+    """
+
+    def __init__(self, means: Tensor, covariance: Tensor) -> None:
+        super().__init__()
+        root = torch.linalg.inv(torch.linalg.cholesky(covariance.double()))
+        self.root = torch.nn.Parameter(root.float().contiguous())
+        self.means = torch.nn.Parameter((means.double() @ root.T).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return -(x.float() @ self.root.T - self.means[:, None]).square().sum(2).T / 2
 
 
 def build_head(kind: str, channels: int, num_classes: int) -> torch.nn.Module:
-    """Reads features (B, C, S, S): "linear", of their mean; or "conv", the paper's two residual blocks before it."""
+    """Reads features (B, C, S, S): "linear", of their mean; "conv", the paper's two residual blocks before it; or
+    "gaussian", Gaussians of their mean.
+    """
     blocks: list[torch.nn.Module] = []
     if kind == "conv":
         blocks = [ResNetBasicLayer(channels, channels), ResNetBasicLayer(channels, 2 * channels, stride=2)]
         channels *= 2
     pool = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()]
-    return torch.nn.Sequential(*blocks, *pool, torch.nn.Linear(channels, num_classes))
+    last: torch.nn.Module = torch.nn.Linear(channels, num_classes)
+    if kind == "gaussian":
+        last = Gaussians(torch.zeros(num_classes, channels), torch.eye(channels))
+    return torch.nn.Sequential(*blocks, *pool, last)
 
 
 class Features(KnownClasses):
@@ -62,20 +87,26 @@ class Features(KnownClasses):
     ) -> Features:
         """Load a folder that `save` wrote, and the encoder that it names.
 
+        Where the dtype is "auto", it is that in which the head met the encoder.
+
         Raises:
-            InputError: a file cannot be used, or the encoder is another one than the head was trained for.
+            InputError: a file cannot be used; the encoder is another one than the head was trained for, or in another
+                dtype.
         """
         folder = Path(source)
         try:
             about = json.loads((folder / FEATURES).read_text("utf-8"))
             head = build_head(about["head"], about["channels"], len(about["class_names"]))
             head.load_state_dict(load_file(folder / "head.safetensors"))
-            model, known, kind = about["model"], about["fingerprint"], about.get("encoder", "diffusion")
+            model, known, kind = about["model"], about["fingerprint"], about["encoder"]
             if kind not in ENCODERS:
                 raise ValueError(f"encoder {kind!r} is not one of {', '.join(ENCODERS)}")
+            own_dtype = about["dtype"]
         except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
             raise InputError(f"{folder} cannot be used as a head on features: {e}") from e
-        encoder = load_encoder(model, kind, device=device, dtype=dtype)
+        encoder = load_encoder(model, kind, device=device, dtype=own_dtype if dtype == "auto" else dtype)
+        if str(encoder.dtype) != f"torch.{own_dtype}":
+            raise InputError(f"{folder} was trained on what {model} gives in {own_dtype}: choose that dtype, or auto")
         if encoder.fingerprint() != known:
             raise InputError(f"{model} is another model than that for which {folder} was trained")
         return cls(encoder, head.to(encoder.device), about["class_names"])
@@ -85,6 +116,7 @@ class Features(KnownClasses):
         about = {
             "model": model, "encoder": self.encoder.kind, "fingerprint": self.encoder.fingerprint(), "head": kind,
             "channels": channels, "class_names": self.class_names,
+            "dtype": str(self.encoder.dtype).removeprefix("torch."),
         }  # fmt: skip
         save_file(self.head.state_dict(), folder / "head.safetensors")
         write_durably(folder / FEATURES, json.dumps(about, indent=2) + "\n")

@@ -19,7 +19,7 @@ from ..exceptions import InputError
 from ..images import load_image
 from ..sources import Source
 from .encoders import Encoder
-from .features import Features, build_head
+from .features import Features, Gaussians, build_head
 from .hub import FEATURES
 
 _AT_ONCE = 64
@@ -44,7 +44,7 @@ def mean_features(
 
 
 def fit_gaussians(features: NDArray[np.float64], labels: NDArray[np.int64], num_classes: int) -> torch.nn.Module:
-    """A linear head whose logits are half the negative squared Mahalanobis distances, but for what all classes share.
+    """A head whose logits are half the negative squared Mahalanobis distances.
 
     Args:
         features: (M, C).
@@ -64,12 +64,9 @@ def fit_gaussians(features: NDArray[np.float64], labels: NDArray[np.int64], num_
     # The covariance is drawn towards a sphere as Ledoit and Wolf (2004) say, without which few images would not do.
     fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(num_classes, 1 / num_classes))
     fitted.fit(features, labels)
-    weight, bias = fitted.coef_, fitted.intercept_
-    if num_classes == 2:  # one line for the second class against the first
-        weight, bias = np.concatenate([0 * weight, weight]), np.concatenate([0 * bias, bias])
-    head = build_head("linear", features.shape[1], num_classes)
-    for parameter, value in zip(head.parameters(), (weight, bias), strict=True):
-        parameter.data = torch.from_numpy(value).float()
+    head = build_head("gaussian", features.shape[1], num_classes)
+    gaussians = Gaussians(torch.from_numpy(fitted.means_), torch.from_numpy(fitted.covariance_))
+    head[-1].load_state_dict(gaussians.state_dict())  # type: ignore[index]
     return head
 
 
@@ -95,7 +92,7 @@ def save_gaussians(
     fitted = Features(encoder, head, source.class_names)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        fitted.save(out, model, "linear", found.shape[1])
+        fitted.save(out, model, "gaussian", found.shape[1])
     except OSError as e:
         raise InputError(f"{out / FEATURES} cannot be written: {e}") from e
     return fitted

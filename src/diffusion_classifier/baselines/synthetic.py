@@ -71,7 +71,9 @@ def draw_data_set(denoiser: Denoiser, recipe: Recipe, folder: Path) -> Iterator[
     Raises:
         InputError: the folder holds something else, or cannot be written; as `sampling.draw_images`.
     """
-    settings = json.dumps({**vars(recipe), "model": denoiser.fingerprint()}, indent=2, default=list)
+    settings = json.dumps(
+        {**vars(recipe), "model": denoiser.fingerprint(), "image_size": denoiser.image_size}, indent=2, default=list
+    )
     file = folder / SETTINGS
     try:
         if not file.exists():

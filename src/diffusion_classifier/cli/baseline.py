@@ -129,7 +129,7 @@ def features(
     denoiser = load_denoiser(model, device=device, dtype=dtype)
     training, held_out = load_and_hold_out(
         data, validation, seed, split=split, size=denoiser.image_size, class_names=class_names,
-        image_column=image_column, label_column=label_column,
+        image_column=image_column, label_column=label_column, crop=denoiser.crop,
     )  # fmt: skip
     with reporter() as report:
         report.on_stage("training", num_steps(config, len(training)), batch_size)

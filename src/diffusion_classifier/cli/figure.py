@@ -191,5 +191,8 @@ def confused(
     from ..spec import read_spec
     from ..tasks import images_of_run
 
-    draw_confused(find(run), images_of_run(read_spec(run), data), out)
+    spec = read_spec(run)
+    source = images_of_run(spec, data)
+    source.refuse_other(spec.data, run, spec.source)
+    draw_confused(find(run), source, out)
     say(f"drawn to {out}")

@@ -125,6 +125,8 @@ def finetune(
         raise InputError(f"{model} knows classes and reads no captions: leave out --caption-column and --false-column")
     if classes is None and (number is not None or held_out is not None):
         raise InputError("--number and --held-out are for --classes")
+    if confused and (false_column or caption_column):
+        raise InputError("--classes is for images with labels: leave out --caption-column and --false-column")
     size = denoiser.image_size
     if false_column:
         source = open_captions(
@@ -138,8 +140,9 @@ def finetune(
     else:
         names = None if class_names is None else class_names.split(",")
         labelled = load_labelled_images(
-            data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names
-        )
+            data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names,
+            crop=denoiser.crop,
+        )  # fmt: skip
         captions = fill_template(template, labelled.class_names) if reads else list(labelled.class_names)
         if confused:
             count = min(1000, len(labelled) // 10) if held_out is None else held_out

@@ -26,7 +26,7 @@ def scenes(
     split: Annotated[
         str, typer.Option(help="Of the photographs: train, validation (5,000 held out of train) or test.")
     ] = "test",
-    seed: Annotated[int, typer.Option(help="Of the scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 0,
 ) -> None:
     """Write scenes with captions: photographs of clothes beside, above and below each other, to train on or to look at.
 

@@ -139,6 +139,8 @@ def train(
         "checkpoint_every": checkpoint_every,
     }
     if caption_column is not None or (label_column is None and is_captioned(data, split)):
+        if validation is not None:
+            raise InputError("--validation is for models of classes: of captions all images are trained on")
         towers: Towers | Path = Path(contrastive) if Path(contrastive).exists() else read_settings(Towers, contrastive)
         latents: Latents | Path = (
             Path(autoencoder) if Path(autoencoder).exists() else read_settings(Latents, autoencoder)

@@ -22,6 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import to_device
 from ..exceptions import InputError
+from ..images import Crop
 from ..losses import BOUNDS, LOSSES, check_loss
 from ..prediction import split_variance, to_noise
 from ..prompts import fill_template
@@ -98,7 +99,7 @@ class Denoiser(ABC):
     """
 
     family: ClassVar[str]
-    crop: Literal["center", "adm"] = "center"
+    crop: Crop = "center"
     any_size: ClassVar[bool] = False
     looks_at_values: ClassVar[bool] = False
     class_names: Sequence[str] | None = None

@@ -193,10 +193,9 @@ def _source(folder: Path, data: str | None) -> tuple[Source | None, str]:
     spec = read_spec(folder)
     try:
         source = images_of_run(spec, data)
+        source.refuse_other(spec.data, folder, spec.source)
     except InputError as e:
         return None, str(e)
-    if source.fingerprint() != spec.data:
-        return None, f"{source.name} is another data set than that of the run"
     return source, ""
 
 

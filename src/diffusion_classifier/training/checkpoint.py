@@ -73,9 +73,9 @@ def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any],
     if stored.get("class_names", names) != names:
         raise InputError(f"{folder} belongs to a run with other class names: choose another --out, or remove it")
     there = defaults | stored["config"]
-    different = [k for k, v in run["config"].items() if there[k] != v]
+    different = [k for k, v in run["config"].items() if there.get(k) != v]
     if different:
-        values = ", ".join(f"{k} {there[k]!r} there, {run['config'][k]!r} now" for k in different)
+        values = ", ".join(f"{k} {there.get(k)!r} there, {run['config'][k]!r} now" for k in different)
         raise InputError(
             f"{folder} belongs to a run with other settings ({values}): choose another --out, or remove it"
         )

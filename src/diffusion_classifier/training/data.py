@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..caption_sources import CaptionSource
 from ..exceptions import InputError
-from ..images import ImageSource, load_image, preprocess
+from ..images import Crop, ImageSource, load_image, preprocess
 from ..sources import Captioned, Source, open_captioned, open_source
 
 
@@ -118,6 +118,7 @@ def load_labelled_images(
     class_names: Sequence[str] | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    crop: Crop = "center",
 ) -> LabelledImages:
     """Images and labels of a data set, brought to one size.
 
@@ -128,6 +129,7 @@ def load_labelled_images(
         class_names: replaces the data set's own names, one for each; IDX files have none.
         image_column: where the images are; the only image column if None.
         label_column: where the labels are; the only class-label column if None.
+        crop: how images are brought to that size; see `images.preprocess`.
 
     Raises:
         InputError: the data cannot be read as labelled images; a broken image is named.
@@ -138,7 +140,7 @@ def load_labelled_images(
     labels = torch.tensor(found.labels)
     if bool((labels == labels[0]).all()):
         raise InputError(f"all images of {source} are of one class; at least two are needed to train a classifier")
-    return LabelledImages(decode(found, size), labels, found.class_names)
+    return LabelledImages(decode(found, size, crop), labels, found.class_names)
 
 
 def load_captioned_images(
@@ -169,7 +171,7 @@ def load_contrasted_images(source: CaptionSource, size: int | None = None) -> Ca
     return CaptionedImages(decode(source, size), captions, contrasts)
 
 
-def decode(source: Source | Captioned | CaptionSource, size: int | None) -> Tensor:
+def decode(source: Source | Captioned | CaptionSource, size: int | None, crop: Crop = "center") -> Tensor:
     """(N, C, S, S), uint8, C being 1 if all are grey.
 
     Raises:
@@ -182,18 +184,18 @@ def decode(source: Source | Captioned | CaptionSource, size: int | None) -> Tens
     for i in range(len(source)):
         content = source.read(i)
         name = str(content) if isinstance(content, str | Path) else f"{source.name}[{i}]"
-        images.append(_to_pixels(content, size, name))
+        images.append(_to_pixels(content, size, name, crop))
         if images[-1].shape != images[0].shape:
             raise InputError(f"{name} differs in size from the images before it: give a size, to which all are brought")
     stacked = torch.stack(images)
     return stacked[:, :1].contiguous() if bool((stacked == stacked[:, :1]).all()) else stacked
 
 
-def _to_pixels(source: ImageSource, size: int | None, name: str) -> Tensor:
+def _to_pixels(source: ImageSource, size: int | None, name: str, crop: Crop) -> Tensor:
     """(3, S, S), uint8."""
     image = load_image(source, name=name).image
     if size is None:
         if image.width != image.height:
             raise InputError(f"{name} is {image.width}×{image.height}: give a size, to which all images are brought")
         size = image.width
-    return ((preprocess(image, size) + 1) * 127.5).round().to(torch.uint8)
+    return ((preprocess(image, size, crop=crop) + 1) * 127.5).round().to(torch.uint8)

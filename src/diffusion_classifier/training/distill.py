@@ -43,19 +43,19 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
             raise InputError(f"{folder} is over other classes than the run before it, or in another order")
         if spec.shift:
             raise InputError(f"the images of {folder} were changed by {spec.shift}: a student is taught plain ones")
-        sources[spec.data] = source
+        source.refuse_other(spec.data, folder, spec.source)
+        key = f"{spec.source} {spec.data}"  # the fingerprint knows names of images, and not what they show
+        sources[key] = source
         rows = with_status(read_rows(folder, ["id", "posterior", "status"]), "done").to_pylist()
-        strange = {row["id"] for row in rows} - set(source.ids)
-        if strange or not rows:
-            what = f"{source.name} has no image {min(strange)!r}, of which" if strange else "no image is done of which"
-            raise InputError(f"{what} {folder} has an answer: say where its images are, --images")
+        if not rows:
+            raise InputError(f"no image of {folder} is done, from which a student could learn")
         for row in rows:
-            found.setdefault((spec.data, row["id"]), []).append(row["posterior"])
+            found.setdefault((key, row["id"]), []).append(row["posterior"])
     images, posteriors = [], []
-    for data, source in sources.items():
-        rows_of = [i for i, id_ in enumerate(source.ids) if (data, id_) in found]
+    for key, source in sources.items():
+        rows_of = [i for i, id_ in enumerate(source.ids) if (key, id_) in found]
         images.append(decode(source.take(rows_of), size))
-        posteriors += [np.mean(found[data, source.ids[i]], axis=0) for i in rows_of]
+        posteriors += [np.mean(found[key, source.ids[i]], axis=0) for i in rows_of]
     if len({tensor.shape[1:] for tensor in images}) > 1:
         raise InputError("the images of the runs differ in size or colours: give a size, to which all are brought")
     targets = torch.from_numpy(np.stack(posteriors)).float()
@@ -96,7 +96,7 @@ images the posteriors of:
 
 {teachers}
 
-No label was used.{held_out}
+No label was learned from.{held_out}
 
 ```python
 from transformers import pipeline

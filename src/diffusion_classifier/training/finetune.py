@@ -99,7 +99,8 @@ def finetune(
         batch = Noised(x, torch.randn(x.shape, generator=generator), t, denoiser.schedule, device)
         shown = labels[rows, None]
         if config.joint:
-            shown = torch.cat([shown, _rivals(rows, labels, contrasts, len(names), config.rivals, generator)], dim=1)
+            rivals, absent, num_captions = _rivals(rows, labels, contrasts, len(names), config.rivals, generator)
+            shown = torch.cat([shown, rivals], dim=1)
         b, m = shown.shape
         distinct, index = torch.unique(shown, return_inverse=True)
         prompts = denoiser.condition([names[i] for i in distinct]) if kept is None else kept[distinct]
@@ -114,9 +115,9 @@ def finetune(
         output = batch.predicted_by(predict, step, config, autocast).view(b, m, *x.shape[1:])
         loss = batch.loss(output[:, 0], config)
         if config.joint:
-            num_classes = m if contrasts else len(names)
             errors = batch.errors(output, config)
-            loss = loss + config.joint * cross_entropy(errors, joint.log_scale.exp(), num_classes).mean()
+            surprise = cross_entropy(errors, joint.log_scale.exp(), num_captions.to(device), absent.to(device))
+            loss = loss + config.joint * surprise.mean()
         return loss
 
     def save(ema: dict[str, Tensor]) -> None:
@@ -161,10 +162,18 @@ def _indexed(data: CaptionedImages) -> tuple[list[str], Tensor, list[Tensor]]:
 
 def _rivals(
     rows: Tensor, labels: Tensor, contrasts: list[Tensor], num_captions: int, rivals: int, generator: torch.Generator
-) -> Tensor:
-    """False captions of the images (B,), as many of each, (B, M - 1)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """False captions (B, M - 1) of the images (B,); of which columns (B, M) do not count; how many captions there are.
+
+    Images with fewer false captions than others have one of theirs several times, which counts once.
+    """
     if not contrasts:
-        return draw_rivals(labels[rows], num_captions, rivals, generator)
+        drawn = draw_rivals(labels[rows], num_captions, rivals, generator)
+        return drawn, torch.zeros(len(rows), drawn.shape[1] + 1, dtype=torch.bool), torch.tensor(num_captions)
     own = [contrasts[i] for i in rows.tolist()]
-    count = min(rivals or len(labels), *map(len, own))
-    return torch.stack([c[torch.randperm(len(c), generator=generator)[:count]] for c in own])
+    some = [c[torch.randperm(len(c), generator=generator)[: rivals or len(c)]] for c in own]
+    lengths = torch.tensor([len(c) for c in some])
+    columns = torch.arange(int(lengths.max()))
+    absent = torch.cat([torch.zeros(len(own), 1, dtype=torch.bool), columns >= lengths[:, None]], dim=1)
+    drawn = torch.stack([c[columns.clamp(max=len(c) - 1)] for c in some])
+    return drawn, absent, torch.tensor([len(c) + 1 for c in own])

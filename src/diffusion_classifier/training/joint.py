@@ -35,15 +35,18 @@ def draw_rivals(labels: Tensor, num_classes: int, rivals: int, generator: torch.
     return (labels[:, None] + 1 + order) % num_classes
 
 
-def cross_entropy(errors: Tensor, scale: Tensor, num_classes: int) -> Tensor:
+def cross_entropy(errors: Tensor, scale: Tensor, num_classes: Tensor, absent: Tensor | None = None) -> Tensor:
     """-log p of the class in the first column, (B,).
 
     Args:
         errors: (B, M) of the true class and M - 1 others, drawn evenly from all.
         scale: s.
-        num_classes: K; where M is less, each of the others stands for several (sampled softmax).
+        num_classes: K, of all or of each image (B,); where M is less, each of the others stands for several (sampled
+            softmax).
+        absent: (B, M), bool, columns that do not count; all do if None.
     """
-    others = errors.shape[1] - 1
+    absent = torch.zeros_like(errors, dtype=torch.bool) if absent is None else absent
+    others = (~absent[:, 1:]).sum(1)
     logits = -scale * errors
-    logits = torch.cat([logits[:, :1], logits[:, 1:] + math.log((num_classes - 1) / others)], dim=1)
-    return -logits.log_softmax(1)[:, 0]
+    logits = torch.cat([logits[:, :1], logits[:, 1:] + ((num_classes - 1) / others).log()[:, None]], dim=1)
+    return -logits.masked_fill(absent, -math.inf).log_softmax(1)[:, 0]

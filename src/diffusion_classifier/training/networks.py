@@ -100,8 +100,9 @@ def read_settings(kind: type[_Settings], text: str) -> _Settings:
         except ValueError as e:
             raise InputError(f"{name}={value!r} is not a value as {default!r} is") from e
         low = min(values[name]) if isinstance(default, tuple) else values[name]
-        if not isinstance(default, str) and not (0 <= low < math.inf):
-            raise InputError(f"{name} must be at least 0 and finite; got {value}")
+        least = int(isinstance(default, int | tuple) and name != "warmup")
+        if not isinstance(default, str) and not (least <= low < math.inf):
+            raise InputError(f"{name} must be at least {least} and finite; got {value}")
     return kind(**values)
 
 
@@ -121,11 +122,7 @@ def halved(size: int, channels: Sequence[int], what: str) -> int:
 
 
 def build_tokenizer(captions: Sequence[str], vocabulary: int, max_tokens: int) -> CLIPTokenizer:
-    """CLIP's kind of tokenizer, with the words of these captions.
-
-    Raises:
-        InputError: a caption has more tokens than that.
-    """
+    """CLIP's kind of tokenizer, with the words of these captions."""
     base = CLIPTokenizer()
     alphabet = sorted(ByteLevel.alphabet())
     trainer = BpeTrainer(
@@ -137,19 +134,22 @@ def build_tokenizer(captions: Sequence[str], vocabulary: int, max_tokens: int) -
     )
     base.backend_tokenizer.train_from_iterator(captions, trainer)
     model = json.loads(base.backend_tokenizer.to_str())["model"]
-    tokenizer = CLIPTokenizer(
+    return CLIPTokenizer(
         vocab=model["vocab"], merges=[tuple(pair) for pair in model["merges"]], model_max_length=max_tokens
     )
-    lengths = [len(ids) for ids in tokenizer(list(captions)).input_ids]
-    if max(lengths) > max_tokens:
-        longest = captions[lengths.index(max(lengths))]
-        raise InputError(f"the caption {longest!r} has {max(lengths)} tokens; max_tokens is {max_tokens}")
-    return tokenizer
 
 
 def tokens_of(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids (B, L) of captions, padded as the pipeline pads prompts."""
-    ids = tokenizer(list(captions), padding="max_length", max_length=tokenizer.model_max_length).input_ids
+    """Token ids (B, L) of captions, padded as the pipeline pads prompts.
+
+    Raises:
+        InputError: a caption has more tokens than are read.
+    """
+    limit = tokenizer.model_max_length
+    ids = tokenizer(list(captions), padding="max_length", max_length=limit).input_ids
+    longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+    if len(ids[longest]) > limit:
+        raise InputError(f"the caption {captions[longest]!r} has {len(ids[longest])} tokens; max_tokens is {limit}")
     return torch.tensor(ids)
 
 

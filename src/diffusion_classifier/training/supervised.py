@@ -12,14 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL.Image import Resampling
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
-from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..baselines.encoders import Middle, features
 from ..baselines.features import HEADS, Features, build_head
 from ..baselines.hub import FEATURES
+from ..baselines.supervised import TRAINING_SIZE
 from ..denoisers.base import Denoiser
 from ..denoisers.load import quiet
 from ..devices import native_bfloat16
@@ -99,7 +101,8 @@ def build_classifier(config: SupervisedConfig, data: LabelledImages) -> Any:
         raise InputError(f"{config.architecture} is a head on features of a diffusion model, and no network by itself")
     size = data.images.shape[-1]
     names = dict(enumerate(data.class_names))
-    labels = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+    labels: dict[str, Any] = {"id2label": names, "label2id": {name: i for i, name in names.items()}}
+    labels[TRAINING_SIZE] = size
     with seeded(config.seed):
         if config.architecture in _RESNETS:
             return ResNetForImageClassification(ResNetConfig(**_RESNETS[config.architecture], **labels))
@@ -164,14 +167,19 @@ def train_supervised(
         x = torch.nn.functional.interpolate(x, size=edge, mode="bilinear") if edge > x.shape[-1] else x
         return x.contiguous(memory_format=torch.channels_last)  # convolutions are a fifth faster on a processor
 
+    half = [0.5] * 3
+    processor = CLIPImageProcessorPil(
+        size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}, image_mean=half, image_std=half,
+        resample=Resampling.BILINEAR,
+    )  # fmt: skip
+
     def save(averaged: Any) -> None:
         with quiet():
             averaged.save_pretrained(out)
+            processor.save_pretrained(out)
 
-    with writing(out):
-        ViTImageProcessorPil(
-            size={"height": edge, "width": edge}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-        ).save_pretrained(out)
+    with writing(out):  # now, since it may not be allowed
+        out.mkdir(parents=True, exist_ok=True)
     run = {"config": asdict(config), "data": data.fingerprint(), "class_names": list(data.class_names)}
     network = build_classifier(config, data).to(place)
     _fit(network, seen, save, run, data, config, out, validation, mixed_precision, **told)

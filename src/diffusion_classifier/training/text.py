@@ -24,7 +24,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..denoisers import autoencoder
-from ..denoisers.base import scheduler_config, without_advice
+from ..denoisers.base import fingerprint, scheduler_config, without_advice
 from ..denoisers.load import SETTINGS_FILE, check_files, load_network, quiet
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
@@ -34,7 +34,7 @@ from ..schedules import read_scheduler
 from .data import CaptionedImages
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
 from .latents import BATCH, encode_all, pixels
-from .loop import Progress, Recipe, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
+from .loop import Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .networks import (
     Latents,
     Towers,
@@ -143,7 +143,7 @@ class _Stages:
         self,
         stage: str,
         module: _Module,
-        recipe: Recipe,
+        recipe: Towers | Latents | TrainConfig,
         loss_at: Callable[[int], Tensor],
         save: Callable[[_Module], None],
         settings: Mapping[str, Any],
@@ -167,7 +167,7 @@ class _Stages:
             steps,
             self.out / CHECKPOINT / stage,
             run,
-            defaults=dict(settings),
+            defaults=asdict(type(recipe)()),
             save=save_average,
             outer=outer,
             checkpoint_every=self.checkpoint_every,
@@ -186,15 +186,16 @@ class _Stages:
         if self.device.type == "cpu":
             clip.set_attn_implementation("eager")  # the gradient of torch's fused attention is slow here
         tokens = tokens_of(tokenizer, self.data.captions)
-        folder = self.out / CONTRASTIVE
-        with writing(self.out):
-            tokenizer.save_pretrained(folder)
-            CLIPImageProcessorPil(
-                size={"shortest_edge": size},
-                crop_size={"height": size, "width": size},
-                image_mean=[0.5] * 3,
-                image_std=[0.5] * 3,
-            ).save_pretrained(folder)
+        with writing(self.out):  # now, since it may not be allowed
+            (self.out / CONTRASTIVE).mkdir(parents=True, exist_ok=True)
+        half = [0.5] * 3
+        processor = CLIPImageProcessorPil(
+            size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=half, image_std=half
+        )
+
+        def save(module: CLIPModel) -> None:
+            for part in (tokenizer, processor, module):
+                part.save_pretrained(self.out / CONTRASTIVE)
 
         def loss_at(step: int) -> Tensor:
             rows = batch_rows(step, len(self.data), towers.batch_size, seed_of(self.config.seed, 11))
@@ -204,7 +205,7 @@ class _Stages:
             return contrastive_loss(output.logits_per_image.float(), ids)
 
         settings = {**asdict(towers), "seed": self.config.seed}
-        trained = self._fit(CONTRASTIVE, clip, towers, loss_at, lambda m: m.save_pretrained(folder), settings)
+        trained = self._fit(CONTRASTIVE, clip, towers, loss_at, save, settings)
         return trained, tokenizer
 
     def latents(self, latents: Latents) -> AutoencoderKL:
@@ -285,7 +286,8 @@ class _Stages:
             pipeline.save_pretrained(self.out, safe_serialization=True)
             write_durably(self.out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
 
-        self._fit("diffusion", unet, config, loss_at, save, asdict(config), _OUTER)
+        run = {**asdict(config), "text_encoder": fingerprint([text]), "autoencoder": fingerprint([vae])}
+        self._fit("diffusion", unet, config, loss_at, save, run, _OUTER)
 
 
 def _load(folder: Path, library: str, kind: str, what: str) -> Any:

@@ -187,7 +187,7 @@ def train(
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet
-    joint = Joint(unet).to(place)
+    joint, num_classes = Joint(unet).to(place), torch.tensor(len(data.class_names), device=place)
 
     def loss_at(step: int) -> Tensor:
         x, noise, t, shown = _batch(step, data, config, schedule)
@@ -202,8 +202,9 @@ def train(
         output = output.view(*shown.shape, *x.shape[1:])
         loss = batch.loss(output[:, 0], config)
         if config.joint:
-            surprise = cross_entropy(batch.errors(output, config), joint.log_scale.exp(), len(data.class_names))
-            loss = loss + config.joint * surprise[shown[:, 0].to(place) < len(data.class_names)].mean()
+            surprise = cross_entropy(batch.errors(output, config), joint.log_scale.exp(), num_classes)
+            told = (shown[:, 0] < len(data.class_names)).to(place)  # perhaps none of a small batch
+            loss = loss + config.joint * (surprise * told).sum() / told.sum().clamp(min=1)
         return loss
 
     def on_checkpoint(step: int) -> None:

@@ -26,6 +26,7 @@ from common import chosen_by, load, pictures, spread
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.differentiable import DifferentiableScores
+from diffusion_classifier.draws import Draws
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.posterior import scale_of
 from diffusion_classifier.zoo import FASHION
@@ -52,7 +53,10 @@ def of_diffusion(source: str, draws: int) -> DifferentiableScores:
     classifier = DiffusionClassifier.from_pretrained(source.partition("@")[0], dtype="float32")
     reading = classifier.reading(FASHION)
     scale = scale_of(classifier.num_dimensions, reading.reduction, reading.temperature)
-    return DifferentiableScores(classifier.denoiser, FASHION, draws, scale, loss=reading.loss, fresh=True)
+    where = Draws(reading.timesteps, reading.seed)
+    return DifferentiableScores(
+        classifier.denoiser, FASHION, draws, scale, loss=reading.loss, draws=where, weights=reading.weights, fresh=True
+    )
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -26,8 +26,6 @@ from diffusion_classifier.questions import BaselineQuestion
 from diffusion_classifier.sampling import draw_images
 from diffusion_classifier.scenes import HELD_OUT
 from diffusion_classifier.sources import Source
-from diffusion_classifier.spec import SPEC
-from diffusion_classifier.summary import summarize
 from diffusion_classifier.tasks import open_task
 from diffusion_classifier.training.data import CaptionedImages, LabelledImages, decode, load_labelled_images
 from diffusion_classifier.training.denoising import TrainConfig
@@ -67,7 +65,8 @@ def scene_images(data: str, split: str, number: int) -> LabelledImages:
 
 
 def spread(images: LabelledImages, number: int) -> LabelledImages:
-    """So many of them, evenly spread."""
+    """So many of them, evenly spread; all if there are fewer."""
+    number = min(number, len(images))
     return images.take(torch.arange(number) * len(images) // number)
 
 
@@ -113,10 +112,8 @@ def loaded(model: str) -> Any:
 
 
 def answered(model: str, source: Source, folder: Path, limit: int | None = None, **question: Any) -> Path:
-    """The folder of a run of a model, finished; the model is loaded where there is something to do."""
+    """The folder of a run of a model, finished."""
     positions = choose(source, limit=limit if limit is None else min(limit, len(source)))
-    if (folder / SPEC).exists() and summarize(folder).num_done == len(positions):
-        return folder
     asked = (BaselineQuestion if kind_of(model) else Question)(**question)
     rows = evaluate(loaded(model), source, folder, asked, positions=positions, model=model)
     for _ in track(rows, description=str(folder), total=len(positions)):

@@ -27,6 +27,8 @@ KINDS = {
     "ResNet-18": (SupervisedConfig(augment="flips"), ""),
 }
 RESULTS = "results.json"
+TRAINED = "trained"
+"""Is there when training has ended."""
 
 
 def folder_of(out: Path, name: str, size: int) -> Path:
@@ -39,8 +41,10 @@ def figure(out: Path, file: Path) -> None:
     plt = pyplot()
     fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     for i, name in enumerate(KINDS):
-        files = {n: folder_of(out, name, n) / RESULTS for n in SIZES}
+        files = {n: folder_of(out, name, n) / RESULTS for n in options.sizes}
         found = {n: json.loads(f.read_text()) for n, f in files.items() if f.exists()}
+        if not found:
+            continue
         shares, lows, highs = zip(*found.values(), strict=True)
         ax.plot(list(found), shares, "o-", ms=4, color=f"C{i}", label=name)
         ax.fill_between(list(found), lows, highs, alpha=0.15, color=f"C{i}")
@@ -69,8 +73,9 @@ else:
             folder = folder_of(Path(other), name, size)
             if options.what == "train":
                 epochs = train_for(training.take(order[:size]), config, options.flops, folder)
+                (folder / TRAINED).touch()
                 print(json.dumps({"name": name, "images": size, "epochs": epochs}), flush=True)
-            elif folder.exists() and not (folder / RESULTS).exists():
+            elif (folder / TRAINED).exists() and not (folder / RESULTS).exists():
                 model = f"{folder}@{strategy}" if strategy else str(folder)
                 accuracy = share_interval(chosen_by(model, pictures(held_out)) == held_out.labels)
                 (folder / RESULTS).write_text(json.dumps(accuracy))

@@ -9,6 +9,7 @@ its errors can be compared; AUROC with 95 % intervals as JSON lines.
 
 import argparse
 import json
+import re
 import tarfile
 from dataclasses import asdict
 from pathlib import Path
@@ -62,7 +63,7 @@ for model in options.models:
     if kind_of(model) is None:
         question = {"store_errors": True, "options": {"strategy": f"fixed:{options.draws}"}}
     folders = [
-        answered(model, source, options.build / Path(model).name / name, options.images, **question)
+        answered(model, source, options.build / re.sub(r"\W+", "-", model) / name, options.images, **question)
         for name, source in sources.items()
     ]
     for found in outliers(folders[0], folders[1:]):

@@ -56,6 +56,13 @@ def test_figures_fit_each_other(classifier, monkeypatch):
     }
 
 
+def test_a_model_that_knows_few_words(model_folder, monkeypatch):
+    monkeypatch.setattr(bench, "peak_tflops", lambda *_: 2.0)
+    clf = DiffusionClassifier.from_pretrained(model_folder("sd-epsilon"), device="cpu", dtype="float32", batch_size=2)
+    clf.denoiser.words = frozenset(("cat", "dog"))
+    assert measure(clf, "tiny", ["fixed:1"]).evaluations_per_second > 0
+
+
 def test_peak_is_a_rate():
     assert 1e-4 < peak_tflops(torch.device("cpu"), torch.float32, repeats=1) < 1e4
 

@@ -36,6 +36,13 @@ def test_errors_are_those_of_the_classifier(name, loss, model_folder):
     torch.testing.assert_close(found(x), -2.5 * found.errors(x).mean(2))
 
 
+def test_the_mean_is_weighted_as_that_of_the_classifier(model_folder):
+    model = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
+    found, x = scores(model, weights=(0.0, 2.0)), images(2, model.image_size)
+    times = torch.tensor(TIMES)
+    torch.testing.assert_close(found(x), -2.5 * (found.errors(x) * times).sum(2) / times.sum())
+
+
 @pytest.mark.parametrize("name", ["class-unet", "late-unet"])
 def test_the_gradient_is_the_slope(name, model_folder):
     model = load_denoiser(model_folder(name), device="cpu", dtype="float32")

@@ -1,6 +1,9 @@
 import csv
 import io
 import json
+import sys
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -9,7 +12,7 @@ from commands import error, save
 from gaussians import SCHEDULES
 from PIL import Image
 
-from diffusion_classifier import load_denoiser
+from diffusion_classifier import inversion, load_denoiser
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import preprocess
@@ -83,6 +86,39 @@ def test_distances_are_of_the_images_that_are_shown(model_folder):
         mean = vae.encode(pixels[None]).latent_dist.mean
         expected = vae.decode(mean).sample.clamp(-1, 1)
     assert alone.rmse == pytest.approx(float(((expected - pixels) / 2).square().mean().sqrt()), rel=1e-3)
+
+
+class TestPerceptual:
+    """By a network that stands for that of the library lpips, which wants more pixels than small images have."""
+
+    @pytest.fixture(autouse=True)
+    def _fresh(self):
+        inversion._perceptual.cache_clear()
+        yield
+        inversion._perceptual.cache_clear()
+
+    @staticmethod
+    def install(monkeypatch, network):
+        monkeypatch.setitem(sys.modules, "lpips", SimpleNamespace(LPIPS=network))
+
+    def test_small_images_are_enlarged_and_the_network_is_built_once(self, monkeypatch):
+        shapes, built = [], []
+
+        def network(**_):
+            built.append(1)
+            return lambda a, b: shapes.extend([tuple(a.shape), tuple(b.shape)]) or (a - b).abs().mean()
+
+        self.install(monkeypatch, network)
+        assert inversion._lpips(torch.zeros(1, 28, 28), torch.full((1, 28, 28), 0.5)) == pytest.approx(1.0)
+        inversion._lpips(torch.zeros(3, 80, 80), torch.zeros(3, 80, 80))
+        assert (shapes, built) == ([(1, 3, 64, 64)] * 2 + [(1, 3, 80, 80)] * 2, [1])
+
+    def test_without_weights_there_is_no_distance(self, monkeypatch):
+        def network(**_):
+            raise URLError("no network")
+
+        self.install(monkeypatch, network)
+        assert inversion._lpips(torch.zeros(1, 28, 28), torch.zeros(1, 28, 28)) is None
 
 
 @pytest.mark.parametrize(

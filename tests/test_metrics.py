@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import norm
 
-from diffusion_classifier.metrics import difference_interval, expected_calibration_error, share_interval
+from diffusion_classifier.metrics import difference_interval, expected_calibration_error, mean_interval, share_interval
 
 
 def test_interval_of_a_share_is_wilsons():
@@ -49,3 +49,10 @@ def test_few_that_differ_show_no_gain():
     same = torch.zeros(100, dtype=torch.bool)
     assert difference_interval(same, same)[1] < 0
     assert difference_interval(torch.arange(100) < 3, same)[1] < 0 < difference_interval(torch.arange(100) < 9, same)[1]
+
+
+def test_interval_of_a_mean():
+    values = torch.tensor([1.0, 2.0, 4.0, 7.0])
+    expected = norm.interval(0.95, 3.5, np.std(values.numpy(), ddof=1) / 2)
+    assert mean_interval(values) == pytest.approx((3.5, *expected))
+    assert mean_interval(values[:1])[1] == -np.inf

@@ -1,3 +1,5 @@
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.sampling import BATCH, ddim, draw_images
+from diffusion_classifier.schedules import EDM
 
 
 def load(folder):
@@ -59,6 +62,39 @@ def test_an_image_depends_on_its_seed_and_class_alone(name, model_folder):
     assert np.array_equal(together[0], together[3])
     assert np.abs(together[0] - together[1]).max() > 1
     assert np.abs(together[0] - together[2]).max() > 1
+
+
+def test_another_size(model_folder):
+    model = load_denoiser(model_folder("sd-epsilon"), device="cpu", dtype="float32", image_size=48)
+    assert next(draw_images(model, ["a cat"], [0], steps=1)).size == (48, 48)
+
+
+def test_text_encoders_are_where_the_network_is(model_folder, monkeypatch):
+    """Else drawing fails wherever the network is not on the processor."""
+    model, seen = load(model_folder("sd-epsilon")), []
+    there = type(model).encoders_at_hand
+
+    @contextmanager
+    def noted(self):
+        with there(self):
+            seen.append("in")
+            yield
+            seen.append("out")
+
+    encode = model.pipeline.encode_prompt
+    monkeypatch.setattr(type(model), "encoders_at_hand", noted)
+    monkeypatch.setattr(model.pipeline, "encode_prompt", lambda *a, **k: seen.append("encode") or encode(*a, **k))
+    list(draw_images(model, ["a cat"], [0], steps=1))
+    assert seen[-3:] == ["in", "encode", "out"]
+
+
+def test_pixels_are_kept_within_what_images_hold_as_the_model_scales_them():
+    """A white image under preconditioning as in EDM, whose latents are pixels / σ_d."""
+    edge = 1 / EDM().sigma_data
+    model = Gaussian(torch.full((1, 3, 4, 4), edge), torch.full((1, 3, 4, 4), 1e-4), EDM(), "epsilon")
+    noise = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))
+    drawn = ddim(model, model.condition([0]), noise, steps=50, clip=True)
+    assert float((drawn - edge).abs().max()) < 0.05 * edge
 
 
 def test_more_images_than_are_drawn_at_once(model_folder):

@@ -83,7 +83,9 @@ def bench(
     denoiser = classifier.denoiser
     asked = [parse_strategy(text) for text in strategies or (denoiser.defaults.strategy, *PUBLISHED)]
     names = denoiser.class_names
-    classes = [f"a photo of thing {i}" for i in range(10)] if names is None else range(min(10, len(names)))
+    classes: Sequence[str] | Sequence[int] = range(min(10, len(names or ())))
+    if names is None:  # a model may know few words
+        classes = sorted(getattr(denoiser, "words", None) or [f"a photo of thing {i}" for i in range(10)])[:10]
     conditioning = denoiser.condition(classes)
     if not denoiser.has_weights:
         raise InputError(f"{model} has no network to measure")

@@ -21,7 +21,7 @@ from .analysis.inversion import draw_reconstructions
 from .calibration import search_all, true_classes
 from .classifier import DiffusionClassifier
 from .inversion import reconstruct
-from .metrics import difference_interval, share_interval
+from .metrics import difference_interval, mean_interval, share_interval
 from .readouts import percent, points
 from .strategies import Staged
 from .summary import Summary, compare, summarize
@@ -102,12 +102,6 @@ def _above(difference: tuple[float, float, float], least: float = 0.0) -> bool |
     return True if difference[1] > least else False if difference[2] < least else None
 
 
-def _mean(values: Tensor) -> tuple[float, float, float]:
-    """Of numbers of images, (M,), with the ends of its 95 % interval."""
-    mean, margin = float(values.mean()), 1.96 * float(values.std()) / len(values) ** 0.5
-    return mean, mean - margin, mean + margin
-
-
 def _accuracy(summary: Summary) -> tuple[float, float, float]:
     assert summary.accuracy is not None
     return summary.accuracy
@@ -156,7 +150,7 @@ def _noise(classifier: DiffusionClassifier, figures: Path, count: int) -> Sectio
         apart, shared = errors.double().var(1).sum(0), (errors[0] - errors[1]).double().var(0)  # at each time
         ratios.append(float(apart.sum() / shared.sum()))
         shown = errors[:, :4]
-    ratio = _mean(torch.tensor(ratios, dtype=torch.float64).log2())
+    ratio = mean_interval(torch.tensor(ratios, dtype=torch.float64).log2())
     file = figures / "errors.png"
     draw_errors(shown, times, pair, file)
     return Section(
@@ -192,7 +186,7 @@ def _times(folder: Path, tables: ErrorTables, figures: Path) -> Section:
             "best at t = 500 of 1,000 (Pets)",
             "accuracy of one draw in the first, middle and last third of the times: "
             + ", ".join(f"{float(part.mean()):.1%}" for part in (early, middle, late)),
-            _above(_mean(middle - best_other)),
+            _above(mean_interval(middle - best_other)),
         )
     ]
     order = u.argsort(1)

@@ -17,6 +17,7 @@ from .exceptions import InputError
 from .losses import LOSSES
 from .prediction import split_variance, to_noise
 from .schedules import add_noise
+from .weights import Weights, weights_at
 
 
 class DifferentiableScores(torch.nn.Module):
@@ -31,6 +32,7 @@ class DifferentiableScores(torch.nn.Module):
         scale: of the errors; see `posterior.scale_of`.
         loss: one of `losses.LOSSES`.
         draws: which times and noise; even ones if None.
+        weights: over time, of the mean; see `weights.Weights`. Uniform if None.
         fresh: whether each call takes N draws more, so that an attack faces their expectation and not one sample
             (Athalye et al. 2018, "Synthesizing robust adversarial examples").
 
@@ -47,6 +49,7 @@ class DifferentiableScores(torch.nn.Module):
         *,
         loss: str = "l2",
         draws: Draws | None = None,
+        weights: Weights | None = None,
         fresh: bool = False,
     ) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class DifferentiableScores(torch.nn.Module):
             raise InputError(f"a differentiable loss is one of {', '.join(LOSSES)}; got {loss!r}")
         self.denoiser, self.conditioning = denoiser, denoiser.condition(classes).to(denoiser.device)
         self.num_draws, self.scale, self.loss, self.fresh = num_draws, scale, loss, fresh
-        self.draws = draws or Draws()
+        self.draws, self.weights = draws or Draws(), weights
         self.num_classes, self._calls = len(classes), 0
 
     def errors(self, images: Tensor) -> Tensor:
@@ -63,6 +66,10 @@ class DifferentiableScores(torch.nn.Module):
         Raises:
             InputError: images whose gradient the encoder does not pass on.
         """
+        return self._errors(images)[0]
+
+    def _errors(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Those, and the times (N,) of their draws."""
         model, n, k = self.denoiser, self.num_draws, self.num_classes
         which = range(self._calls * n, (self._calls + 1) * n)
         self._calls += self.fresh
@@ -70,7 +77,8 @@ class DifferentiableScores(torch.nn.Module):
         if images.requires_grad and not latents.requires_grad:
             raise InputError("the encoder of this model does not pass gradients on: take a model of pixels")
         b, shape = len(latents), model.latent_shape
-        t = self.draws.times(model.schedule, which, 0).repeat(b)
+        times = self.draws.times(model.schedule, which, 0)
+        t = times.repeat(b)
         eps = torch.stack([self.draws.noise(d, 0, shape) for d in which]).repeat(b, *[1] * len(shape))
         alpha, sigma = (to_device(a, model.device) for a in model.schedule(t))
         eps = to_device(eps, model.device)
@@ -83,8 +91,10 @@ class DifferentiableScores(torch.nn.Module):
         output = split_variance(output, shape[0])[0]
         predicted = to_noise(output, noisy[rows], alpha[rows], sigma[rows], model.prediction_type)
         found: Tensor = LOSSES[self.loss](eps[rows], predicted).view(b, n, k).transpose(1, 2)
-        return found
+        return found, times
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K), float32, of images (B, C, S, S) in [0, 1]; raises as `errors`."""
-        return -self.scale * self.errors(images).mean(2)
+        errors, times = self._errors(images)
+        weights = weights_at(self.weights or (1.0, 1.0), times / self.denoiser.schedule.num_timesteps)
+        return -self.scale * errors @ to_device((weights / weights.sum()).float(), errors.device)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -105,13 +107,25 @@ def require_skimage() -> None:
         raise InputError("similarity needs scikit-image: pip install 'diffusion-classifier[inversion]'")
 
 
-def _lpips(a: Tensor, b: Tensor) -> float | None:
+@cache
+def _perceptual() -> Any:
+    """The network of LPIPS; None where it, or its weights, are not to be had."""
     try:
         from lpips import LPIPS
-    except ImportError:
+
+        return LPIPS(verbose=False)
+    except (ImportError, OSError):
         return None
+
+
+def _lpips(a: Tensor, b: Tensor) -> float | None:
+    network = _perceptual()
+    if network is None:
+        return None
+    edge = max(64, a.shape[-1])  # it halves images more often than small ones can be
+    pair = (x.expand(3, -1, -1)[None] * 2 - 1 for x in (a, b))
     with torch.inference_mode():
-        return float(LPIPS(verbose=False)(*(x.expand(3, -1, -1)[None] * 2 - 1 for x in (a, b))))
+        return float(network(*(torch.nn.functional.interpolate(x, size=edge, mode="bilinear") for x in pair)))
 
 
 def refined(caption: str, class_name: str, noun: str) -> str:

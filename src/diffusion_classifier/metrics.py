@@ -15,6 +15,14 @@ def share_interval(hits: Tensor) -> tuple[float, float, float]:
     return float(hits.double().mean()), float(interval.low), float(interval.high)
 
 
+def mean_interval(values: Tensor) -> tuple[float, float, float]:
+    """Mean of independent values (M,) with the ends of its 95 % interval, by the normal distribution."""
+    values = values.double()
+    mean = float(values.mean())
+    margin = 1.959964 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
+    return mean, mean - margin, mean + margin
+
+
 def difference_interval(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     """Difference of the shares of true values of a and b, (M,), bool, of the same images, with its 95 % interval.
 

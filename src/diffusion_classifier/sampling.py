@@ -84,7 +84,7 @@ def _follow(
         alpha, sigma = (to_device(a.view(-1, *[1] * (x.ndim - 1)), x.device) for a in schedule(t))
         estimate = (x - sigma * eps) / alpha
         if clip:
-            estimate = estimate.clamp(-1, 1)
+            estimate = estimate.clamp(-1 / schedule.sigma_data, 1 / schedule.sigma_data)
             eps = (x - alpha * estimate) / sigma
         x = add_noise(estimate, eps, *(to_device(a, x.device) for a in schedule(then.expand(len(x)))))
     return x
@@ -138,10 +138,12 @@ def draw_images(
 def _by_pipeline(
     denoiser: TextConditional, prompts: Any, generators: list[torch.Generator], steps: int, guidance: float | None
 ) -> list[Image.Image]:
-    options = {} if guidance is None else {"guidance_scale": guidance}
+    options: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
+    options |= {"height": denoiser.image_size, "width": denoiser.image_size}
     denoiser.pipeline.set_progress_bar_config(disable=True)
     # Encoders of text and images are in float32 whatever the network is in.
-    with torch.autocast(denoiser.device.type, denoiser.dtype, enabled=denoiser.dtype != torch.float32):
+    narrow = torch.autocast(denoiser.device.type, denoiser.dtype, enabled=denoiser.dtype != torch.float32)
+    with denoiser.encoders_at_hand(), narrow:
         drawn = denoiser.pipeline(list(prompts), num_inference_steps=steps, generator=generators, **options)
     images: list[Image.Image] = drawn.images
     return images

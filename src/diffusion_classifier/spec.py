@@ -122,6 +122,29 @@ class RunSpec:
         """The fields that decide the results, as JSON has them."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["identity"]}
 
+    @property
+    def sees_all(self) -> bool:
+        """Whether every image has the same draws of every class."""
+        return self.strategy.startswith("fixed") and self.timesteps != "random" and self.shortlist is None
+
+    def refuse_unlike(self, other: RunSpec, own_folder: Path, other_folder: Path) -> None:
+        """Complain if another run is of other weights, or they were read otherwise, whatever the images.
+
+        Raises:
+            InputError: it is.
+        """
+        if other.weights_of_model != self.weights_of_model:
+            raise InputError(f"{other_folder} is of another model than {own_folder}")
+        own, theirs = self.identity(), other.identity()
+        if unlike := sorted(name for name in own if name not in _OF_IMAGES and own[name] != theirs[name]):
+            raise InputError(
+                f"{other_folder} and {own_folder} differ in {', '.join(unlike)}: runs that are compared are asked alike"
+            )
+
+
+_OF_IMAGES = ("data", "selection", "num_images", "shift", "store_errors", "also")
+"""What two runs may differ in that ask the same of a model."""
+
 
 def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value))

@@ -7,10 +7,11 @@ from PIL import Image
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.analysis import answers, evidence
-from diffusion_classifier.analysis.answers import confused
+from diffusion_classifier.analysis.answers import _share_of, confused
 from diffusion_classifier.analysis.evidence import errors_over_time, where, words
 from diffusion_classifier.draws import Draws
 from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.metrics import mean_interval, share_interval
 from diffusion_classifier.runs import read_rows
 
 
@@ -43,6 +44,23 @@ def test_the_map_sums_to_the_difference_of_errors(name, loss, model_folder):
     clf = DiffusionClassifier(load_denoiser(model_folder(name), device="cpu", dtype="float32"))
     first, second = clf.errors(image, two, timesteps=times, noise=noise, loss=loss).double().mean(1)
     assert float(difference.mean()) == pytest.approx(float(second - first), rel=1e-3, abs=1e-7)
+
+
+def test_a_map_of_a_text_model_in_pixels(model_folder):
+    model = load_denoiser(model_folder("if"), device="cpu", dtype="float32")
+    _, difference = where(model, picture(model.image_size), ("a cat", "a dog"), num_draws=1)
+    assert difference.shape == (model.image_size,) * 2
+
+
+def test_draws_of_one_image_are_not_independent():
+    right = torch.rand(60, 1, generator=torch.Generator().manual_seed(0)) < 0.7
+    everywhere = torch.ones(60, 13, dtype=torch.bool)
+    assert _share_of(right, everywhere[:, :1]) == share_interval(right[:, 0])
+    found = _share_of(right.expand(60, 13), everywhere)  # thirteen times the same
+    assert found == pytest.approx(mean_interval(right[:, 0].float()))
+    some = everywhere.clone()
+    some[10:, 1:], some[:10] = False, False
+    assert _share_of(right.expand(60, 13), some) == share_interval(right[10:, 0])
 
 
 def test_the_map_shows_where_the_classes_differ():

@@ -61,15 +61,15 @@ class TestCommand:
         call("evaluate", strange, "--class-names", NAMES, "--out", tmp_path / "strange-run", *options, *fixed)
         code, out, _ = call("outliers", tmp_path / "known", tmp_path / "strange-run", "--format", "json")
         told = {row["score"]: row for row in map(json.loads, out.splitlines())}
-        assert (code, set(told)) == (0, {"probability", "elbo"})
+        assert (code, set(told)) == (0, {"probability", "error"})
         best = []
         for folder in ("known", "strange-run"):
             errors = torch.tensor(read_rows(tmp_path / folder, ["errors"])["errors"].to_pylist())
             best.append((-errors.double().mean(2).amin(1)).tolist())
         expected = roc_auc_score([1] * 30 + [0] * 12, best[0] + best[1])
-        assert told["elbo"]["auroc"][0] == pytest.approx(expected)
+        assert told["error"]["auroc"][0] == pytest.approx(expected)
         passed = sum(b >= np.quantile(best[0], 0.05) for b in best[1]) / 12
-        assert told["elbo"]["false_positives"] == pytest.approx(passed)
+        assert told["error"]["false_positives"] == pytest.approx(passed)
         code, out, _ = call("outliers", tmp_path / "known", tmp_path / "strange-run")
         assert (code, f"{expected:.3f} (" in out) == (0, True)
         for name, strategy in (
@@ -82,10 +82,13 @@ class TestCommand:
     def test_bad_input(self, call, model, photos, tmp_path):
         few = ("--strategy", "fixed:1", "--limit", 3, "--batch-size", 8)
         call("evaluate", photos, "--out", tmp_path / "known", "--model", model, *few)
+        other = ("--strategy", "fixed:2", "--loss", "l1", "--weights", "uniform")
+        call("evaluate", photos, "--out", tmp_path / "l1", "--model", model, *few, *other)
         call("baseline", "gaussian", photos, "--model", model, "--out", tmp_path / "fitted")
         call("evaluate", photos, "--model", tmp_path / "fitted", "--out", tmp_path / "other", "--limit", 3)
         for arguments, message in (
             ((tmp_path / "known", tmp_path / "other"), "is of another model than"),
+            ((tmp_path / "known", tmp_path / "l1"), "l1 and " + str(tmp_path / "known") + " differ in loss, strategy:"),
             ((tmp_path / "known", photos), "is not the folder of a run"),
             ((tmp_path / "known", tmp_path / "known", "--format", "xml"), "the format must be"),
         ):

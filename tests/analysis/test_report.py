@@ -76,6 +76,12 @@ def test_without_images_or_errors(tmp_path):
     assert len(Page((tmp_path / "r.html").read_text()).pictures) == 3
 
 
+def test_times_are_compared_where_every_image_has_them(tmp_path):
+    run(tmp_path / "run", strategy="staged:1,3/2,1")
+    write_report(tmp_path / "run", tmp_path / "r.html")
+    assert len(Page((tmp_path / "r.html").read_text()).pictures) == 3
+
+
 def test_mistakes(tmp_path):
     run(tmp_path / "run")
     with pytest.raises(InputError, match=r"photos is not the data set of .*, which was photos"):

@@ -86,9 +86,11 @@ class TestCommand:
     def test_runs_that_do_not_go_together(self, call, runs, model, photos, tmp_path):
         few = ("--model", model, "--strategy", "fixed:2", "--limit", 6, "--shift", "jpeg:2")
         call("evaluate", photos, "--out", tmp_path / "few", *few)
+        call("evaluate", photos, "--out", tmp_path / "other", "--model", model, "--strategy", "fixed:3", *few[-2:])
         for given, message in (
             ((*runs, tmp_path / "few"), "few has answers of 6 images, and not of the same as"),
             ((*runs, runs[1]), "is a second run of"),
+            ((*runs, tmp_path / "other"), "differ in strategy: runs that are compared are asked alike"),
             (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),
             (runs[:1], "under the shifts none:"),
             ((*runs, "--format", "xml"), "the format must be table, json or markdown; got 'xml'"),

@@ -64,7 +64,8 @@ def test_lora_weights_that_cannot_be_added(model_folder, lora, tmp_path, monkeyp
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     for source, message in (
         (tmp_path / "x.bin", "no safetensors file"),
-        (tmp_path / "nowhere.safetensors", "nowhere.safetensors cannot be added"),
+        (tmp_path / "nowhere.safetensors", "there is no file or folder .*nowhere.safetensors"),
+        ("lroa", "there is no file or folder 'lroa'"),
         (tmp_path / "other.safetensors", "other.safetensors"),
     ):
         with pytest.raises(InputError, match=message):
@@ -115,7 +116,7 @@ def test_learned_words_that_cannot_be_added(model_folder, tmp_path):
     for name, source, message in (
         ("sd-epsilon", tmp_path / "toy.safetensors", "toy.safetensors cannot be added .* shape"),
         ("sd-epsilon", tmp_path / "toy.pt", "no safetensors file"),
-        ("sd-epsilon", "<toy>=nowhere.safetensors", "nowhere.safetensors cannot be added"),
+        ("sd-epsilon", "<toy>=nowhere.safetensors", "there is no file or folder 'nowhere.safetensors'"),
         ("dit", tmp_path / "toy.safetensors", "DiTPipeline takes no learned words"),
     ):
         with pytest.raises(InputError, match=message):

@@ -144,9 +144,7 @@ class TestTaught:
         source, others = open_source(str(unlabelled), class_names=NAMES.split(",")), open_source(str(photos))
         with pytest.raises(InputError, match="were changed by contrast:1: a student is taught plain ones"):
             taught({tmp_path / "shifted": source})
-        with pytest.raises(
-            InputError, match=r"photos\d* is not the data set of .*run, which was"
-        ):
+        with pytest.raises(InputError, match=r"photos\d* is not the data set of .*run, which was"):
             taught({tmp_path / "run": others})
         with pytest.raises(InputError, match="other is over other classes than the run before it"):
             taught({tmp_path / "run": source, tmp_path / "other": others})

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..calibration import true_classes
 from ..exceptions import InputError
 from ..images import load_image
-from ..metrics import share_interval
+from ..metrics import mean_interval, share_interval
 from ..runs import read_rows, refuse_unlabelled, with_status
 from ..sources import Source
 from ..spec import RunSpec, read_spec, refuse_captions
@@ -68,7 +68,10 @@ def draw_evaluations(axes: Any, spent: NDArray[Any], right: NDArray[np.bool_]) -
 
 
 def draw_times(axes: Any, done: pa.Table, truth: NDArray[Any], spec: RunSpec) -> None:
-    """How far the true class is ahead of the best of the others at each time, with the 95 % interval of the mean."""
+    """How far the true class is ahead of the best of the others at each time, with the 95 % interval of the mean.
+
+    Of runs in which every image has every draw: where hard images alone have late draws, times are not alike.
+    """
     index = {name: i for i, name in enumerate(spec.class_names)}
     leads: list[list[float]] = [[] for _ in range(NUM_BINS)]
     for row, name in zip(done.select(["errors", "timesteps", "posterior"]).to_pylist(), truth, strict=True):
@@ -77,14 +80,13 @@ def draw_times(axes: Any, done: pa.Table, truth: NDArray[Any], spec: RunSpec) ->
         rivals[k] = -1
         lead = errors[int(rivals.argmax())] - errors[k]
         bins = np.minimum(np.array(row["timesteps"]) / spec.num_timesteps * NUM_BINS, NUM_BINS - 1).astype(int)
-        for b, value in zip(bins[~np.isnan(lead)], lead[~np.isnan(lead)], strict=True):
-            leads[b].append(float(value))
+        for b in np.unique(bins):  # draws of one image are not independent
+            leads[b].append(float(lead[bins == b].mean()))
     x = (np.arange(NUM_BINS) + 0.5) / NUM_BINS
     there = [i for i, values in enumerate(leads) if len(values) > 1]
-    mean = np.array([np.mean(leads[i]) for i in there])
-    margin = np.array([1.96 * np.std(leads[i]) / len(leads[i]) ** 0.5 for i in there])
+    mean, low, _ = np.array([mean_interval(torch.tensor(leads[i])) for i in there]).T
     axes.axhline(0, color="gray", lw=1)
-    axes.errorbar(x[there], mean, margin, fmt="o-", ms=4, lw=1.2)
+    axes.errorbar(x[there], mean, mean - low, fmt="o-", ms=4, lw=1.2)
     axes.set(
         xlabel="time t/T: no noise to pure noise", ylabel="error of the best other class less that of the true one"
     )
@@ -165,10 +167,19 @@ def draw_confused(pairs: Sequence[tuple[str, str, list[str]]], source: Source, f
     save(fig, file)
 
 
+def _share_of(right: torch.Tensor, there: torch.Tensor) -> tuple[float, float, float]:
+    """Of those draws (M, N) of M images that are there; draws of one image are not independent."""
+    counts = there.sum(1)
+    if bool((counts <= 1).all()):
+        return share_interval(right[there])
+    return mean_interval(((right & there).sum(1) / counts)[counts > 0])
+
+
 def draw_single_times(folder: Path, file: Path) -> None:
     """The paper's figure 3: accuracy of one draw alone, against its time, with 95 % intervals.
 
-    Draws at nearly the same time, a twentieth of the schedule, are taken together.
+    Draws at nearly the same time, a twentieth of the schedule, are taken together; where an image has several of them,
+    the interval is of the mean over images of its share.
 
     Raises:
         InputError: a run that kept no errors, or eliminated classes; images without labels.
@@ -180,8 +191,8 @@ def draw_single_times(folder: Path, file: Path) -> None:
     right = errors.argmin(1) == truth[:, None]
     bins = (tables.fractions() * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     there = [b for b in range(NUM_BINS) if bool((bins == b).any())]
-    shares = [share_interval(right[bins == b]) for b in there]
-    share, low, high = (torch.tensor(values) for values in zip(*shares, strict=True))
+    shares = [_share_of(right, bins == b) for b in there]
+    share, low, high = (torch.tensor(values).clamp(0, 1) for values in zip(*shares, strict=True))
     fig, ax = pyplot().subplots(figsize=(5.5, 3.6), layout="constrained")
     x = (torch.tensor(there) + 0.5) / NUM_BINS
     ax.plot(x, share, "o-", ms=4)

@@ -158,7 +158,7 @@ def where(
         predicted = denoiser.predict_noise(noisy, t, conditioning, torch.zeros(2, dtype=torch.int64))
         first, second = (_at_each_place(loss, eps[0], p).cpu() for p in predicted)
         total += second - first
-    patch = getattr(denoiser, "patch_size", 1) if denoiser.in_pixels else 1
+    patch = (getattr(denoiser, "patch_size", None) or 1) if denoiser.in_pixels else 1
     found = torch.nn.functional.pixel_shuffle(total / num_draws, patch).mean(0)
     return to_image(pixels), found.double().numpy()
 

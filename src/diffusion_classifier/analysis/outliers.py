@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 from ..exceptions import InputError
 from ..posterior import mean_errors
 from ..runs import read_rows, with_status
-from ..spec import RunSpec, read_spec, refuse_captions
+from ..spec import read_spec, refuse_captions
 from ..tables import read_tables
 
 Values = NDArray[np.float64]
@@ -29,8 +29,9 @@ class Outliers:
     Args:
         known: folder of the run over images of the kind that the model knows.
         unknown: folder of the run over others.
-        score: "probability" of the best class; "elbo", the negative error of the best class, which bounds the
-            likelihood; or "energy", log Σ exp of logits (Liu et al. 2020).
+        score: "probability" of the best class; "error", the negative mean error of the best class over the run's
+            draws: with l2 over the whole schedule the paper's ELBO, which leaves out its weights (equation 4); or
+            "energy", log Σ exp of logits (Liu et al. 2020).
         auroc: chance that an image of the first kind has the higher score, with its 95 % interval (DeLong et al. 1988).
         false_positives: share of the others that have a score which 95 % of the known ones exceed.
     """
@@ -77,28 +78,22 @@ def scores(folder: Path) -> dict[str, Values]:
     found = {"probability": np.array([max(p) for p in rows["posterior"].to_pylist()])}
     if not rows["fits"].null_count:
         found["energy"] = logsumexp(np.array(rows["fits"].to_pylist()), axis=1)
-    if spec.store_errors and _sees_all(spec):
+    if spec.store_errors and spec.sees_all:  # else the times of a mean differ, which would decide it
         means = (mean_errors(errors).min() for errors in read_tables(folder).errors)
-        found["elbo"] = -np.array([float(mean) for mean in means])
+        found["error"] = -np.array([float(mean) for mean in means])
     return found
-
-
-def _sees_all(spec: RunSpec) -> bool:
-    """Whether all images have the same draws; else the times of a mean differ, which would decide it."""
-    return spec.strategy.startswith("fixed") and spec.timesteps != "random" and spec.shortlist is None
 
 
 def outliers(known: Path, others: Sequence[Path]) -> list[Outliers]:
     """How well each score parts the first run from others of the same model.
 
     Raises:
-        InputError: another model, or as `scores`.
+        InputError: another model, or one that was read otherwise; as `scores`.
     """
     spec, own = read_spec(known), scores(known)
     result = []
     for other in others:
-        if read_spec(other).weights_of_model != spec.weights_of_model:
-            raise InputError(f"{other} is of another model than {known}")
+        spec.refuse_unlike(read_spec(other), known, other)
         theirs = scores(other)
         for name in own.keys() & theirs.keys():
             usual = own[name]

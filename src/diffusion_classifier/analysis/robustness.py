@@ -19,7 +19,7 @@ from ..exceptions import InputError
 from ..metrics import share_interval
 from ..runs import read_rows, refuse_unlabelled, with_status
 from ..shifts import Shift
-from ..spec import read_spec
+from ..spec import RunSpec, read_spec
 from .figures import pyplot, save
 
 Interval = tuple[float, float, float]
@@ -79,25 +79,27 @@ def read_runs(folders: Sequence[Path]) -> list[Runs]:
     """Runs by model, in the order in which models are first named.
 
     Raises:
-        InputError: images differ from run to run, or a run has none; a model has two runs of one shift, none without
-            any, or other shifts than the first.
+        InputError: images or their labels differ from run to run, or a run has none; a model has two runs of one shift,
+            none without any, other shifts than the first, or runs of other weights or settings.
     """
     found: dict[str, dict[str, Hits]] = {}
-    supervised: dict[str, bool] = {}
-    ids: list[str] = []
+    firsts: dict[str, tuple[Path, RunSpec]] = {}
+    truth: dict[str, str] = {}
     for folder in folders:
         spec = read_spec(folder)
         rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
         refuse_unlabelled(folder, rows)
         right = {row["id"]: row["prediction"] == row["label"] for row in rows.to_pylist()}
-        ids = ids or sorted(right)
-        if not ids or sorted(right) != ids:
+        labels = {row["id"]: row["label"] for row in rows.to_pylist()}
+        truth = truth or labels
+        if not truth or labels != truth:
             raise InputError(f"{folder} has answers of {len(right)} images, and not of the same as {folders[0]}")
+        before, first_spec = firsts.setdefault(spec.model, (folder, spec))
+        first_spec.refuse_unlike(spec, before, folder)
         of_model = found.setdefault(spec.model, {})
         if spec.shift in of_model:
             raise InputError(f"{folder} is a second run of {spec.model} under the shift {spec.shift or 'none'}")
-        of_model[spec.shift] = np.array([right[i] for i in ids])
-        supervised[spec.model] = spec.strategy == "supervised"
+        of_model[spec.shift] = np.array([right[i] for i in truth])
     first = next(iter(found.values()))
     for model, by in found.items():
         if set(by) != set(first) or "" not in by or len(by) < 2:
@@ -107,7 +109,7 @@ def read_runs(folders: Sequence[Path]) -> list[Runs]:
                 "the same shifts"
             )
     return [
-        Runs(model, supervised[model], by[""], _by_severity({s: h for s, h in by.items() if s}))
+        Runs(model, firsts[model][1].strategy == "supervised", by[""], _by_severity({s: h for s, h in by.items() if s}))
         for model, by in found.items()
     ]
 

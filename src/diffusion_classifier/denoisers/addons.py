@@ -108,6 +108,8 @@ def with_scale(source: str) -> tuple[str, float]:
 
 def _place(path: str, name: str) -> dict[str, str]:
     """A file as its folder and name, which is how diffusers wants it; anything else as it is."""
+    if not Path(path).exists() and path.count("/") != 1:  # else diffusers would ask the hub for it
+        raise InputError(f"there is no file or folder {path!r}, and the id of a model on the hub is as owner/name")
     if not Path(path).is_file():
         return {name: path}
     if Path(path).suffix != ".safetensors":

@@ -131,14 +131,14 @@ class TextConditional(Denoiser):
             refuse_unknown_words(prompts, self.words)
         with without_advice():  # on prompts that are too long, which are refused
             self._refuse_long(prompts)
-            with self._encoders_at_hand():
+            with self.encoders_at_hand():
                 return self._kept([*self._encoded(prompts)])
 
     @torch.no_grad()
     def null_condition(self) -> Conditioning:
         """The empty prompt, as sampling with guidance has it; see `Denoiser.null_condition`."""
         self._check_encoders()
-        with without_advice(), self._encoders_at_hand():
+        with without_advice(), self.encoders_at_hand():
             return self._kept([self.encode_null()])
 
     def _encoded(self, prompts: list[str]) -> Iterator[dict[str, Tensor]]:
@@ -207,7 +207,8 @@ class TextConditional(Denoiser):
                 refuse_long(prompt, len(ids), limit)
 
     @contextmanager
-    def _encoders_at_hand(self) -> Iterator[None]:
+    def encoders_at_hand(self) -> Iterator[None]:
+        """Within it, text encoders are where the network is; before and after it they are on the processor."""
         try:
             for encoder in self._encoders:
                 encoder.to(self.device)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from diffusion_classifier import runs
 from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.files import write_durably
 from diffusion_classifier.runs import Part, open_run, read_rows
 from diffusion_classifier.spec import RunSpec, read_spec
 
@@ -236,10 +237,39 @@ def test_folders_that_are_no_runs(tmp_path, content, message):
 
 def test_killed_as_it_began(tmp_path):
     (tmp_path / "run" / "shards").mkdir(parents=True)
-    for name in ("1-of-1.lock", "spec.json.tmp"):
+    for name in ("1-of-1.lock", "spec.json.17.tmp"):
         (tmp_path / "run" / name).touch()
     write(tmp_path / "run", [0])
     assert ids(tmp_path / "run") == ["image 0"]
+
+
+def _begin(folder, part, together):
+    together.wait()
+    write(folder, [part], part=Part(part, 2))
+
+
+def test_parts_begin_at_the_same_moment(tmp_path):
+    """Each writes what the run is."""
+    context = multiprocessing.get_context("fork")
+    for attempt in range(5):
+        together = context.Barrier(2)
+        workers = [context.Process(target=_begin, args=(tmp_path / f"{attempt}", k, together)) for k in (0, 1)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert [worker.exitcode for worker in workers] == [0, 0]
+        assert ids(tmp_path / f"{attempt}") == ["image 0", "image 1"]
+
+
+def test_a_file_is_written_while_another_process_writes_it(tmp_path, monkeypatch):
+    path, pids = tmp_path / "spec.json", iter((1, 2))
+    fsync = [lambda _: write_durably(path, "theirs")]
+    monkeypatch.setattr(os, "getpid", lambda: next(pids))
+    monkeypatch.setattr(os, "fsync", lambda descriptor: fsync.pop()(descriptor) if fsync else None)
+    write_durably(path, "ours")
+    assert path.read_text() == "ours"
+    assert [p.name for p in tmp_path.iterdir()] == ["spec.json"]
 
 
 def test_nothing_of_others_is_overwritten(tmp_path):

@@ -7,8 +7,11 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: str | bytes) -> None:
-    """Write a file that is either the old or the new one, whenever the process or the machine ends; text as UTF-8."""
-    temporary = path.with_name(f"{path.name}.tmp")
+    """Write a file that is either the old or the new one, whenever the process or the machine ends; text as UTF-8.
+
+    Other processes may write it at the same time, as those that share a run do: one of theirs is kept.
+    """
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
         file.write(content.encode() if isinstance(content, str) else content)
         file.flush()

@@ -214,19 +214,17 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
             work in it.
     """
     part = part or Part()
-    if folder.exists() and not (folder / SPEC).is_file() and not _may_become_a_run(folder):
+    if folder.exists() and not _may_become_a_run(folder) and not (folder / SPEC).is_file():
         raise InputError(f"{folder} exists and is not the folder of a run: choose another --out")
     with ExitStack() as stack:
         try:
             (folder / SHARDS).mkdir(parents=True, exist_ok=True)
             _lock(folder, part, stack)
-            if (folder / SPEC).is_file():
-                there = read_spec(folder)
-                refuse_another(folder, there, spec)
-                spec = there
-            else:
-                write_spec(folder, spec)
-            run = Run(folder, spec, part)
+            if not (folder / SPEC).is_file():
+                write_spec(folder, spec)  # as a process with another part may do now
+            there = read_spec(folder)
+            refuse_another(folder, there, spec)
+            run = Run(folder, there, part)
         except OSError as e:
             raise InputError(f"{folder} cannot be used as the folder of a run: {e}") from e
         try:
@@ -240,8 +238,9 @@ def _may_become_a_run(folder: Path) -> bool:
     """Whether a folder is empty, or holds no more than what a process left that was killed as it began."""
     if not folder.is_dir():
         return False
-    ours = {SHARDS, f"{SPEC}.tmp"}
-    return all(path.name in ours or path.suffix == ".lock" for path in folder.iterdir())
+    return all(
+        path.name == SHARDS or path.suffix == ".lock" or path.name.startswith(f"{SPEC}.") for path in folder.iterdir()
+    )
 
 
 def _lock(folder: Path, part: Part, stack: ExitStack) -> None:

@@ -9,7 +9,7 @@ import time
 import pytest
 from commands import error
 
-from diffusion_classifier.runs import read_rows
+from diffusion_classifier.runs import _read_stream, read_rows
 from diffusion_classifier.spec import read_spec
 
 
@@ -146,7 +146,9 @@ class TestEvaluate:
         environment = os.environ | {"HF_DATASETS_CACHE": str(tmp_path / "cache"), "OMP_NUM_THREADS": "1"}
         with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True) as p:
             end = time.monotonic() + 120
-            while not list(tmp_path.glob("run/shards/*.arrows")) and time.monotonic() < end and p.poll() is None:
+            while p.poll() is None and time.monotonic() < end:
+                if any(len(_read_stream(shard)) for shard in tmp_path.glob("run/shards/*.arrows")):
+                    break  # a file that was just begun would be sealed by whoever goes on
                 time.sleep(0.05)
             p.send_signal(signum)
             _, err = p.communicate(timeout=60)

@@ -45,11 +45,10 @@ train-fashion-fast: .venv/installed
 	  --head 32 --head-layers 1 --features 64 --joint 0.05 --rivals 3 --flip --times tools/fashion_fast_times.json \
 	  --epochs 20 --batch-size 64 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
 
-# The same files, as photographs of scenes.
 SCENES_UNET = --objective v_prediction --beta-schedule squaredcos_cap_v2 --channels 64,128 --layers 2 --attention \
   --epochs 3 --batch-size 96 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
 
-# What reads captions is trained once; what denoises on other scenes of the same photographs, too.
+# The same files, as photographs of scenes. What reads captions is trained once; what denoises, on other scenes, too.
 train-scenes: .venv/installed
 	for seed in 0 1; do test -e build/scenes-$$seed.parquet || $(BIN)/diffusion-classifier scenes \
 	  --data $(FASHION_MNIST) --split train --number 200000 --seed $$seed --out build/scenes-$$seed.parquet || exit; done

@@ -18,6 +18,7 @@ from .exceptions import InputError
 from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
 from .prompts import parse_labels
+from .spec import RunSpec
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
 _CAPTION_COLUMNS = ("text", "caption")
@@ -60,19 +61,14 @@ class Source:
             read=lambda i: self.read(rows[i]),
         )  # fmt: skip
 
-    def refuse_other(self, data: str, run: Path, name: str) -> None:
-        """Complain if a run is of other images.
-
-        Args:
-            data: fingerprint of the run's images.
-            run: its folder.
-            name: what its images were called.
+    def refuse_other(self, spec: RunSpec, run: Path) -> None:
+        """Complain if a run, which is in that folder, is of other images.
 
         Raises:
             InputError: it is.
         """
-        if self.fingerprint() != data:
-            raise InputError(f"{self.name} is not the data set of {run}, which was {name}: say where that is")
+        if self.fingerprint() != spec.data:
+            raise InputError(f"{self.name} is not the data set of {run}, which was {spec.source}: say where that is")
 
     def labelled(self) -> Self:
         """Itself.

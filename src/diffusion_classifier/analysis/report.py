@@ -49,7 +49,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     if summary.accuracy is None:
         raise InputError(f"no image of {folder} is done yet: there is nothing to report")
     if source is not None:
-        source.refuse_other(spec.data, folder, spec.source)
+        source.refuse_other(spec, folder)
     done = with_status(rows, "done")
     truth, answer = (np.array(done[name].to_pylist()) for name in ("label", "prediction"))
     score = np.array([max(p) for p in done["posterior"].to_pylist()])

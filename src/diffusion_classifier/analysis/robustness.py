@@ -89,17 +89,17 @@ def read_runs(folders: Sequence[Path]) -> list[Runs]:
         spec = read_spec(folder)
         rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
         refuse_unlabelled(folder, rows)
-        right = {row["id"]: row["prediction"] == row["label"] for row in rows.to_pylist()}
-        labels = {row["id"]: row["label"] for row in rows.to_pylist()}
+        labels = dict(zip(rows["id"].to_pylist(), rows["label"].to_pylist(), strict=True))
+        answers = dict(zip(rows["id"].to_pylist(), rows["prediction"].to_pylist(), strict=True))
         truth = truth or labels
         if not truth or labels != truth:
-            raise InputError(f"{folder} has answers of {len(right)} images, and not of the same as {folders[0]}")
+            raise InputError(f"{folder} has answers of {len(labels)} images, and not of the same as {folders[0]}")
         before, first_spec = firsts.setdefault(spec.model, (folder, spec))
         first_spec.refuse_unlike(spec, before, folder)
         of_model = found.setdefault(spec.model, {})
         if spec.shift in of_model:
             raise InputError(f"{folder} is a second run of {spec.model} under the shift {spec.shift or 'none'}")
-        of_model[spec.shift] = np.array([right[i] for i in truth])
+        of_model[spec.shift] = np.array([answers[i] == truth[i] for i in truth])
     first = next(iter(found.values()))
     for model, by in found.items():
         if set(by) != set(first) or "" not in by or len(by) < 2:

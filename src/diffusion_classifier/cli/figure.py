@@ -193,6 +193,6 @@ def confused(
 
     spec = read_spec(run)
     source = images_of_run(spec, data)
-    source.refuse_other(spec.data, run, spec.source)
+    source.refuse_other(spec, run)
     draw_confused(find(run), source, out)
     say(f"drawn to {out}")

@@ -193,7 +193,7 @@ def _source(folder: Path, data: str | None) -> tuple[Source | None, str]:
     spec = read_spec(folder)
     try:
         source = images_of_run(spec, data)
-        source.refuse_other(spec.data, folder, spec.source)
+        source.refuse_other(spec, folder)
     except InputError as e:
         return None, str(e)
     return source, ""

@@ -43,7 +43,7 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
             raise InputError(f"{folder} is over other classes than the run before it, or in another order")
         if spec.shift:
             raise InputError(f"the images of {folder} were changed by {spec.shift}: a student is taught plain ones")
-        source.refuse_other(spec.data, folder, spec.source)
+        source.refuse_other(spec, folder)
         key = f"{spec.source} {spec.data}"  # the fingerprint knows names of images, and not what they show
         sources[key] = source
         rows = with_status(read_rows(folder, ["id", "posterior", "status"]), "done").to_pylist()

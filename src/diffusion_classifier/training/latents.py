@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from .loop import Progress
 
@@ -17,6 +19,14 @@ BATCH = 256
 def pixels(images: Tensor, rows: Tensor, device: torch.device) -> Tensor:
     """Images (N, 1 or 3, S, S), uint8, as (B, 3, S, S) in [-1, 1], on the device."""
     return (images[rows].to(device).float() / 127.5 - 1).expand(-1, 3, -1, -1)
+
+
+def image_processor(edge: int, **options: Any) -> CLIPImageProcessorPil:
+    """By which transformers makes of an image what `pixels` gives: a square of that edge, in [-1, 1]."""
+    return CLIPImageProcessorPil(
+        size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}, image_mean=[0.5] * 3,
+        image_std=[0.5] * 3, **options,
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -16,7 +16,6 @@ from PIL.Image import Resampling
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..baselines.encoders import Middle, features
 from ..baselines.features import HEADS, Features, build_head
@@ -27,7 +26,7 @@ from ..denoisers.load import quiet
 from ..devices import native_bfloat16
 from ..exceptions import InputError
 from .data import LabelledImages
-from .latents import pixels
+from .latents import image_processor, pixels
 from .loop import OPTIMIZERS, Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 
 _RESNETS: dict[str, dict[str, Any]] = {
@@ -167,11 +166,7 @@ def train_supervised(
         x = torch.nn.functional.interpolate(x, size=edge, mode="bilinear") if edge > x.shape[-1] else x
         return x.contiguous(memory_format=torch.channels_last)  # convolutions are a fifth faster on a processor
 
-    half = [0.5] * 3
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge}, image_mean=half, image_std=half,
-        resample=Resampling.BILINEAR,
-    )  # fmt: skip
+    processor = image_processor(edge, resample=Resampling.BILINEAR)
 
     def save(averaged: Any) -> None:
         with quiet():

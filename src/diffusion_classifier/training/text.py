@@ -21,7 +21,6 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from ..denoisers import autoencoder
 from ..denoisers.base import fingerprint, scheduler_config, without_advice
@@ -33,7 +32,7 @@ from ..prompts import words_of
 from ..schedules import read_scheduler
 from .data import CaptionedImages
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
-from .latents import BATCH, encode_all, pixels
+from .latents import BATCH, encode_all, image_processor, pixels
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .networks import (
     Latents,
@@ -188,10 +187,7 @@ class _Stages:
         tokens = tokens_of(tokenizer, self.data.captions)
         with writing(self.out):  # now, since it may not be allowed
             (self.out / CONTRASTIVE).mkdir(parents=True, exist_ok=True)
-        half = [0.5] * 3
-        processor = CLIPImageProcessorPil(
-            size={"shortest_edge": size}, crop_size={"height": size, "width": size}, image_mean=half, image_std=half
-        )
+        processor = image_processor(size)
 
         def save(module: CLIPModel) -> None:
             for part in (tokenizer, processor, module):

@@ -5,7 +5,7 @@ import pytest
 from commands import error
 from scipy.special import expit, logit
 
-from diffusion_classifier.analysis.robustness import Runs, robustness
+from diffusion_classifier.analysis.robustness import Runs, draw_effective, draw_severities, robustness
 
 
 def hits(share, count=2000, seed=0):
@@ -59,6 +59,24 @@ def test_corruption_errors_are_relative_to_the_first_model():
     assert first.accuracy[0] == pytest.approx(0.9)
 
 
+def test_figures_show_what_was_measured(monkeypatch, tmp_path):
+    found = robustness([*NETWORKS, model("other", 0.85, 0.6, supervised=False, seed=7)])
+    drawn = []
+    monkeypatch.setattr("diffusion_classifier.analysis.robustness.save", lambda figure, _: drawn.append(figure))
+    draw_effective(found, tmp_path / "line.png")
+    draw_severities(found, tmp_path / "severities.png")
+    (line, *points) = drawn[0].axes[0].get_lines()
+    x, y = line.get_data()
+    assert y == pytest.approx(expit(0.8 * logit(x) - 0.7), abs=0.005)
+    assert (x.min(), x.max()) == pytest.approx((0.7, 0.93))
+    points = [tuple(of.get_xydata()[0]) for of in points if of.get_marker() not in ("None", "_", "|")]
+    assert points == [pytest.approx((m.accuracy[0], m.mean[0])) for m in found]
+    (panel,) = (ax for ax in drawn[1].axes if ax.get_title())
+    assert panel.get_title() == "jpeg"
+    for of, m in zip(panel.get_lines(), found, strict=True):
+        assert tuple(of.get_ydata()) == pytest.approx((m.accuracy[0], m.mean[0]))
+
+
 class TestCommand:
     @pytest.fixture
     def runs(self, call, model, photos, tmp_path):
@@ -69,15 +87,16 @@ class TestCommand:
             assert call("evaluate", photos, "--out", tmp_path / name, *options, *given)[0] == 0
         return [tmp_path / name for name in ("plain", "a", "b", "c")]
 
-    def test_a_table_and_a_figure(self, call, runs, tmp_path):
-        code, out, err = call("robustness", *runs, "--format", "json", "--figure", tmp_path / "figure.png")
-        assert (code, err) == (0, f"drawn to {tmp_path / 'figure.png'}\n")
+    def test_a_table_and_figures(self, call, runs, tmp_path):
+        files = [tmp_path / "figure.png", tmp_path / "line.png"]
+        code, out, err = call("robustness", *runs, "--format", "json", "--figure", files[0], "--line", files[1])
+        assert (code, err) == (0, f"drawn to {files[0]}\ndrawn to {files[1]}\n")
         (found,) = map(json.loads, out.splitlines())
         for name, shift, severity in (("a", "jpeg", "1"), ("b", "jpeg", "4"), ("c", "shear", "2")):
             summary = json.loads((tmp_path / name / "summary.json").read_text())
             assert found["by_shift"][shift][severity] == pytest.approx(summary["accuracy"])
         assert (found["corruption_error"], found["effective"]) == (1, None)
-        assert (tmp_path / "figure.png").stat().st_size > 10_000
+        assert all(file.stat().st_size > 10_000 for file in files)
         code, out, _ = call("robustness", *runs, "--format", "markdown")
         shares = [f"{100 * found['by_shift']['jpeg'][s][0]:.1f}" for s in ("1", "4")]
         assert f"| jpeg:1,4 | {' '.join(shares)} |" in out

@@ -160,11 +160,17 @@ def _errors(by: Mapping[int, Hits]) -> float:
 def _above_the_line(plain: NDArray[Any], shifted: NDArray[Any], line: list[int], count: int) -> NDArray[np.float64]:
     """How far each model's accuracy under shift is above the line, (1 + resamples, models)."""
     x, y = (logit(np.clip(share, 0.5 / count, 1 - 0.5 / count)) for share in (plain, shifted))
-    mean_x, mean_y = x[:, line].mean(1, keepdims=True), y[:, line].mean(1, keepdims=True)
-    spread = ((x[:, line] - mean_x) ** 2).sum(1, keepdims=True)
-    slope = ((x[:, line] - mean_x) * (y[:, line] - mean_y)).sum(1, keepdims=True) / np.maximum(spread, 1e-12)
-    above: NDArray[np.float64] = shifted - expit(mean_y + slope * (x - mean_x))
+    above: NDArray[np.float64] = shifted - expit(_line(x[:, line], y[:, line], x))
     return above
+
+
+def _line(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any]) -> NDArray[np.float64]:
+    """Values at these x of the line of least squares through points, each along the last axis."""
+    mean_x, mean_y = x.mean(-1, keepdims=True), y.mean(-1, keepdims=True)
+    spread = ((x - mean_x) ** 2).sum(-1, keepdims=True)
+    slope = ((x - mean_x) * (y - mean_y)).sum(-1, keepdims=True) / np.maximum(spread, 1e-12)
+    found: NDArray[np.float64] = mean_y + slope * (at - mean_x)
+    return found
 
 
 def _interval(values: NDArray[Any]) -> Interval:
@@ -173,33 +179,86 @@ def _interval(values: NDArray[Any]) -> Interval:
     return float(values[0]), float(low), float(high)
 
 
-def draw_robustness(models: Sequence[Robustness], file: Path) -> None:
-    """Accuracy against severity, one panel a shift, and accuracy under shift against accuracy without.
+def draw_severities(models: Sequence[Robustness], file: Path) -> None:
+    """Accuracy against severity, one panel a shift.
 
     Raises:
         InputError: matplotlib is missing, or the file cannot be written.
     """
     plt = pyplot()
     names = list(models[0].by_shift)
-    columns = min(5, len(names) + 1)
-    rows = -(-(len(names) + 1) // columns)
-    fig, axes = plt.subplots(rows, columns, figsize=(3 * columns, 2.6 * rows), layout="constrained", squeeze=False)
+    columns = min(4, len(names))
+    rows = -(-len(names) // columns)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(2.4 * columns, 2 * rows + 1), layout="constrained", squeeze=False, sharey=True
+    )
     panels = list(axes.flat)
     for ax, name in zip(panels, names, strict=False):
-        for i, m in enumerate(models):
+        for m, (color, marker) in zip(models, _styles(plt, models), strict=True):
             points = {0: m.accuracy, **m.by_shift[name]}
             x, (y, low, high) = list(points), zip(*points.values(), strict=True)
-            ax.plot(x, y, "o-", ms=3, color=f"C{i}", label=m.model)
-            ax.fill_between(x, low, high, color=f"C{i}", alpha=0.15)
+            size = 3 if m.supervised else 7
+            ax.plot(x, y, marker + "-", ms=size, lw=size / 4, color=color, label=m.model, zorder=size)
+            if not m.supervised:
+                ax.fill_between(x, low, high, color=color, alpha=0.15)
         ax.set(title=name, ylim=(0, 1))
         ax.grid(alpha=0.3)
-    ax = panels[len(names)]
-    for i, m in enumerate(models):
-        ax.plot(m.accuracy[0], m.mean[0], "s" if m.supervised else "*", color=f"C{i}", label=m.model)
-        ax.plot([m.accuracy[0]] * 2, m.mean[1:], color=f"C{i}")
-    ax.set(xlabel="accuracy", ylabel="accuracy under shift")
-    ax.grid(alpha=0.3)
-    ax.legend(fontsize=6)
-    for ax in panels[len(names) + 1 :]:
+    for ax in panels[len(names) :]:
         ax.set_axis_off()
+    fig.supxlabel("severity")
+    fig.supylabel("accuracy")
+    fig.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8)
     save(fig, file)
+
+
+def draw_effective(models: Sequence[Robustness], file: Path) -> None:
+    """Accuracy under shift against accuracy without, in logits, and the line through supervised models (figure 7).
+
+    Raises:
+        InputError: matplotlib is missing, or the file cannot be written.
+    """
+    plt = pyplot()
+    fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+    supervised = [m for m in models if m.supervised]
+    if len(supervised) >= FEWEST:
+        x, y = (
+            logit(_inside(shares)) for shares in zip(*((m.accuracy[0], m.mean[0]) for m in supervised), strict=True)
+        )
+        ends = logit(_inside([m.accuracy[0] for m in models]))
+        at = np.linspace(ends.min(), ends.max(), 50)
+        ax.plot(expit(at), expit(_line(x, y, at)), "--", color="gray", lw=1, label="line through supervised models")
+    for m, (color, marker) in zip(models, _styles(plt, models), strict=True):
+        x, low, high = _inside(m.accuracy)
+        y, bottom, top = _inside(m.mean)
+        size = 5 if m.supervised else 12
+        ax.errorbar(
+            x, y, [[y - bottom], [top - y]], [[x - low], [high - x]], marker, color=color, ms=size, elinewidth=0.5,
+            label=m.model,
+        )  # fmt: skip
+    ax.set(xlabel="accuracy", ylabel="accuracy under shift", xscale="logit", yscale="logit")
+    ticks = np.array([*range(5, 95, 5), 95, 97, 98, 99]) / 100
+    for axis, (low, high) in ((ax.xaxis, ax.get_xlim()), (ax.yaxis, ax.get_ylim())):
+        axis.set_ticks([t for t in ticks if low < t < high], minor=False)
+        axis.set_ticks([], minor=True)
+        axis.set_major_formatter("{x:.0%}")
+    ax.tick_params(labelsize=8)
+    ax.grid(alpha=0.3)
+    ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    save(fig, file)
+
+
+def _inside(shares: Sequence[float]) -> NDArray[np.float64]:
+    """Where logits are finite."""
+    return np.clip(shares, 0.002, 0.998)
+
+
+def _styles(plt: Any, models: Sequence[Robustness]) -> list[tuple[Any, str]]:
+    """A color and a marker for each model; those that are not supervised stand out."""
+    cool, line = plt.get_cmap("winter"), [m.model for m in models if m.supervised]
+    others = [m.model for m in models if not m.supervised]
+    return [
+        (cool(line.index(m.model) / len(line)), "osD^v<>pP"[line.index(m.model) % 9])
+        if m.supervised
+        else (f"C{(1, 3, 4, 5, 6)[others.index(m.model) % 5]}", "*")
+        for m in models
+    ]

@@ -98,7 +98,13 @@ def summarize(
 @app.command()
 def robustness(
     runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
-    figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(help="Picture of accuracy by severity to draw; needs the extra 'figures'.")
+    ] = None,
+    line: Annotated[
+        Path | None,
+        typer.Option(help="Picture of accuracy under shift against accuracy without, the paper's figure 7."),
+    ] = None,
     output: TableFormat = "table",
 ) -> None:
     """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
@@ -108,15 +114,16 @@ def robustness(
 
     Example: `diffusion-classifier robustness runs/*`
     """
-    from ..analysis.robustness import draw_robustness, read_runs
+    from ..analysis.robustness import draw_effective, draw_severities, read_runs
     from ..analysis.robustness import robustness as measure
 
     check_format(output)
     models = measure(read_runs(runs))
     print_robustness(models, output)
-    if figure is not None:
-        draw_robustness(models, figure)
-        say(f"drawn to {figure}")
+    for file, draw in ((figure, draw_severities), (line, draw_effective)):
+        if file is not None:
+            draw(models, file)
+            say(f"drawn to {file}")
 
 
 @app.command()

@@ -22,6 +22,7 @@ from diffusion_classifier.baselines.encoders import load_encoder
 from diffusion_classifier.baselines.gaussian import save_gaussians
 from diffusion_classifier.baselines.hub import FEATURES
 from diffusion_classifier.baselines.synthetic import Recipe, draw_data_set
+from diffusion_classifier.evaluate import choose
 from diffusion_classifier.shifts import SHIFTS, Shift, shifted
 from diffusion_classifier.sources import open_source
 from diffusion_classifier.summary import summarize
@@ -124,15 +125,13 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
     images = lambda: load(tables.data)[0]  # noqa: E731
     models = {name: name for name in tables.diffusion}
     models |= {name: tables.supervised(name, images, how) for name, how in SUPERVISED.items()}
-    some = source.take([i * len(source) // tables.shifted for i in range(tables.shifted)])
+    some = source.take(choose(source, limit=tables.shifted))
     shifts = [Shift(name, severity) for name in SHIFTS for severity in range(1, 6)]
     plain, runs = {}, []
     for name, folder in models.items():
-        plain[name] = summarize(
-            answered(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=asked)
-        )
+        runs.append(answered(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=asked))
+        plain[name] = summarize(runs[-1])
         under = tables.runs / "shifts" / name
-        runs.append(answered(folder, some, under / "none", task=asked))
         runs += [answered(folder, shifted(some, s), under / str(s), task=asked) for s in shifts]
     # The first supervised network is what corruption errors are relative to.
     found = {m.model: m for m in robustness(sorted(read_runs(runs), key=lambda r: not r.supervised))}
@@ -185,8 +184,8 @@ parser.add_argument("docs", type=Path)
 parser.add_argument("--diffusion", nargs="+", default=["fashion", "fashion-fast"], help="models of clothes")
 parser.add_argument("--flops", type=float, default=1.0, help="times the operations of all training")
 parser.add_argument("--drawn", type=int, default=5000, help="images of each synthetic data set")
-parser.add_argument("--images", type=int, help="of each test set; all if not given")
-parser.add_argument("--shifted", type=int, default=500, help="images under each shift and severity")
+parser.add_argument("--images", type=int, help="of each test set, a multiple of --shifted; all if not given")
+parser.add_argument("--shifted", type=int, default=200, help="images under each shift and severity")
 options = parser.parse_args()
 tables = Tables(
     options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.shifted

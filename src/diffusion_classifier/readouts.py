@@ -217,9 +217,11 @@ def print_outliers(found: list[Outliers], output: str) -> None:
 
 def print_robustness(models: list[Robustness], output: str) -> None:
     """One column a model, intervals but in rows of several severities: "table", "json" or "markdown"."""
+    from .analysis.robustness import NATURAL
+
     lines = [("", *(m.model for m in models)), ("without shift", *(percent(m.accuracy) for m in models))]
     for name, severities in models[0].by_shift.items():
-        head = f"{name}:{','.join(map(str, severities))}"
+        head = name if set(severities) == {NATURAL} else f"{name}:{','.join(map(str, severities))}"
         lines.append(
             (head, *(" ".join(f"{100 * share:.1f}" for share, _, _ in m.by_shift[name].values()) for m in models))
         )

@@ -6,7 +6,7 @@ Shape legend: K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -127,8 +127,14 @@ class RunSpec:
         """Whether every image has the same draws of every class."""
         return self.strategy.startswith("fixed") and self.timesteps != "random" and self.shortlist is None
 
-    def refuse_unlike(self, other: RunSpec, own_folder: Path, other_folder: Path) -> None:
+    def refuse_unlike(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:
         """Complain if another run is of other weights, or they were read otherwise, whatever the images.
+
+        Args:
+            other: the spec of the other run.
+            own_folder: of this run.
+            other_folder: of that.
+            but: in which settings they may differ, too.
 
         Raises:
             InputError: it is.
@@ -136,7 +142,7 @@ class RunSpec:
         if other.weights_of_model != self.weights_of_model:
             raise InputError(f"{other_folder} is of another model than {own_folder}")
         own, theirs = self.identity(), other.identity()
-        if unlike := sorted(name for name in own if name not in _OF_IMAGES and own[name] != theirs[name]):
+        if unlike := sorted(name for name in own if name not in (*_OF_IMAGES, *but) and own[name] != theirs[name]):
             raise InputError(
                 f"{other_folder} and {own_folder} differ in {', '.join(unlike)}: runs that are compared are asked alike"
             )

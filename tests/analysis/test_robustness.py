@@ -1,16 +1,18 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from commands import error
 from scipy.special import expit, logit
+from scipy.stats import norm
 
 from diffusion_classifier.analysis.robustness import Runs, draw_effective, draw_severities, robustness
 
 
 def hits(share, count=2000, seed=0):
-    right = np.zeros(count, bool)
-    right[: round(share * count)] = True
+    right = np.zeros(count)
+    right[: round(share * count)] = 1
     return np.random.default_rng(seed).permutation(right)
 
 
@@ -39,6 +41,45 @@ def test_effective_robustness_is_what_is_above_the_line_in_logits():
         assert low < expected < high
         assert 0.02 < high - low < 0.08
     assert all(r.effective is None for r in robustness([*NETWORKS[:2], *others]))  # no line through two
+
+
+def test_the_interval_of_effective_robustness_covers_the_truth():
+    """Of images and of networks, which scatter about the line; a model of another kind lies on it, or 3 points above.
+
+    Images are as hard for one model as for another, by a normal variable that they share.
+    """
+    rng = np.random.default_rng(0)
+    plain = np.array([*np.linspace(0.84, 0.93, 8), 0.91])
+    covered = []
+    for above in (0.0, 0.03) * 30:
+        shifted = expit(0.8 * logit(plain) - 0.7 + 0.3 * rng.standard_normal(9))
+        shifted[-1] = on_line(plain[-1]) + above
+        difficulty = rng.standard_normal((2000, 1))
+        alone, of_model = rng.standard_normal((2, 2000, 9))
+        right = 0.7**0.5 * difficulty + 0.3**0.5 * alone < norm.ppf(plain)
+        by = {}
+        for severity in range(1, 6):
+            own = 0.5**0.5 * difficulty + 0.2**0.5 * of_model + 0.3**0.5 * rng.standard_normal((2000, 9))
+            by[severity] = np.where(np.arange(2000)[:, None] < 1000, own < norm.ppf(shifted), np.nan)
+        runs = [
+            Runs(f"{i}", i < 8, right[:, i] * 1.0, {"jpeg": {s: of[:, i] for s, of in by.items()}}) for i in range(9)
+        ]
+        _, low, high = robustness(runs)[-1].effective
+        covered.append(low <= above <= high)
+        assert high - low < 0.2
+    assert np.mean(covered) >= 0.85  # 0.65 with the networks held fixed
+
+
+def test_of_shifts_with_other_images_each_counts_as_much():
+    """One of half the images, one of a test set of its own with a hundred times as many."""
+    plain, own = hits(0.9, 100), hits(0.2, 10_000)
+    half = np.r_[hits(0.6, 50), np.full(50 + 10_000, np.nan)]
+    natural = np.r_[np.full(100, np.nan), own]
+    runs = Runs("a", True, np.r_[plain, np.full(10_000, np.nan)], {"jpeg": {1: half}, "imagenet-a": {0: natural}})
+    (found,) = robustness([runs])
+    assert found.accuracy[0] == pytest.approx(0.9)
+    assert found.mean[0] == pytest.approx(0.4)
+    assert found.mean[2] - found.mean[1] == pytest.approx(3.92 * np.sqrt(0.24 / 50 + 0.16 / 10_000) / 2, rel=0.15)
 
 
 def test_corruption_errors_are_relative_to_the_first_model():
@@ -102,12 +143,54 @@ class TestCommand:
         assert f"| jpeg:1,4 | {' '.join(shares)} |" in out
         assert "| effective robustness | – |" in out
 
+    def test_a_test_set_of_its_own_is_a_natural_shift(self, call, runs, model, photos, tmp_path):
+        """Its images are others, though they have the same names."""
+        other = shutil.copytree(photos, tmp_path / "other")
+        options = ("--model", model, "--strategy", "fixed:2", "--batch-size", 8, "--limit", 6)
+        assert call("evaluate", other, "--out", tmp_path / "natural", *options)[0] == 0
+        given = (*runs[:2], "--natural", tmp_path / "natural")
+        code, out, _ = call("robustness", *given, "--format", "json")
+        found = json.loads(out)
+        share = json.loads((tmp_path / "natural" / "summary.json").read_text())["accuracy"]
+        assert (code, found["by_shift"][str(other)]) == (0, {"0": pytest.approx(share)})
+        assert found["mean"][0] == pytest.approx((share[0] + found["by_shift"]["jpeg"]["1"][0]) / 2)
+        _, out, _ = call("robustness", *given, "--format", "markdown")
+        assert f"| {other} | {100 * share[0]:.1f} |" in out
+        code, _, err = call("robustness", runs[0], *given[2:], "--figure", tmp_path / "figure.png")
+        assert (code, error(err)) == (2, "the runs are under no shift that has severities to draw")
+
     def test_runs_that_do_not_go_together(self, call, runs, model, photos, tmp_path):
-        few = ("--model", model, "--strategy", "fixed:2", "--limit", 6, "--shift", "jpeg:2")
-        call("evaluate", photos, "--out", tmp_path / "few", *few)
-        call("evaluate", photos, "--out", tmp_path / "other", "--model", model, "--strategy", "fixed:3", *few[-2:])
+        second_model = shutil.copytree(model, tmp_path / "copy")
+        as_before = ("--model", model, "--strategy", "fixed:2")
+        call("evaluate", photos, "--out", tmp_path / "few", *as_before, "--limit", 6)
+        call(
+            "evaluate",
+            photos,
+            "--out",
+            tmp_path / "other",
+            "--model",
+            model,
+            "--strategy",
+            "fixed:3",
+            "--shift",
+            "jpeg:2",
+        )
+        call(
+            "evaluate",
+            photos,
+            "--out",
+            tmp_path / "second",
+            "--model",
+            second_model,
+            "--strategy",
+            "fixed:2",
+            "--limit",
+            6,
+        )
         for given, message in (
-            ((*runs, tmp_path / "few"), "few has answers of 6 images, and not of the same as"),
+            ((*runs, tmp_path / "second"), "second has answers of 6 images, and not of the same as"),
+            ((tmp_path / "few", *runs[1:]), "which the runs without shift do not have"),
+            ((*runs, "--natural", runs[1]), "natural shifts are test sets of their own"),
             ((*runs, runs[1]), "is a second run of"),
             ((*runs, tmp_path / "other"), "differ in strategy: runs that are compared are asked alike"),
             (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),

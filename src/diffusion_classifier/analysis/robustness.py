@@ -23,31 +23,35 @@ from ..spec import RunSpec, read_spec
 from .figures import pyplot, save
 
 Interval = tuple[float, float, float]
-Hits = NDArray[np.bool_]
-RESAMPLES = 2000
+Answers = NDArray[np.float64]
+"""Whether answers are right, 1 or 0, of every image that any run has, (M,); NaN where it was not asked."""
+_Image = tuple[str, str]  # its test set, "" where it is that without shift, and its id
+RESAMPLES, CHUNK = 2000, 100
 FEWEST = 3
 """Supervised models that a line is drawn through."""
+NATURAL = 0
+"""What stands for the severity of a shift that has none: a test set of its own."""
+PLAIN = ("", 0)
+"""Name and severity of no shift."""
+_OF_TASKS = ("class_names", "templates")
+"""What runs of one model on two test sets may differ in, too."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of one model on the same images.
+    """The runs of one model; every model's are on the same images.
 
     Args:
         model: as it was named.
-        supervised: whether it was trained to classify and nothing else.
-        plain: whether answers are right without shift, (M,).
-        shifts: name → severity → the same under shift.
+        supervised: whether it answers in one pass by a head of classes, a student or one trained on drawn images, too.
+        plain: without shift, (M,).
+        shifts: name → severity → under shift, (M,).
     """
 
     model: str
     supervised: bool
-    plain: Hits
-    shifts: Mapping[str, Mapping[int, Hits]] = field(default_factory=dict)
-
-    def shifted(self) -> NDArray[np.float64]:
-        """For each image the share of right answers over shifts and severities, each shift counting as much, (M,)."""
-        return np.mean([np.mean([*by.values()], axis=0) for by in self.shifts.values()], axis=0)  # type: ignore[no-any-return]
+    plain: Answers
+    shifts: Mapping[str, Mapping[int, Answers]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,12 @@ class Robustness:
         supervised: see `Runs`.
         accuracy: without shift.
         by_shift: name → severity → accuracy.
-        mean: accuracy over all shifts; by bootstrap over images.
+        mean: accuracy over all shifts, each counting as much, and as much of it each severity.
         corruption_error: mean over shifts of the errors over severities, divided by those of the first model
             (Hendrycks and Dietterich 2019, section 4.1, mCE).
         effective: `mean` less what the line through supervised models has for a model of that accuracy, in logits
-            (Taori et al. 2020); None for these, and where there are fewer than three.
+            (Taori et al. 2020); None for these, and where there are fewer than three. The interval is of other images
+            and other supervised models, as the Bayesian bootstrap weighs both anew (Rubin 1981).
     """
 
     model: str
@@ -75,51 +80,94 @@ class Robustness:
     effective: Interval | None = None
 
 
-def read_runs(folders: Sequence[Path]) -> list[Runs]:
+@dataclass(frozen=True)
+class _Run:
+    """One run: name and severity of its shift, and of its images the labels, and whether answers are right."""
+
+    folder: Path
+    spec: RunSpec
+    shift: tuple[str, int]
+    labels: Mapping[_Image, str]
+    right: Mapping[_Image, bool]
+
+
+def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Runs]:
     """Runs by model, in the order in which models are first named.
 
+    Args:
+        folders: without shift, and under shifts of the same images or of some of them.
+        natural: on other test sets, each a shift by the name of its task, such as ImageNet-A.
+
     Raises:
-        InputError: images or their labels differ from run to run, or a run has none; a model has two runs of one shift,
-            none without any, other shifts than the first, or runs of other weights or settings.
+        InputError: images or their labels differ from model to model, or those under a shift are not among those
+            without; a run has none; a model has two runs of one shift, none without any, other shifts than the first,
+            or runs of other weights or settings.
     """
-    found: dict[str, dict[str, Hits]] = {}
-    firsts: dict[str, tuple[Path, RunSpec]] = {}
-    truth: dict[str, str] = {}
-    for folder in folders:
-        spec = read_spec(folder)
-        rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
-        refuse_unlabelled(folder, rows)
-        labels = dict(zip(rows["id"].to_pylist(), rows["label"].to_pylist(), strict=True))
-        answers = dict(zip(rows["id"].to_pylist(), rows["prediction"].to_pylist(), strict=True))
-        truth = truth or labels
-        if not truth or labels != truth:
-            raise InputError(f"{folder} has answers of {len(labels)} images, and not of the same as {folders[0]}")
-        before, first_spec = firsts.setdefault(spec.model, (folder, spec))
-        first_spec.refuse_unlike(spec, before, folder)
-        of_model = found.setdefault(spec.model, {})
-        if spec.shift in of_model:
-            raise InputError(f"{folder} is a second run of {spec.model} under the shift {spec.shift or 'none'}")
-        of_model[spec.shift] = np.array([answers[i] == truth[i] for i in truth])
-    first = next(iter(found.values()))
+    runs = [*(_read(folder) for folder in folders), *(_read(folder, natural=True) for folder in natural)]
+    found: dict[str, dict[tuple[str, int], _Run]] = {}
+    firsts: dict[tuple[str, int], _Run] = {}
+    truth: dict[_Image, str] = {}
+    for run in runs:
+        of_model = found.setdefault(run.spec.model, {})
+        if (second := of_model.setdefault(run.shift, run)) is not run:
+            raise InputError(f"{run.folder} is a second run of {run.spec.model}, as {second.folder}")
+        of_first = next(iter(of_model.values()))
+        of_first.spec.refuse_unlike(run.spec, of_first.folder, run.folder, _OF_TASKS if run.folder in natural else ())
+        before = firsts.setdefault(run.shift, run)
+        if not run.labels or set(run.labels) != set(before.labels):
+            raise InputError(
+                f"{run.folder} has answers of {len(run.labels)} images, and not of the same as {before.folder}"
+            )
+        if strange := [image for image, label in run.labels.items() if truth.setdefault(image, label) != label]:
+            raise InputError(f"{run.folder} has another label of {strange[0][1]} than a run before it")
     for model, by in found.items():
-        if set(by) != set(first) or "" not in by or len(by) < 2:
-            under = ", ".join(sorted(shift or "none" for shift in by))
+        if set(by) != set(firsts) or PLAIN not in by or len(by) < 2:
+            under = ", ".join(_named(*shift) for shift in sorted(by))
             raise InputError(
                 f"{model} was evaluated under the shifts {under}: each model needs a run without any, and others under "
                 "the same shifts"
             )
-    return [
-        Runs(model, firsts[model][1].strategy == "supervised", by[""], _by_severity({s: h for s, h in by.items() if s}))
-        for model, by in found.items()
-    ]
+    for run in runs:
+        if strange := [image for image in run.labels if not image[0] and image not in firsts[PLAIN].labels]:
+            raise InputError(f"{run.folder} has the image {strange[0][1]}, which the runs without shift do not have")
+    return [_joined(by, list(truth)) for by in found.values()]
 
 
-def _by_severity(hits: Mapping[str, Hits]) -> dict[str, dict[int, Hits]]:
-    result: dict[str, dict[int, Hits]] = {}
-    for shift, right in sorted(hits.items()):
-        parsed = Shift.parse(shift)
-        result.setdefault(parsed.name, {})[parsed.severity] = right
-    return result
+def _read(folder: Path, natural: bool = False) -> _Run:
+    spec = read_spec(folder)
+    if natural and spec.shift:
+        raise InputError(
+            f"{folder} is a run under {spec.shift}: natural shifts are test sets of their own, as they are"
+        )
+    rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
+    refuse_unlabelled(folder, rows)
+    if natural:
+        shift = spec.task or spec.source, NATURAL
+    else:
+        parsed = Shift.parse(spec.shift) if spec.shift else None
+        shift = PLAIN if parsed is None else (parsed.name, parsed.severity)
+    images = [(shift[0] if natural else "", i) for i in rows["id"].to_pylist()]
+    labels = dict(zip(images, rows["label"].to_pylist(), strict=True))
+    answers = zip(images, rows["prediction"].to_pylist(), strict=True)
+    return _Run(folder, spec, shift, labels, {image: answer == labels[image] for image, answer in answers})
+
+
+def _named(shift: str, severity: int) -> str:
+    return f"{shift}:{severity}" if severity else shift or "none"
+
+
+def _joined(by: Mapping[tuple[str, int], _Run], images: Sequence[_Image]) -> Runs:
+    """The runs of one model, their answers in the order of these images."""
+
+    def answers(run: _Run) -> Answers:
+        return np.array([run.right.get(image, np.nan) for image in images], dtype=float)
+
+    shifts: dict[str, dict[int, Answers]] = {}
+    for (name, severity), run in sorted(by.items()):
+        if (name, severity) != PLAIN:
+            shifts.setdefault(name, {})[severity] = answers(run)
+    spec = by[PLAIN].spec
+    return Runs(spec.model, spec.strategy == "supervised", answers(by[PLAIN]), shifts)
 
 
 def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
@@ -129,13 +177,26 @@ def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
         runs: on the same images, under the same shifts.
         seed: of the bootstrap.
     """
-    count = len(runs[0].plain)
     rng = np.random.default_rng(seed)
-    weights = [np.full(count, 1 / count), *(rng.multinomial(count, np.full(count, 1 / count), RESAMPLES) / count)]
-    plain = np.array(weights) @ np.array([r.plain for r in runs]).T  # (1 + resamples, models)
-    shifted = np.array(weights) @ np.array([r.shifted() for r in runs]).T
+    count = len(runs[0].plain)
     line = [i for i, r in enumerate(runs) if r.supervised]
-    above = _above_the_line(plain, shifted, line, count) if len(line) >= FEWEST else None
+    mean: list[NDArray[np.float64]] = []
+    above: list[NDArray[np.float64]] = []
+    for some in [1] + [CHUNK] * (RESAMPLES // CHUNK):  # first as they are, each counting as much
+        of_images, of_line = np.ones((some, count)), np.ones((some, len(line)))
+        if mean:
+            of_images, of_line = rng.exponential(size=of_images.shape), rng.exponential(size=of_line.shape)
+        plain = _shares([r.plain for r in runs], of_images)
+        shifted = np.mean(
+            [
+                np.mean([_shares([r.shifts[name][severity] for r in runs], of_images) for severity in by], axis=0)
+                for name, by in runs[0].shifts.items()
+            ],
+            axis=0,
+        )
+        mean.append(shifted)
+        if len(line) >= FEWEST:
+            above.append(_above_the_line(plain, shifted, line, of_line, count))
     result = []
     for i, r in enumerate(runs):
         errors = [_errors(by) / max(_errors(runs[0].shifts[name]), 1 / count) for name, by in r.shifts.items()]
@@ -143,32 +204,47 @@ def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
             Robustness(
                 r.model,
                 r.supervised,
-                share_interval(torch.from_numpy(r.plain)),
-                {n: {s: share_interval(torch.from_numpy(h)) for s, h in by.items()} for n, by in r.shifts.items()},
-                _interval(shifted[:, i]),
+                _accuracy(r.plain),
+                {name: {severity: _accuracy(of) for severity, of in by.items()} for name, by in r.shifts.items()},
+                _interval(np.concatenate(mean)[:, i]),
                 float(np.mean(errors)),
-                None if above is None or r.supervised else _interval(above[:, i]),
+                None if not above or r.supervised else _interval(np.concatenate(above)[:, i]),
             )
         )
     return result
 
 
-def _errors(by: Mapping[int, Hits]) -> float:
-    return float(sum(1 - right.mean() for right in by.values()))
+def _shares(answers: Sequence[Answers], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Of right answers of K models to the same images, (K,) of (M,), by R weights of images, (R, M): (R, K)."""
+    asked = ~np.isnan(answers[0])
+    of_asked = weights[:, asked]
+    shares: NDArray[np.float64] = of_asked @ np.array(answers)[:, asked].T / of_asked.sum(1, keepdims=True)
+    return shares
 
 
-def _above_the_line(plain: NDArray[Any], shifted: NDArray[Any], line: list[int], count: int) -> NDArray[np.float64]:
-    """How far each model's accuracy under shift is above the line, (1 + resamples, models)."""
+def _accuracy(answers: Answers) -> Interval:
+    return share_interval(torch.from_numpy(answers[~np.isnan(answers)] == 1))
+
+
+def _errors(by: Mapping[int, Answers]) -> float:
+    return float(sum(1 - np.nanmean(answers) for answers in by.values()))
+
+
+def _above_the_line(
+    plain: NDArray[Any], shifted: NDArray[Any], line: list[int], weights: NDArray[Any], count: int
+) -> NDArray[np.float64]:
+    """How far each model's accuracy under shift is above the line through some, by weights of these (R, L): (R, K)."""
     x, y = (logit(np.clip(share, 0.5 / count, 1 - 0.5 / count)) for share in (plain, shifted))
-    above: NDArray[np.float64] = shifted - expit(_line(x[:, line], y[:, line], x))
+    above: NDArray[np.float64] = shifted - expit(_line(x[:, line], y[:, line], x, weights))
     return above
 
 
-def _line(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any]) -> NDArray[np.float64]:
-    """Values at these x of the line of least squares through points, each along the last axis."""
-    mean_x, mean_y = x.mean(-1, keepdims=True), y.mean(-1, keepdims=True)
-    spread = ((x - mean_x) ** 2).sum(-1, keepdims=True)
-    slope = ((x - mean_x) * (y - mean_y)).sum(-1, keepdims=True) / np.maximum(spread, 1e-12)
+def _line(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Values at these x of the line of least squares through weighted points, each along the last axis."""
+    weights = weights / weights.sum(-1, keepdims=True)
+    mean_x, mean_y = ((weights * of).sum(-1, keepdims=True) for of in (x, y))
+    spread = (weights * (x - mean_x) ** 2).sum(-1, keepdims=True)
+    slope = (weights * (x - mean_x) * (y - mean_y)).sum(-1, keepdims=True) / np.maximum(spread, 1e-12)
     found: NDArray[np.float64] = mean_y + slope * (at - mean_x)
     return found
 
@@ -180,13 +256,15 @@ def _interval(values: NDArray[Any]) -> Interval:
 
 
 def draw_severities(models: Sequence[Robustness], file: Path) -> None:
-    """Accuracy against severity, one panel a shift.
+    """Accuracy against severity, one panel a shift that has severities.
 
     Raises:
-        InputError: matplotlib is missing, or the file cannot be written.
+        InputError: no shift has; matplotlib is missing, or the file cannot be written.
     """
+    names = [name for name, by in models[0].by_shift.items() if set(by) != {NATURAL}]
+    if not names:
+        raise InputError("the runs are under no shift that has severities to draw")
     plt = pyplot()
-    names = list(models[0].by_shift)
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
     fig, axes = plt.subplots(
@@ -226,7 +304,14 @@ def draw_effective(models: Sequence[Robustness], file: Path) -> None:
         )
         ends = logit(_inside([m.accuracy[0] for m in models]))
         at = np.linspace(ends.min(), ends.max(), 50)
-        ax.plot(expit(at), expit(_line(x, y, at)), "--", color="gray", lw=1, label="line through supervised models")
+        ax.plot(
+            expit(at),
+            expit(_line(x, y, at, np.ones(len(x)))),
+            "--",
+            color="gray",
+            lw=1,
+            label="line through supervised models",
+        )
     for m, (color, marker) in zip(models, _styles(plt, models), strict=True):
         x, low, high = _inside(m.accuracy)
         y, bottom, top = _inside(m.mean)

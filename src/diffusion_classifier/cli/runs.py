@@ -98,6 +98,9 @@ def summarize(
 @app.command()
 def robustness(
     runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
+    natural: Annotated[
+        list[Path] | None, typer.Option(help="Run of a model on a test set of its own, as ImageNet-A; several times.")
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option(help="Picture of accuracy by severity to draw; needs the extra 'figures'.")
     ] = None,
@@ -109,8 +112,9 @@ def robustness(
 ) -> None:
     """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
 
-    Runs are those of `evaluate --shift`. Corruption errors are relative to the model that is named first. Effective
-    robustness is what a model has above the line through three or more supervised ones.
+    Runs are those of `evaluate --shift`, of all images that the run without shift has or of some. Corruption errors are
+    relative to the model that is named first. Effective robustness is what a model has above the line through three or
+    more that answer in one pass by a head of classes: leave out students and networks trained on drawn images.
 
     Example: `diffusion-classifier robustness runs/*`
     """
@@ -118,7 +122,7 @@ def robustness(
     from ..analysis.robustness import robustness as measure
 
     check_format(output)
-    models = measure(read_runs(runs))
+    models = measure(read_runs(runs, natural or ()))
     print_robustness(models, output)
     for file, draw in ((figure, draw_severities), (line, draw_effective)):
         if file is not None:

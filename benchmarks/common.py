@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def train_for(images: LabelledImages, config: Config, flops: float, folder: Path
     return epochs
 
 
-@lru_cache(maxsize=1)
+@cache
 def loaded(model: str) -> Any:
     """A model of any kind; the last is kept."""
     kinds: dict[Any, Any] = {

@@ -212,6 +212,11 @@ class TestCandidates:
         assert len(ids) == 200
         assert ids[0] == 6
 
+    def test_of_a_thousand_of_imagenets_names_in_another_order(self):
+        """As a network has them that was trained on a folder of drawn images."""
+        known = (*map(str, range(997)), *reversed(NAMES))
+        assert candidates(known, TASKS["imagenet-a"], source()) == NAMES
+
     def test_of_others(self):
         with pytest.raises(
             InputError, match="photos has the class 'dog', which the model does not know: its own are cat"

@@ -208,7 +208,8 @@ class TestCommand:
             ((photo, "--model", model, "--prompt", "pink"), "'pink'"),
             ((tmp_path / "none.png", "--model", model), "none.png"),
             ((photo, "--model", model_folder("sd-epsilon")), "say under which prompts"),
-            ((photo, "--model", model, "--refine", "x"), "--refine and --noun are of a caption"),
+            ((photo, "--model", model, "--refine", "x"), "--refine is of a caption"),
+            ((photo, "--model", model, "--captioner", "x", "--noun", "cat"), "--noun is where --refine puts the name"),
             ((photo, "--model", model, "--captioner", tmp_path), "cannot be loaded"),
         ):
             code, _, err = call("invert", *arguments, "--device", "cpu")

@@ -1,8 +1,10 @@
+import inspect
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
+from diffusers import DiTPipeline
 from gaussians import SCHEDULES, gaussian
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
@@ -100,6 +102,16 @@ def test_pixels_are_kept_within_what_images_hold_as_the_model_scales_them():
 def test_more_images_than_are_drawn_at_once(model_folder):
     model = load(model_folder("class-unet"))
     assert len(list(draw_images(model, [0] * (BATCH + 1), range(BATCH + 1), steps=1))) == BATCH + 1
+
+
+def test_each_family_is_guided_as_its_pipeline_is_by_default(model_folder):
+    for name, default in (("dit", 4.0), ("class-unet", 1.0)):
+        model = load(model_folder(name))
+        images = [next(draw_images(model, [0], [0], steps=2, guidance=g)) for g in (None, default, 2.0)]
+        own, same, other = (np.asarray(image, int) for image in images)
+        assert (own == same).all()
+        assert (own != other).any() or default == 1.0
+    assert inspect.signature(DiTPipeline.__call__).parameters["guidance_scale"].default == 4.0
 
 
 def test_guidance(model_folder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -11,6 +10,7 @@ from typing import Any, TypeAlias
 import torch
 
 from .denoisers import Average, Conditioning, Denoiser
+from .denoisers.classes import distinct_names
 from .devices import to_device
 from .exceptions import InputError
 from .prompts import parse_labels
@@ -62,10 +62,7 @@ class Candidates:
         if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
             ids = [int(c) for c in classes]
             conditioning = self.encode(ids, template, average)
-            names = [known[i] for i in ids]
-            shared = Counter(map(str.lower, names))  # two classes of ImageNet are a crane
-            names = [f"{name} ({i})" if shared[name.lower()] > 1 else name for name, i in zip(names, ids, strict=True)]
-            return tuple(parse_labels(names)), conditioning
+            return tuple(parse_labels(distinct_names(known, ids))), conditioning
         names = parse_labels(classes)  # type: ignore[arg-type]
         return tuple(names), self.encode(names, template, average)
 

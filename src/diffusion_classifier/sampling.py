@@ -105,7 +105,7 @@ def draw_images(
         classes: one for each image.
         seeds: of the noise of each image, which depends on nothing else.
         steps: of sampling.
-        guidance: see `_follow`; the pipeline's own if None, and 1 for models of classes.
+        guidance: see `_follow`; that of the family's pipeline if None, which is none for U-Nets of classes.
 
     Raises:
         InputError: no step, a class that the model does not know, guidance of a model without a null condition, or a
@@ -124,11 +124,12 @@ def draw_images(
             names: Any = list(dict.fromkeys(classes[some]))
             rows = torch.tensor([names.index(c) for c in classes[some]])
             null = None
-            if guidance not in (None, 1.0):
+            guidance = denoiser.guidance if guidance is None else guidance
+            if guidance != 1.0:
                 null = denoiser.null_condition()[torch.zeros(len(noise), dtype=torch.int64)]
             latents = ddim(
                 denoiser, denoiser.condition(names)[rows], noise.to(denoiser.device), steps=steps, null=null,
-                guidance=1.0 if guidance is None else guidance, clip=denoiser.in_pixels,
+                guidance=guidance, clip=denoiser.in_pixels,
             )  # fmt: skip
             yield from map(to_image, denoiser.decode(latents).float().cpu())
         else:

@@ -104,6 +104,9 @@ def test_what_is_one(built, model_folder, tmp_path):
     assert not kind_of(tmp_path)
     (tmp_path / "config.json").write_text("{")
     assert not kind_of(tmp_path)
+    heads = ["CLIPForImageClassification"]
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip", "architectures": heads}))
+    assert kind_of(tmp_path) == "supervised"
 
 
 def test_a_hub_id_is_known_by_its_config(built, monkeypatch):

@@ -17,7 +17,7 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import preprocess
 from diffusion_classifier.sources import open_source
 from diffusion_classifier.training.data import LabelledImages
-from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier
+from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, train_supervised
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,20 @@ def test_a_class_of_one_image_is_refused():
         fit_gaussians(np.zeros((5, 2)), np.array([0, 0, 1, 2, 2]), 3)
 
 
+def test_features_that_do_not_vary_are_refused():
+    with pytest.raises(InputError, match="do not vary within any class"):
+        fit_gaussians(np.repeat(np.eye(2), 3, axis=0), np.repeat([0, 1], 3), 2)
+
+
 class TestEncoders:
+    def test_of_a_network_trained_on_small_images_large_ones_are_made_small_first(self, tmp_path):
+        data = LabelledImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+        train_supervised(data, SupervisedConfig(architecture="resnet-18", epochs=1, batch_size=2, warmup=1), tmp_path)
+        encoder = load_encoder(tmp_path, "hub", device="cpu")
+        large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8))
+        small = large.resize((28, 28), Image.Resampling.BICUBIC)
+        torch.testing.assert_close(encoder([large]), encoder([small]))
+
     def test_of_a_contrastive_model(self, clip):
         folder, model, _, images = clip
         encoder = load_encoder(folder, "hub", device="cpu")
@@ -86,7 +99,7 @@ class TestEncoders:
         network.save_pretrained(tmp_path)
         ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
         encoder = load_encoder(tmp_path, "hub", device="cpu")
-        pictures = [Image.fromarray(picture(i)) for i in range(2)]
+        pictures = [Image.fromarray(picture(i)).resize((28, 28)) for i in range(2)]
         found = encoder(pictures)
         network = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
         pixels = ViTImageProcessorPil.from_pretrained(tmp_path)(images=pictures, return_tensors="pt")

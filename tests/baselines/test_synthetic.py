@@ -5,6 +5,7 @@ from PIL import Image
 
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.baselines.synthetic import Recipe, draw_data_set
+from diffusion_classifier.denoisers.classes import class_ids, distinct_names
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.sampling import draw_images
 from diffusion_classifier.training.data import load_labelled_images
@@ -47,6 +48,23 @@ def test_broken_off_and_gone_on_with(model, tmp_path):
     assert list(draw_data_set(model, RECIPE, tmp_path / "drawn")) == []
     with pytest.raises(InputError, match="images of other settings"):
         list(draw_data_set(model, Recipe(("door", "cat"), 3, steps=3), tmp_path / "drawn"))
+
+
+def test_what_fails_before_its_first_image_leaves_the_folder_alone(model, tmp_path):
+    for recipe in (Recipe(("door", "lion"), 3, steps=2), Recipe(("door", "cat"), 3, steps=0)):
+        with pytest.raises(InputError):
+            list(draw_data_set(model, recipe, tmp_path / "drawn"))
+    with pytest.raises(InputError):
+        Recipe(("door", "cat"), 3, ("a {}", "a bag"))
+    assert len(list(draw_data_set(model, RECIPE, tmp_path / "drawn"))) == 6
+
+
+def test_classes_of_one_name_are_told_by_their_index():
+    names = ("crane", "heron", "crane")
+    assert distinct_names(names) == ["crane (0)", "heron", "crane (2)"]
+    assert class_ids(distinct_names(names), names) == [0, 1, 2]
+    with pytest.raises(InputError, match=r"may be crane \(0\) or crane \(2\)"):
+        class_ids(["crane"], names)
 
 
 def test_prompts_are_of_random_templates():

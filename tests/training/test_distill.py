@@ -1,11 +1,12 @@
 import json
+import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
 from commands import error, save
-from PIL import Image
+from PIL import Image, ImageOps
 from transformers import AutoModelForImageClassification, pipeline
 
 from diffusion_classifier.baselines.supervised import Supervised
@@ -168,8 +169,11 @@ class TestCommand:
         assert "pipeline_tag: image-classification" in card
         assert "strategy `features`, on 30 images" in card
         assert "It learned from 24" in card
-        told = pipeline("image-classification", model=str(tmp_path / "student"))(str(unlabelled / "00.png"))
-        assert {answer["label"] for answer in told} == {"dark", "grey", "light"}
+        (edge,) = re.findall(r"\((\d+), \1\)\)  # as small as what it learned from", card)
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
+        told = pipeline("image-classification", model=str(tmp_path / "student"))(ImageOps.fit(noise, (int(edge),) * 2))
+        expected = dict(zip(student.class_names, student.logits(noise).softmax(0).tolist(), strict=True))
+        assert {answer["label"]: answer["score"] for answer in told} == pytest.approx(expected, abs=1e-5)
         assert AutoModelForImageClassification.from_pretrained(tmp_path / "student").config.num_labels == 3
 
     def test_images_that_have_moved(self, call, evaluate, unlabelled, tmp_path):

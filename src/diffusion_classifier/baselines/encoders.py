@@ -22,7 +22,7 @@ from ..draws import Draws
 from ..exceptions import InputError
 from ..images import preprocess
 from ..schedules import add_noise
-from .hub import image_size_of, kind_of, load_hub_model
+from .hub import as_in_training, image_size_of, kind_of, load_hub_model
 
 ENCODERS = ("diffusion", "hub")
 TIME = 0.1
@@ -184,7 +184,8 @@ class HubEncoder:
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image]) -> Tensor:
         """See `Encoder`."""
-        inputs = self.image_processor(images=list(images), return_tensors="pt").to(self.device, self.dtype)
+        images = [as_in_training(self.model, image) for image in images]
+        inputs = self.image_processor(images=images, return_tensors="pt").to(self.device, self.dtype)
         if hasattr(self.model, "get_image_features"):
             found = self.model.get_image_features(**inputs)
             found = getattr(found, "pooler_output", found)  # transformers 5 wraps it

@@ -33,11 +33,17 @@ class Gaussians(torch.nn.Module):
     Args:
         means: (K, C).
         covariance: of all classes, (C, C).
+
+    Raises:
+        InputError: the covariance is singular.
     """
 
     def __init__(self, means: Tensor, covariance: Tensor) -> None:
         super().__init__()
-        root = torch.linalg.inv(torch.linalg.cholesky(covariance.double()))
+        try:
+            root = torch.linalg.inv(torch.linalg.cholesky(covariance.double()))
+        except torch.linalg.LinAlgError as e:  # type: ignore[attr-defined]
+            raise InputError("features do not vary within any class: give other images, or another encoder") from e
         self.root = torch.nn.Parameter(root.float().contiguous())
         self.means = torch.nn.Parameter((means.double() @ root.T).float())
 

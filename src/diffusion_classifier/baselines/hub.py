@@ -20,12 +20,17 @@ from ..denoisers.classes import class_ids
 from ..denoisers.load import check_files, load_network, located, quiet
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
+from ..images import preprocess
+from ..sampling import to_image
 
 CONTRASTIVE = ("clip", "siglip", "siglip2")
 """`model_type` of the contrastive models that can be used."""
 
 FEATURES = "features.json"
 """What a folder with a head on features holds; see `features`."""
+
+TRAINING_SIZE = "training_size"
+"""In the config of networks that are trained here: the edge that their images were brought to first, in pixels."""
 
 Scorer: TypeAlias = Callable[[Image, Sequence[int]], Tensor]
 """Logits (T,), float32, of an RGB image for some of the classes, by their positions."""
@@ -90,6 +95,12 @@ class KnownClasses:
         return lambda image, among: self.logits(image)[[ids[k] for k in among]]
 
 
+def as_in_training(model: Any, image: Image) -> Image:
+    """An RGB image, small where a network that was trained here saw small ones before its processor enlarged them."""
+    size = getattr(model.config, TRAINING_SIZE, None)
+    return image if size is None else to_image(preprocess(image, size))
+
+
 def kind_of(source: str | Path) -> Literal["contrastive", "supervised", "features"] | None:
     """Which baseline a folder or hub id holds, by its config.json; None where it holds a pipeline or anything else."""
     folder = located(source)
@@ -110,10 +121,10 @@ def kind_of(source: str | Path) -> Literal["contrastive", "supervised", "feature
             return None
     try:
         config = json.loads(file.read_text("utf-8"))
-        if config.get("model_type") in CONTRASTIVE:
-            return "contrastive"
         heads = config.get("architectures") or [""]
-        return "supervised" if str(heads[0]).endswith("ForImageClassification") else None
+        if str(heads[0]).endswith("ForImageClassification"):  # of CLIP, too
+            return "supervised"
+        return "contrastive" if config.get("model_type") in CONTRASTIVE else None
     except (OSError, ValueError, AttributeError):
         return None
 

@@ -10,12 +10,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from ..denoisers.base import fingerprint
-from ..images import preprocess
-from ..sampling import to_image
-from .hub import KnownClasses, image_size_of, load_hub_model
-
-TRAINING_SIZE = "training_size"
-"""In the config of networks that are trained here: the edge that their images were brought to first, in pixels."""
+from .hub import KnownClasses, as_in_training, image_size_of, load_hub_model
 
 
 class Supervised(KnownClasses):
@@ -68,8 +63,8 @@ class Supervised(KnownClasses):
     @torch.inference_mode()
     def logits(self, image: Image) -> Tensor:
         """Of all classes, (K,), float32, for an RGB image."""
-        if size := getattr(self.model.config, TRAINING_SIZE, None):
-            image = to_image(preprocess(image, size))
-        inputs = self.image_processor(images=image, return_tensors="pt").to(self.device, self.dtype)
+        inputs = self.image_processor(images=as_in_training(self.model, image), return_tensors="pt").to(
+            self.device, self.dtype
+        )
         logits: Tensor = self.model(**inputs).logits[0].float()
         return logits

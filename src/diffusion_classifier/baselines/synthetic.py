@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..denoisers.base import Denoiser
+from ..denoisers.classes import ClassConditional
 from ..exceptions import InputError
 from ..files import write_durably
 from ..prompts import fill_template
@@ -36,7 +37,7 @@ class Recipe:
         seed: of noise and templates.
 
     Raises:
-        InputError: fewer than two classes, or no image of each.
+        InputError: fewer than two classes, no image of each, or a template without its place for the class.
     """
 
     classes: Sequence[str]
@@ -51,6 +52,8 @@ class Recipe:
             raise InputError(
                 f"at least two classes and one image of each are needed; got {len(self.classes)} and {self.per_class}"
             )
+        for template in self.templates:
+            fill_template(template, self.classes)
 
     def __len__(self) -> int:
         return len(self.classes) * self.per_class
@@ -79,15 +82,18 @@ def draw_data_set(denoiser: Denoiser, recipe: Recipe, folder: Path) -> Iterator[
         if not file.exists():
             if folder.exists() and any(folder.iterdir()):
                 raise InputError(f"{folder} is there already: choose another --out, or remove it")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durably(file, settings)
         elif file.read_text("utf-8") != settings:
             raise InputError(f"{folder} holds images of other settings, see {file}: choose another --out")
+        if isinstance(denoiser, ClassConditional):
+            denoiser.condition(recipe.classes)  # for its complaints
+        folder.mkdir(parents=True, exist_ok=True)
         todo = [i for i in range(len(recipe)) if not (folder / _name(i)).exists()]
         for start in range(0, len(todo), BATCH):
             some = todo[start : start + BATCH]
             _, prompts, seeds = zip(*(recipe.image(i) for i in some), strict=True)
-            images = draw_images(denoiser, prompts, seeds, steps=recipe.steps, guidance=recipe.guidance)
+            images = list(draw_images(denoiser, prompts, seeds, steps=recipe.steps, guidance=recipe.guidance))
+            if not file.exists():  # what fails before its first image leaves the folder to other settings
+                write_durably(file, settings)
             for i, image in zip(some, images, strict=True):
                 unfinished = folder / f"{_name(i)}.part"
                 image.save(unfinished, "PNG")

@@ -196,7 +196,7 @@ def synthetic(
     ] = None,
     steps: Annotated[int, typer.Option(help="Of sampling.")] = 50,
     guidance: Annotated[
-        float | None, typer.Option(help="By the null condition; the pipeline's own, or none, if not given.")
+        float | None, typer.Option(help="By the null condition; the default of the family's pipeline if not given.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and templates.")] = 0,
     image_size: ImageSize = None,
@@ -210,6 +210,7 @@ def synthetic(
     """
     from ..baselines.synthetic import Recipe, draw_data_set
     from ..denoisers import load_denoiser
+    from ..denoisers.classes import distinct_names
     from ..prompts import parse_labels
 
     denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)
@@ -218,7 +219,7 @@ def synthetic(
         raise InputError(f"{model} knows classes and reads no --template")
     if labels is None and known is None:
         raise InputError(f"{model} draws any text: say what, --labels")
-    classes = tuple(known or ()) if labels is None else tuple(parse_labels(labels))
+    classes = tuple(distinct_names(known or ()) if labels is None else parse_labels(labels))
     templates = () if known is not None else tuple(template or ("a photo of a {}.",))
     recipe = Recipe(classes, per_class, templates, steps, guidance, seed)
     with progress_bar(disable=not stderr.is_terminal) as bar:

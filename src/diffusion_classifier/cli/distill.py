@@ -86,5 +86,5 @@ def distill(
             checkpoint_every=checkpoint_every, on_step=report.on_step, on_validation=on_validation,
         )  # fmt: skip
     if agreement or not (out / "README.md").exists():  # the first is not known where the student was finished before
-        write_card(out, config, specs, len(training), agreement[0] if agreement else None)
+        write_card(out, config, specs, training, agreement[0] if agreement else None)
     say(f"saved to {out}")

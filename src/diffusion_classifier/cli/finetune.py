@@ -9,7 +9,7 @@ import typer
 
 from ..exceptions import InputError
 from ..readouts import print_gains
-from .common import Device, Dtype, ImageSize, TableFormat, app, say
+from .common import Device, Dtype, ImageSize, TableFormat, app, check_format, say
 from .training import (
     CheckpointEvery,
     ClassNames,
@@ -114,6 +114,7 @@ def finetune(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay,
         ema=ema, label_dropout=0.0, joint=joint, rivals=rivals, seed=seed,
     )  # fmt: skip
+    check_format(output)
     if false_column and not joint:
         raise InputError(
             "--false-column is for --joint, by which the true caption is told from false ones: give a weight"
@@ -133,7 +134,9 @@ def finetune(
             data=data, split=split, image_column=image_column, caption_column=caption_column, false_column=false_column
         )
         images = load_contrasted_images(source, size)
-    elif caption_column is not None or (reads and not confused and label_column is None and is_captioned(data, split)):
+    elif caption_column is not None or (
+        reads and not confused and label_column is None and class_names is None and is_captioned(data, split)
+    ):
         images = load_captioned_images(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column
         )

@@ -54,8 +54,10 @@ def invert(
     from ..inversion import Captioner, reconstruct, refined
     from ..prompts import fill_template, parse_labels
 
-    if (refine or noun) and captioner is None:
-        raise InputError("--refine and --noun are of a caption, which --captioner writes")
+    if refine and captioner is None:
+        raise InputError("--refine is of a caption, which --captioner writes")
+    if noun and not refine:
+        raise InputError("--noun is where --refine puts the name: give one")
     picture = load_image(image).image
     denoiser = load_denoiser(
         model, device=device, dtype=dtype, image_size=image_size, loras=lora or (), words=word or (), config=config,

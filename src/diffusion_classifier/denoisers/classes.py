@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from numbers import Integral
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +29,8 @@ class ClassConditional(Denoiser):
     conditions = ("class_labels",)
     class_names: tuple[str, ...]
     null_class: int | None = None
+    guidance: ClassVar[float] = 1.0
+    """With which the family's pipeline draws by default; 1 is none."""
 
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
         """Class indices; see `Denoiser.condition`."""
@@ -53,10 +57,18 @@ class ClassConditional(Denoiser):
             yield inputs
 
 
+def distinct_names(class_names: Sequence[str], ids: Sequence[int] | None = None) -> list[str]:
+    """Names of these classes, or of all: of those that several share, as two of ImageNet do, each with its index."""
+    ids = range(len(class_names)) if ids is None else ids
+    shared = Counter(class_names[i].lower() for i in ids)
+    return [f"{class_names[i]} ({i})" if shared[class_names[i].lower()] > 1 else class_names[i] for i in ids]
+
+
 def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:
     """Indices of the classes of a class-conditional network, given by index, by name or by a synonym.
 
-    Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do.
+    Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do. A name that several
+    classes have in full is told by its index, as `distinct_names` writes it.
 
     Raises:
         InputError: an index or a name that the network does not know, with the nearest names that it does; a name that
@@ -69,6 +81,7 @@ def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]
         for synonym in name.lower().split(","):
             index.setdefault(synonym.strip(), set()).add(i)
     index |= whole
+    index |= {name.lower(): {i} for i, name in enumerate(distinct_names(class_names)) if name != class_names[i]}
     ids: list[int] = []
     for c in classes:
         known = {int(c)} if isinstance(c, Integral) else index.get(str(c).strip().lower(), set())
@@ -81,7 +94,7 @@ def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]
             )
             raise InputError(f"this model was not trained on the class {c!r}; {hint}")
         if len(known) > 1:
-            names = " or ".join(class_names[i] for i in sorted(known))
+            names = " or ".join(distinct_names(class_names)[i] for i in sorted(known))
             raise InputError(f"the class {c!r} may be {names}; write one of these in full")
         (i,) = known
         if not 0 <= i < len(class_names):

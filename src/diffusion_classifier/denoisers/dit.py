@@ -32,6 +32,7 @@ class DiT(ClassConditional):
 
     family = "dit"
     crop = "adm"
+    guidance = 4.0
 
     def __init__(
         self,

@@ -63,7 +63,7 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
 
 
 def write_card(
-    out: Path, config: SupervisedConfig, specs: Sequence[RunSpec], num_images: int, agreement: float | None
+    out: Path, config: SupervisedConfig, specs: Sequence[RunSpec], images: LabelledImages, agreement: float | None
 ) -> None:
     """A model card that says who taught what, and how to use it.
 
@@ -71,7 +71,7 @@ def write_card(
         out: folder of the student.
         config: how it was trained.
         specs: of the runs that it learned from.
-        num_images: so many.
+        images: those that it learned from.
         agreement: share of held-out images for which it answers as its teachers; None if there were none.
 
     Raises:
@@ -81,6 +81,7 @@ def write_card(
         f"- `{spec.model}`, strategy `{spec.strategy}`, on {spec.num_images:,} images of `{spec.source}`"
         for spec in specs
     )
+    edge = images.images.shape[-1]
     held_out = "" if agreement is None else f" On held-out ones it answers as they do in {agreement:.1%}."
     about = ModelCardData(
         library_name="transformers", pipeline_tag="image-classification", tags=["distillation", "diffusion-classifier"]
@@ -91,7 +92,7 @@ def write_card(
 
 # A student of a diffusion classifier
 
-A {config.architecture} that tells {", ".join(specs[0].class_names)} apart in one pass. It learned from {num_images:,}
+A {config.architecture} that tells {", ".join(specs[0].class_names)} apart in one pass. It learned from {len(images):,}
 images the posteriors of:
 
 {teachers}
@@ -99,9 +100,11 @@ images the posteriors of:
 No label was learned from.{held_out}
 
 ```python
+from PIL import Image, ImageOps
 from transformers import pipeline
 
-print(pipeline("image-classification", model="{out.name}")("photo.jpg"))
+image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({edge}, {edge}))  # as small as what it learned from
+print(pipeline("image-classification", model="{out.name}")(image))
 ```
 
 Made by `diffusion-classifier distill`, {config.epochs:g} passes over the images, seed {config.seed}.

@@ -19,8 +19,7 @@ from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, 
 
 from ..baselines.encoders import Middle, features
 from ..baselines.features import HEADS, Features, build_head
-from ..baselines.hub import FEATURES
-from ..baselines.supervised import TRAINING_SIZE
+from ..baselines.hub import FEATURES, TRAINING_SIZE
 from ..denoisers.base import Denoiser
 from ..denoisers.load import quiet
 from ..devices import native_bfloat16

@@ -25,7 +25,7 @@ from diffusion_classifier.tasks.scenes import open_pairs
 from diffusion_classifier.zoo import load_sample
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").glob("*/zoo/*/README.md"))]
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>[^>]+) -->\n)?```console\n(?P<text>.*?)```", re.DOTALL)
 COMMAND = re.compile(r"^\$ (diffusion-classifier .*)$", re.MULTILINE)
 
@@ -44,7 +44,7 @@ def arguments(line):
     return words[: words.index(">")], Path(words[words.index(">") + 1])
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_commands_have_such_options(page):
     for _, lines in blocks(page):
         for line in lines:
@@ -136,3 +136,12 @@ def test_what_the_paper_would_cost_is_what_its_presets_say():
         assert float(accuracy) == preset.accuracy
         wanted = num_evaluations(parse_strategy(preset.strategy), TASKS[name].num_classes)
         assert wanted == pytest.approx(int(evaluations.replace(",", "")), rel=0.01)  # the authors' are rounded
+    row = r"\| `evaluate (\S+) --preset paper-dit` \| [\d.]+ % \| ([\d,]+) \| ([\d,]+) \| (\d+) \|"
+    rows = re.findall(row, (ROOT / "docs/paper.md").read_text("utf-8"))
+    assert len(rows) == sum("paper-dit" in task.presets for task in TASKS.values())
+    for name, *given in rows:
+        evaluations, images, hours = (int(number.replace(",", "")) for number in given)
+        preset = TASKS[name].presets["paper-dit"]
+        assert evaluations == num_evaluations(parse_strategy(preset.strategy), TASKS[name].num_classes)
+        assert images == preset.num_images
+        assert hours == round(images * evaluations / 200 / 3600)

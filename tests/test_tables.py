@@ -30,6 +30,11 @@ def write(file, results):
             add(r, truth)
 
 
+def test_a_folder_is_refused_before_the_work(tmp_path):
+    with pytest.raises(InputError, match="is a folder"), table_writer(tmp_path, NAMES, SETTINGS):
+        pass
+
+
 def test_what_was_written_is_read(tmp_path):
     pruned = torch.rand(3, 4)
     pruned[1, 2:] = torch.nan

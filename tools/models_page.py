@@ -359,7 +359,7 @@ is saved, and loaded with the real `from_pretrained`:
 - no prompt is cut short by any of its tokenizers, and no global random state is read or written.
 
 **No published weights of any of these models were ever run here**, since this project was made without access to the
-hub; the bundled `fashion` and `scenes` are the only networks with trained weights that were. What a real model would
+hub; the bundled models are the only networks with trained weights that were. What a real model would
 still show: weights in a layout of their own, and how well it classifies. Nor did anything run on CUDA.
 
 ## At full size

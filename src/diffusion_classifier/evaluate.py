@@ -54,8 +54,8 @@ def choose(source: Images, *, limit: int | None = None, subset: Sequence[str] | 
     position = {id_: i for i, id_ in enumerate(source.ids)}
     strange = [id_ for id_ in subset if id_ not in position]
     if strange or not subset:
-        what = f"{strange[0]!r} is not" if strange else "an empty subset holds no"
-        raise InputError(f"{what} the id of an image of {source.name}; the first are {', '.join(source.ids[:3])}")
+        what = f"{strange[0]!r} is not the id" if strange else "an empty subset holds no id"
+        raise InputError(f"{what} of an image of {source.name}; the first are {', '.join(source.ids[:3])}")
     return sorted({position[id_] for id_ in subset})
 
 

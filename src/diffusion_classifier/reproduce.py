@@ -20,11 +20,13 @@ from .baselines.synthetic import Recipe, draw_data_set
 from .claims import SECONDS_TO_NOISE, Claim, Section, Told, claims_of, verdict
 from .classifier import DiffusionClassifier
 from .denoisers import load_denoiser
+from .devices import resolve_device
 from .evaluate import Question, choose, evaluate
 from .inversion import require_skimage
 from .questions import BaselineQuestion, CaptionQuestion, choose_captioned
 from .tasks import CAPTION_TASKS, TASKS, CaptionTask, open_caption_task, open_task
 from .training.data import load_labelled_images
+from .training.loop import num_steps
 from .training.supervised import SupervisedConfig, train_supervised
 from .zoo import FASHION
 
@@ -108,8 +110,16 @@ def _taught_by_drawn_images(folder: Path, count: int, tell: Told, options: dict[
     tell("drawing", len(list(drawn.glob("*.png"))) * SECONDS_TO_DRAW)
     for _ in draw_data_set(load_denoiser("fashion", **chosen), recipe, drawn):
         tell("drawing", SECONDS_TO_DRAW)
-    train_supervised(load_labelled_images(str(drawn)), SUPERVISED, network)
-    tell("learning", len(recipe) * SECONDS_TO_LEARN)
+    images, device = load_labelled_images(str(drawn)), resolve_device(options.get("device", "auto"))
+    steps, done = num_steps(SUPERVISED, len(images)), 0
+
+    def reach(step: int) -> None:
+        nonlocal done
+        tell("learning", (step - done) / steps * len(recipe) * SECONDS_TO_LEARN)
+        done = step
+
+    train_supervised(images, SUPERVISED, network, device=str(device), on_step=lambda progress: reach(progress.step))
+    reach(steps)  # of which none is told where it was finished before
     return network
 
 

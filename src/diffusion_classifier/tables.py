@@ -94,13 +94,15 @@ def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any
     """Writes error tables as they come. What came is kept when the work is broken off; failed images are left out.
 
     Args:
-        file: to write; it appears under this name when all is written.
+        file: to write; it appears under this name when all is written that will be.
         class_names: K.
         settings: see `ErrorTables`.
 
     Raises:
         InputError: the file cannot be written.
     """
+    if file.is_dir():
+        raise InputError(f"{file} is a folder: error tables are written to a file")
     about = {"version": VERSION, "class_names": list(class_names), "settings": settings}
     schema = _SCHEMA.with_metadata({_KEY: json.dumps(about)})
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")

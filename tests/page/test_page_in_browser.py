@@ -360,6 +360,12 @@ def test_programs_are_served(address, shirt):
     assert "/gradio" not in str(e.value)
     with pytest.raises(Exception, match="too many here"):
         client.predict("scenes", handle_file(str(file)), "\n".join(["a"] * 2000), 200, api_name="/score")
+    labels = ", ".join(map(str, range(4100)))
+    for draws, text, complaint in ((0, labels, "too many here"), (0, "a" * 20_001, "too long here")):
+        with pytest.raises(Exception, match=complaint):
+            client.predict(handle_file(str(file)), "scenes", text, "{}", draws, 0, api_name="/classify")
+    with pytest.raises(Exception, match="too long here"):
+        client.predict("scenes", handle_file(str(file)), "a" * 20_001, 1, api_name="/score")
     with pytest.raises(Exception, match="/etc"):
         client.predict(handle_file(str(file)), "/etc", "", "", 0, 0, api_name="/classify")
     assert threading.active_count() < 100

@@ -70,7 +70,7 @@ Lora = Annotated[
 ]
 Word = Annotated[
     list[str] | None,
-    typer.Option(help="Learned word (textual inversion): file, folder or hub id, as in '<toy>=FILE'. Repeatable."),
+    typer.Option(help="Learned word (textual inversion): file, folder or hub id, as in TOY=FILE. Repeatable."),
 ]
 Config = Annotated[
     str | None, typer.Option(help="For a checkpoint of one file: folder or hub id of a pipeline with its configs.")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ..baselines.hub import kind_of
+from ..exceptions import InputError
 from . import captions, classify, runs
 from .common import Models
 from .parts import STYLE
@@ -44,8 +47,11 @@ def build_page(
         **options: of `DiffusionClassifier.from_pretrained`.
 
     Raises:
-        InputError: a model that cannot be loaded, or a folder that holds no run.
+        InputError: a model that cannot be loaded, one that is not contrastive, or a folder that holds no run over
+            classes.
     """
+    if contrastive is not None and kind_of(contrastive) != "contrastive":
+        raise InputError(f"{contrastive} is no contrastive model that can be found: give one of CLIP or SigLIP")
     shown = Models(models, contrastive, options)
     with gr.Blocks(title="Diffusion classifier", analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(
@@ -73,7 +79,12 @@ def launch(
         port: the first free one from 7860 on if None.
         max_megabytes: of one upload.
         **more: of gradio's `launch`.
+
+    Raises:
+        OSError: the address is not of this machine, or no port is free.
     """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.bind((host, 0))  # gradio would try a hundred ports at an address that is not of this machine
     return page.launch(
         server_name=host, server_port=port, max_file_size=f"{max_megabytes}mb", share=False, ssr_mode=False,
         theme=THEME, css=STYLE, footer_links=["api", "settings"], run_history=False, enable_monitoring=False,

@@ -8,7 +8,7 @@ import gradio as gr
 import pandas as pd
 
 from ..exceptions import InputError
-from .common import MAX_TEXT, QUEUE, Models, read_upload, refuse_long_work, sentences, upload
+from .common import MAX_TEXT, QUEUE, Models, read_upload, refuse_long_text, refuse_long_work, sentences, upload
 
 
 def build(models: Models) -> None:
@@ -33,6 +33,7 @@ def build(models: Models) -> None:
         """How well each caption fits the image."""
         with sentences(), models.turn:
             picture = read_upload(file)
+            refuse_long_text(text)
             wanted = [line.strip() for line in (text or "").splitlines() if line.strip()]
             refuse_long_work("captions", wanted, number)
             scores: list[Any] = models[name].score(picture.image, wanted, draws=number)

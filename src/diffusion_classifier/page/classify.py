@@ -23,7 +23,17 @@ from ..prompts import fill_template, parse_labels
 from ..results import Row, as_row
 from ..tasks.scenes import open_pairs
 from ..zoo import load_sample
-from .common import MAX_TEXT, QUEUE, Models, drawing_of, read_upload, refuse_long_work, sentences, upload
+from .common import (
+    MAX_TEXT,
+    QUEUE,
+    Models,
+    drawing_of,
+    read_upload,
+    refuse_long_text,
+    refuse_long_work,
+    sentences,
+    upload,
+)
 from .parts import bars, dropped, leads, status
 from .race import watch
 
@@ -207,13 +217,17 @@ def _asked(
     models: Models, name: str, text: str | None, prompt: str | None, most: int | None, seed: int | None
 ) -> tuple[list[str] | None, dict[str, Any]]:
     """Labels, and options of `DiffusionClassifier.classify`; what a client left empty is None."""
+    refuse_long_text(text, prompt)
     names = parse_labels(text) if text and text.strip() else None
     options: dict[str, Any] = {"seed": seed or 0}
     if models[name].denoiser.class_names is None:
         options["template"] = prompt or "{}"
     if most:
-        refuse_long_work("labels", names or models[name].denoiser.class_names or (), most)
         options["strategy"] = f"sequential:{most}/0.01"
+    among = names or models[name].denoiser.class_names
+    if among:
+        strategy = models[name].reading(among, strategy=options.get("strategy")).strategy
+        refuse_long_work("labels", among, strategy.init(len(among)).errors.shape[1])
     return names, options
 
 

@@ -131,6 +131,17 @@ def sentences() -> Iterator[None]:
         raise
 
 
+def refuse_long_text(*texts: str | None) -> None:
+    """Complain of what the page's own fields would not have taken; a program can send more.
+
+    Raises:
+        InputError: a text of more than `MAX_TEXT` characters.
+    """
+    for text in texts:
+        if text is not None and len(text) > MAX_TEXT:
+            raise InputError(f"a text of {len(text):,} characters is too long here: {MAX_TEXT:,} at most")
+
+
 def refuse_long_work(what: str, texts: Sequence[str], draws: int) -> None:
     """Complain of work that would keep others waiting.
 

@@ -14,7 +14,7 @@ from PIL import Image
 from ..exceptions import InputError
 from ..images import ImageError, load_image
 from ..rescore import answer_again, other_settings
-from ..runs import read_rows, refuse_unlabelled, with_status
+from ..runs import SCHEMA, read_rows, refuse_unlabelled, with_status
 from ..sources import Source
 from ..spec import RunSpec, read_spec, refuse_captions, spec_with_errors
 from ..summary import compare_rows, summary_of
@@ -37,7 +37,7 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         data: where their images are; where they were if None.
 
     Raises:
-        InputError: a folder holds no run.
+        InputError: a folder holds no run, or one of captions.
     """
     if not folders:
         gr.Markdown(
@@ -46,6 +46,8 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         )
         return
     names = [str(folder) for folder in folders]
+    for folder in folders:
+        refuse_captions(folder, read_spec(folder), "this page")
     sources = {folder: _source(folder, data) for folder in folders}
     weights_now, rows_shown = gr.State(None), gr.State([])
     with gr.Row():
@@ -98,7 +100,7 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
     def look(folder: str, wanted: str, true_class: str, number: int, settings: Any) -> tuple[Any, ...]:
         with sentences():
             path = _allowed(folder, folders)
-            spec, rows = _answers(path)
+            spec, rows = _answers(path, with_errors=settings is not None)
             if settings is not None:
                 spec, rows = _again(path, spec, rows, settings)
             return show(path, spec, rows, wanted, true_class, number)
@@ -118,7 +120,7 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
     def refit(folder: str, wanted: str, true_class: str, number: int, power: float, *values: float) -> tuple[Any, ...]:
         with sentences():
             path, settings = _allowed(folder, folders), (tuple(values), 10**power)
-            spec, before = _answers(path)
+            spec, before = _answers(path, with_errors=True)
             now, after = _again(path, spec, before, settings)
             return *show(path, now, after, wanted, true_class, number), _compared(path, now, before, after), settings
 
@@ -146,15 +148,14 @@ def _allowed(folder: str, folders: list[Path]) -> Path:
     raise InputError(f"{folder!r} is none of the runs that this page was started with")
 
 
-def _answers(folder: Path) -> tuple[RunSpec, pa.Table]:
-    """Rows of a run over classes that are done.
+def _answers(folder: Path, with_errors: bool) -> tuple[RunSpec, pa.Table]:
+    """Rows of a run over classes that are done, with the errors, which may be large, or without.
 
     Raises:
-        InputError: a run of captions, or nothing done.
+        InputError: nothing done.
     """
-    spec, rows = read_spec(folder), read_rows(folder)
-    refuse_captions(folder, spec, "this page")
-    done = with_status(rows, "done")
+    columns = [name for name in SCHEMA.names if with_errors or name not in ("errors", "also", "timesteps")]
+    spec, done = read_spec(folder), with_status(read_rows(folder, columns), "done")
     if not len(done):
         raise InputError(f"no image of {folder} is done yet")
     return spec, done

@@ -30,7 +30,7 @@ _THOUSAND = tuple(range(1000))
 
 _MANY = "staged:20,50,100,500/20,10,5,1"
 _IMAGENET = "staged:50,100,500,1000/500,50,10,1"
-_DIT = Preset("fixed:250", image_size=None)
+_DIT = "fixed:250"
 
 
 def _sample(data: str | None, split: str | None) -> Source:
@@ -99,7 +99,9 @@ _ALL = (
         "non-commercial research and education, by agreement",
         "Deng et al. 2009, ImageNet: a large-scale hierarchical image database, CVPR",
         imagenet_ids=_THOUSAND,
-        presets={"paper": Preset(_IMAGENET, num_images=2000, accuracy=61.4), "paper-dit": _DIT},
+        presets={"paper": Preset(_IMAGENET, num_images=2000, accuracy=61.4),
+            "paper-dit": Preset(_DIT, image_size=None, num_images=2000),
+        },
         note="The paper took 2,000 images; which is not known. DiT-XL/2 had 77.5 at 256², 79.1 at 512² (paper-dit).",
     ),
     Task(
@@ -108,16 +110,16 @@ _ALL = (
         "MIT",
         "Recht et al. 2019, Do ImageNet classifiers generalize to ImageNet?, ICML",
         imagenet_ids=_THOUSAND,
-        presets={"paper-dit": _DIT},
-        note="The paper took 1,000 images. DiT-XL/2 had 64.6 at 256², 66.7 at 512².",
+        presets={"paper-dit": Preset(_DIT, image_size=None, num_images=1000)},
+        note="The paper took 1,000 images; which is not known. DiT-XL/2 had 64.6 at 256², 66.7 at 512².",
     ),
     Task(
         "imagenet-a", "ImageNet-A", "clip-benchmark/wds_imagenet-a", 200, 7_500, "a photo of a {}.", "accuracy",
         "MIT",
         "Hendrycks et al. 2021, Natural adversarial examples, CVPR",
         imagenet_ids=_IMAGENET_A,
-        presets={"paper-dit": _DIT},
-        note="The paper took 5,000 images. DiT-XL/2 had 20.0 at 256², 30.2 at 512².",
+        presets={"paper-dit": Preset(_DIT, image_size=None, num_images=5000)},
+        note="The paper took 5,000 images; which is not known. DiT-XL/2 had 20.0 at 256², 30.2 at 512².",
     ),
     Task(
         "objectnet", "ObjectNet, the 113 classes shared with ImageNet", "clip-benchmark/wds_objectnet", 113, 18_574,

@@ -656,3 +656,23 @@ class TestScore:
         assert code == 2
         assert "nowhere" in error(err)
         assert "--pairs" in error(err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("evaluate", "fashion-sample", "--workers", 2), "--workers is for --ray"),
+        (("train", "PHOTOS", "--features", 3), "--features is for --head"),
+        (("train", "PHOTOS", "--rivals", 3), "--rivals is for --joint"),
+        (("train", "PHOTOS", "--contrastive", "layers=2"), "--contrastive is for images with captions"),
+        (("finetune", "PHOTOS", "--model", "fashion", "--rivals", 3), "--rivals is for --joint"),
+        (
+            ("finetune", "PHOTOS", "--model", "fashion", "--template", "a {}"),
+            "--template is for a model that reads text",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored_are_refused(call, photos, tmp_path, arguments, message):
+    words = [photos if word == "PHOTOS" else word for word in arguments]
+    code, _, err = call(*words, "--out", tmp_path / "out")
+    assert (code, error(err).startswith(message)) == (2, True)

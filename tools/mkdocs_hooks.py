@@ -22,4 +22,6 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, **_):
     """Links to cards lead to those pages."""
-    return re.sub(r"\]\((?:\.\./)?src/diffusion_classifier/zoo/(\w[\w-]*)/README\.md\)", r"](cards/\1.md)", markdown)
+    return re.sub(
+        r"\]\((?:\.\./)?src/diffusion_classifier/zoo/(\w[\w-]*)/README\.md(#[\w-]+)?\)", r"](cards/\1.md\2)", markdown
+    )

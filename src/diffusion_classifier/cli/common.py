@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -94,6 +95,23 @@ def check_format(output: str) -> None:
     """
     if output not in ("table", "json", "markdown"):
         raise InputError(f"the format must be table, json or markdown; got {output!r}")
+
+
+def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> None:
+    """Complain of options that were given and would be ignored.
+
+    Args:
+        context: of the command.
+        names: of its parameters.
+        reason: what they are for.
+
+    Raises:
+        InputError: one was given.
+    """
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise InputError(f"--{name.replace('_', '-')} {reason}")
 
 
 def find(arguments: list[str]) -> tuple[list[Path], list[tuple[str, str]]]:

@@ -38,6 +38,7 @@ from .common import (
     load_arguments,
     progress_bar,
     read_lines,
+    refuse_unused,
     say,
     shortlist_of,
     stderr,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     task: Annotated[str, typer.Argument(help="Name of a task, see `tasks`; or a data set: folder, file or hub id.")],
     out: Annotated[Path, typer.Option(help="Folder of the run. Started again, it goes on where it was.")],
     model: Model = "fashion",
@@ -148,6 +150,8 @@ def evaluate(
 
     if log is not None:
         check_tracker(log)
+    if ray is None:
+        refuse_unused(context, ("workers", "chunk", "gpus_per_worker", "cpus_per_worker"), "is for --ray")
     narrowing = shortlist_of(shortlist, keep)
     one = None if part is None else Part.parse(part)  # before anything takes long
     if ray is not None and part is not None:

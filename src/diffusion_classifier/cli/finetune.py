@@ -9,7 +9,7 @@ import typer
 
 from ..exceptions import InputError
 from ..readouts import print_gains
-from .common import Device, Dtype, ImageSize, TableFormat, app, check_format, say
+from .common import Device, Dtype, ImageSize, TableFormat, app, check_format, refuse_unused, say
 from .training import (
     CheckpointEvery,
     ClassNames,
@@ -27,6 +27,7 @@ from .training import (
 
 @app.command()
 def finetune(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -115,6 +116,8 @@ def finetune(
         ema=ema, label_dropout=0.0, joint=joint, rivals=rivals, seed=seed,
     )  # fmt: skip
     check_format(output)
+    if not joint:
+        refuse_unused(context, ("rivals",), "is for --joint")
     if false_column and not joint:
         raise InputError(
             "--false-column is for --joint, by which the true caption is told from false ones: give a weight"
@@ -124,6 +127,8 @@ def finetune(
     reads = denoiser.class_names is None
     if not reads and (false_column or caption_column):
         raise InputError(f"{model} knows classes and reads no captions: leave out --caption-column and --false-column")
+    if not reads:
+        refuse_unused(context, ("template",), f"is for a model that reads text, and {model} knows classes")
     if classes is None and (number is not None or held_out is not None):
         raise InputError("--number and --held-out are for --classes")
     if confused and (false_column or caption_column):

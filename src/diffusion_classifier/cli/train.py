@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..exceptions import InputError
-from .common import Compile, Device, app, say
+from .common import Compile, Device, app, refuse_unused, say
 from .training import (
     CheckpointEvery,
     ClassNames,
@@ -31,6 +31,7 @@ from .training import (
 
 @app.command()
 def train(
+    context: typer.Context,
     data: LabelledData,
     out: ModelOut,
     size: Size = None,
@@ -123,6 +124,15 @@ def train(
     from ..training.train import train as train_classes
     from ..weights import read_weights
 
+    of_captions = caption_column is not None or (label_column is None and is_captioned(data, split))
+    if not head:
+        refuse_unused(context, ("trunk", "head_layers", "features"), "is for --head")
+    if not joint:
+        refuse_unused(context, ("rivals",), "is for --joint")
+    if of_captions:
+        refuse_unused(context, ("class_names", "label_column"), "is for classes, and the images have captions")
+    else:
+        refuse_unused(context, ("contrastive", "autoencoder"), "is for images with captions")
     config = TrainConfig(
         objective=objective, beta_schedule=beta_schedule,
         times=read_weights(times) if Path(times).is_file() else times, weighting=weighting,
@@ -138,7 +148,7 @@ def train(
         "compile_network": compile_network,
         "checkpoint_every": checkpoint_every,
     }
-    if caption_column is not None or (label_column is None and is_captioned(data, split)):
+    if of_captions:
         if validation is not None:
             raise InputError("--validation is for models of classes: of captions all images are trained on")
         towers: Towers | Path = Path(contrastive) if Path(contrastive).exists() else read_settings(Towers, contrastive)

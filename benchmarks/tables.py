@@ -83,7 +83,7 @@ class Tables:
         yield "synthetic data (ResNet-18)", self.supervised(f"{model}/synthetic", synthetic, SUPERVISED["ResNet-18"])
         for head in ("linear", "conv"):
             folder = base / f"features-{head}"
-            config = SupervisedConfig(head, epochs=5 * self.flops, optimizer="adamw", learning_rate=1e-3, batch_size=64)
+            config = SupervisedConfig(head, epochs=2 * self.flops, optimizer="adamw", learning_rate=1e-3, batch_size=64)
             train_features(training(), denoiser, model, config, folder)
             yield f"features, {head} head", str(folder)
         encoders = {"its own features": (model, "diffusion")}
@@ -185,7 +185,7 @@ parser.add_argument("--diffusion", nargs="+", default=["fashion", "fashion-fast"
 parser.add_argument("--flops", type=float, default=1.0, help="times the operations of all training")
 parser.add_argument("--drawn", type=int, default=5000, help="images of each synthetic data set")
 parser.add_argument("--images", type=int, help="of each test set, a multiple of --shifted; all if not given")
-parser.add_argument("--shifted", type=int, default=200, help="images under each shift and severity")
+parser.add_argument("--shifted", type=int, default=100, help="images under each shift and severity")
 options = parser.parse_args()
 tables = Tables(
     options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.shifted

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..denoisers.base import fingerprint, without_advice
 from ..prompts import fill_template, refuse_long
-from .hub import Scorer, load_hub_model
+from .hub import Scorer, load_hub_model, of_open_clip
 
 _TEXTS = 64
 """That are read at once."""
@@ -48,7 +48,7 @@ class Contrastive:
     def from_pretrained(
         cls, source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
     ) -> Contrastive:
-        """Load a folder that transformers saved to, or a hub id.
+        """Load a folder that transformers saved to, or a hub id; one of open_clip by that library.
 
         Args:
             source: the folder or id; or, of a bundled model, "scenes/contrastive".
@@ -58,6 +58,10 @@ class Contrastive:
         Raises:
             InputError: nothing there, no safetensors, or a file that cannot be used.
         """
+        if of_open_clip(source):
+            from .open_clip import OpenClip
+
+            return OpenClip.from_pretrained(source, device=device, dtype=dtype)
         model, images, tokenizer = load_hub_model(source, "AutoModel", device, dtype, with_tokenizer=True)
         return cls(model, tokenizer, images)
 
@@ -87,44 +91,42 @@ class Contrastive:
         Raises:
             InputError: a text is too long. None is ever cut short.
         """
+        return torch.cat([self.embeddings(texts[start : start + _TEXTS]) for start in range(0, len(texts), _TEXTS)])
+
+    def embeddings(self, texts: Sequence[str]) -> Tensor:
+        """As `encode_texts`, of few, all at once."""
         with without_advice():
             for text, ids in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
                 refuse_long(text, len(ids), self.max_tokens)
-        parts = []
-        for start in range(0, len(texts), _TEXTS):
-            # SigLIP was trained with texts that are filled up; CLIP does not see what they are filled with.
-            tokens = self.tokenizer(
-                list(texts[start : start + _TEXTS]),
-                padding="max_length",
-                max_length=self.max_tokens,
-                return_tensors="pt",
-            ).to(self.device)
-            if self.model.config.model_type.startswith("siglip"):
-                tokens.pop("attention_mask", None)  # in training it saw what texts are filled with
-            parts.append(_unit(self.model.get_text_features(**tokens)))
-        return torch.cat(parts)
+        # SigLIP was trained with texts that are filled up; CLIP does not see what they are filled with.
+        tokens = self.tokenizer(list(texts), padding="max_length", max_length=self.max_tokens, return_tensors="pt").to(
+            self.device
+        )
+        if self.model.config.model_type.startswith("siglip"):
+            tokens.pop("attention_mask", None)  # in training it saw what texts are filled with
+        return unit(self.model.get_text_features(**tokens))
 
     @torch.inference_mode()
     def encode_image(self, image: Image) -> Tensor:
         """Embedding of length 1, (D,), float32, of an RGB image."""
         inputs = self.image_processor(images=image, return_tensors="pt").to(self.device, self.dtype)
-        return _unit(self.model.get_image_features(**inputs))[0]
+        return unit(self.model.get_image_features(**inputs))[0]
 
     def logits(self, image: Tensor, texts: Tensor) -> Tensor:
         """How well texts (T, D) fit an image (D,), (T,), float32: comparable between texts and between images."""
-        bias = getattr(self.model, "logit_bias", torch.zeros(1, device=image.device))
-        logits: Tensor = texts @ image * self.model.logit_scale.float().exp() + bias.float()
-        return logits
+        logits: Tensor = texts @ image * self.model.logit_scale.float().exp()
+        bias = getattr(self.model, "logit_bias", None)
+        return logits if bias is None else logits + bias.float()
 
     def scorer(self, classes: Sequence[str] | Sequence[int], templates: Sequence[str] = ()) -> Scorer:
         """See `hub.Baseline`; embeddings of several templates are averaged."""
         names = [str(c) for c in classes]
         each = [self.encode_texts(fill_template(template, names)) for template in templates]
-        texts = _unit(torch.stack(each).mean(0)) if each else self.encode_texts(names)
+        texts = unit(torch.stack(each).mean(0)) if each else self.encode_texts(names)
         return lambda image, among: self.logits(self.encode_image(image), texts[list(among)])
 
 
-def _unit(features: Any) -> Tensor:
-    """Of what transformers 5 wraps and transformers 4 does not."""
+def unit(features: Any) -> Tensor:
+    """Of length 1, float32, of what transformers 5 wraps and transformers 4 does not."""
     values: Tensor = getattr(features, "pooler_output", features)
     return torch.nn.functional.normalize(values.float(), dim=-1)

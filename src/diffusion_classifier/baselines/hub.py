@@ -29,6 +29,9 @@ CONTRASTIVE = ("clip", "siglip", "siglip2")
 FEATURES = "features.json"
 """What a folder with a head on features holds; see `features`."""
 
+OPEN_CLIP = "open_clip_config.json"
+"""What a folder with a model of the library open_clip holds."""
+
 TRAINING_SIZE = "training_size"
 """In the config of networks that are trained here: the edge that their images were brought to first, in pixels."""
 
@@ -102,30 +105,44 @@ def as_in_training(model: Any, image: Image) -> Image:
 
 
 def kind_of(source: str | Path) -> Literal["contrastive", "supervised", "features"] | None:
-    """Which baseline a folder or hub id holds, by its config.json; None where it holds a pipeline or anything else."""
+    """Which baseline a folder or hub id holds, by its configs; None where it holds a pipeline or anything else."""
     folder = located(source)
-    if folder.is_file():
+    if (folder / FEATURES).is_file():
+        return "features"
+    if (folder / "model_index.json").is_file():
         return None
-    if folder.is_dir():
-        if (folder / FEATURES).is_file():
-            return "features"
-        file = folder / "config.json"
-        if (folder / "model_index.json").is_file() or not file.is_file():
-            return None
-    else:
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            return None
-        try:
-            file = Path(hf_hub_download(str(source), "config.json"))
-        except (OSError, ValueError):  # there is none, or no hub: whoever loads the model says what is wrong
-            return None
+    config = _config(source)
+    heads = config.get("architectures") or [""]
+    if str(heads[0]).endswith("ForImageClassification"):  # of CLIP, too
+        return "supervised"
+    return "contrastive" if config.get("model_type") in CONTRASTIVE or of_open_clip(source) else None
+
+
+def of_open_clip(source: str | Path) -> bool:
+    """Whether a folder or hub id holds a model of open_clip, and not of transformers."""
+    return _config(source).get("model_type") not in CONTRASTIVE and _file_of(source, OPEN_CLIP) is not None
+
+
+def _config(source: str | Path) -> dict[str, Any]:
+    """Of transformers; empty where there is none."""
+    file = _file_of(source, "config.json")
     try:
-        config = json.loads(file.read_text("utf-8"))
-        heads = config.get("architectures") or [""]
-        if str(heads[0]).endswith("ForImageClassification"):  # of CLIP, too
-            return "supervised"
-        return "contrastive" if config.get("model_type") in CONTRASTIVE else None
-    except (OSError, ValueError, AttributeError):
+        config = {} if file is None else json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _file_of(source: str | Path, name: str) -> Path | None:
+    """A file of a folder or hub id; None if there is none, or no hub: whoever loads the model says what is wrong."""
+    folder = located(source)
+    if folder.exists():
+        return folder / name if (folder / name).is_file() else None
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        return None
+    try:
+        return Path(hf_hub_download(str(source), name))
+    except (OSError, ValueError):
         return None
 
 

@@ -13,12 +13,16 @@ from pathlib import Path
 import pytest
 import torch
 from commands import parse, save
+from contrastive_builders import build as build_contrastive
 from mkdocs.commands.build import build
 from mkdocs.config import load_config
 from typer.testing import CliRunner
 
+from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.bench import num_evaluations
 from diffusion_classifier.cli import app
+from diffusion_classifier.images import load_image
 from diffusion_classifier.strategies import parse_strategy, replay
 from diffusion_classifier.tasks import TASKS
 from diffusion_classifier.tasks.scenes import open_pairs
@@ -89,6 +93,27 @@ def test_commands_work_one_after_the_other(page):
             assert result.exit_code == 0, f"{line}: {result.exception or result.output}"
             if file is not None:
                 file.write_text(result.stdout)
+
+
+PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/captions.md", "docs/composition.md"])
+@pytest.mark.usefixtures("desk")
+def test_lines_of_python_work(page, monkeypatch, tmp_path):
+    """Of models of the hub, tiny ones in their places; page.md's are those of tests/page."""
+    build_contrastive("clip", tmp_path / "clip")
+    places = {"stable-diffusion-v1-5/stable-diffusion-v1-5": "path/to/pipeline"}
+    places["openai/clip-vit-base-patch32"] = tmp_path / "clip"
+    for kind in (DiffusionClassifier, Contrastive):
+        load = kind.from_pretrained
+        monkeypatch.setattr(kind, "from_pretrained", lambda name, load=load: load(places.get(name, name)))
+    pictures = [load_image(name).image for name in ("rex.jpg", "boot.png")]
+    names = {"breeds": [f"{i}" for i in range(24)], "images": pictures, "image": pictures[0], "captions": ["a", "b"]}
+    if page == "docs/captions.md":
+        names["clf"] = DiffusionClassifier.from_pretrained("path/to/pipeline")
+    for block in PYTHON.findall((ROOT / page).read_text("utf-8")):
+        exec(block.replace("a photo of a {}, a type of pet.", "a {}"), names)  # tiny models read 24 tokens
 
 
 @pytest.mark.parametrize("program", sorted((ROOT / "examples").glob("own_*.py")), ids=lambda path: path.stem)

@@ -6,6 +6,7 @@ import torch
 from commands import error, save
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
 from diffusion_classifier.analysis.outliers import auroc, scores
@@ -32,6 +33,20 @@ def test_the_interval_covers_as_often_as_it_says():
         _, low, high = auroc(rng.normal(size=60) + 1, rng.normal(size=40))
         inside += low < 0.7602499 < high
     assert 0.92 < inside / 1000 < 0.975
+
+
+@pytest.mark.parametrize("counts", [(5, 8), (30, 20), (200, 100)])
+def test_values_that_do_not_overlap_have_an_interval_all_the_same(counts):
+    """Were the area at its end, so many would seldom lie so."""
+    m, n = counts
+    area, low, high = auroc(np.arange(n, n + m, dtype=float), np.arange(n, dtype=float))
+    assert (area, high) == (1, 1)
+    assert auroc(np.arange(n, dtype=float), np.arange(n, n + m, dtype=float)) == pytest.approx((0, 0, 1 - low))
+    rng, apart = np.random.default_rng(0), 2**0.5 * norm.ppf(low)
+    seldom = np.mean([rng.normal(size=m).min() + apart > rng.normal(size=n).max() for _ in range(2000)])
+    assert 0 < 1 - low < 0.4
+    assert seldom < 0.05
+    assert auroc(np.ones(m), np.ones(n)) == (0.5, 0, 1)
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.special import logsumexp
 
 from ..exceptions import InputError
@@ -47,13 +48,28 @@ def auroc(known: Values, unknown: Values) -> tuple[float, float, float]:
     """Chance that a known image (M,) has the higher score than another (N,), with its 95 % interval.
 
     Ties count half. DeLong, DeLong and Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver
-    operating characteristic curves".
+    operating characteristic curves". Of two that do not overlap it makes an interval of no width; theirs is of Newcombe
+    2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2", method 5.
     """
     below, above = _placed(known, unknown), 1 - _placed(unknown, known)
     area = float(below.mean())
     spread = sum(float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0 for v in (below, above))
+    if spread == 0:
+        end = _apart(len(known), len(unknown))
+        return (area, end, 1.0) if area == 1 else (area, 0.0, 1 - end) if area == 0 else (area, 0.0, 1.0)
     margin = 1.959964 * spread**0.5
     return area, max(0.0, area - margin), min(1.0, area + margin)
+
+
+def _apart(m: int, n: int) -> float:
+    """The area from which complete separation of m and n values is as far as its 95 % interval reaches."""
+    others = (m + n) / 2 - 1
+
+    def excess(area: float) -> float:
+        pairs = 1 + others * ((1 - area) / (2 - area) + area / (1 + area))
+        return float(1 - area - 1.959964 * (area * (1 - area) * pairs / (m * n)) ** 0.5)
+
+    return float(brentq(excess, 1e-9, 1 - 1e-9))
 
 
 def _placed(values: Values, among: Values) -> Values:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
-from .common import BatchSize, Device, Dtype, app, load_arguments
+from .common import BatchSize, Device, Dtype, app, load_arguments, say
 
 
 @app.command()
@@ -47,6 +47,11 @@ def demo(
         **{name: options[name] for name in ("device", "dtype", "batch_size")},
     )  # fmt: skip
     try:
-        launch(page, host=host, port=port, max_megabytes=max_megabytes, inbrowser=open_browser)
+        _, address, _ = launch(
+            page, host=host, port=port, max_megabytes=max_megabytes, inbrowser=open_browser, quiet=True,
+            prevent_thread_lock=True,
+        )  # fmt: skip
     except OSError as e:
         raise InputError(f"the page cannot be served at {host}: {e}") from e
+    say(f"the page is at {address}")
+    page.block_thread()

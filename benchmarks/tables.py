@@ -40,6 +40,8 @@ SUPERVISED = {
     "ViT small": (SupervisedConfig("vit-small"), 2e14),
 }
 """Name → how, and operations of its training."""
+HEADS_SEE = 40_000
+"""Images, some of them several times, in the training of a head on features."""
 TEMPLATES = ("a {}",)
 
 
@@ -77,13 +79,14 @@ class Tables:
         recipe = Recipe(tuple(classes), self.drawn // len(classes), templates)
         for _ in track(draw_data_set(denoiser, recipe, drawn), description=f"{model} draws", total=len(recipe)):
             pass
-        size = training().images.shape[-1]
-        synthetic = lambda: load_labelled_images(str(drawn), size=size)  # noqa: E731
+        images = training()
+        synthetic = lambda: load_labelled_images(str(drawn), size=images.images.shape[-1])  # noqa: E731
         yield "synthetic data (ResNet-18)", self.supervised(f"{model}/synthetic", synthetic, SUPERVISED["ResNet-18"])
         for head in ("linear", "conv"):
             folder = base / f"features-{head}"
-            config = SupervisedConfig(head, epochs=2 * self.flops, optimizer="adamw", learning_rate=1e-3, batch_size=64)
-            train_features(training(), denoiser, model, config, folder)
+            epochs = self.flops * HEADS_SEE / len(images)
+            config = SupervisedConfig(head, epochs=epochs, optimizer="adamw", learning_rate=1e-3, batch_size=64)
+            train_features(images, denoiser, model, config, folder)
             yield f"features, {head} head", str(folder)
         encoders = {"its own features": (model, "diffusion")}
         if model == "scenes":

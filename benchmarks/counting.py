@@ -69,9 +69,10 @@ def images_and_captions(source: CaptionSource, rows: Sequence[int]) -> tuple[lis
 
 
 def most_confused(classifier: DiffusionClassifier, source: CaptionSource, number: int) -> tuple[int, int]:
-    """The two numbers most often taken for each other, of the last images."""
-    truth = torch.tensor(source.truth[-number:])
-    answers = errors_of(classifier, *images_and_captions(source, range(len(source) - number, len(source)))).argmin(1)
+    """The two numbers most often taken for each other, of the last images; of all if there are fewer."""
+    rows = range(max(0, len(source) - number), len(source))
+    truth = torch.tensor(source.truth)[rows.start :]
+    answers = errors_of(classifier, *images_and_captions(source, rows)).argmin(1)
     taken = [(int(((truth == a) & (answers == b) | (truth == b) & (answers == a)).sum()), a, b) for a, b in PAIRS]
     print(json.dumps({"taken for each other": {f"{a + 1}, {b + 1}": n for n, a, b in taken}}), flush=True)
     return max(taken)[1:]
@@ -93,7 +94,7 @@ options = parser.parse_args()
 
 unseen, others = open_counting(options.data, "validation"), scene_images(options.data, "validation", 1000)
 as_it_is = DiffusionClassifier(load_denoiser("scenes"), batch_size=160)
-pair = most_confused(as_it_is, unseen, options.images)
+pair = most_confused(as_it_is, unseen, 200)
 of_pair = torch.isin(torch.tensor(unseen.truth), torch.tensor(pair)).nonzero()[: options.number - options.plain, 0]
 training = of_numbers(unseen, of_pair.tolist(), pair)
 if options.plain:

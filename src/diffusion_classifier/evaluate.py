@@ -73,16 +73,15 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
     if known is None:
         return source.class_names
     strange = {name.lower() for name in source.class_names} - {name.lower() for name in known}
-    # Networks of ImageNet name its classes in other words; those that know these words may have another order.
-    if strange and task is not None and task.imagenet_ids is not None and len(known) == 1000:
-        return task.imagenet_ids
-    if strange:
-        name = next(name for name in source.class_names if name.lower() in strange)
-        raise InputError(
-            f"{source.name} has the class {name!r}, which the model does not know: its own are "
-            f"{', '.join(known[:12])}{' …' if len(known) > 12 else ''}; other names can be given, --class-names"
-        )
-    return source.class_names
+    if not strange:  # in whatever order
+        return source.class_names
+    if task is not None and task.imagenet_ids is not None and len(known) == 1000:
+        return task.imagenet_ids  # networks of ImageNet name its classes in other words
+    name = next(name for name in source.class_names if name.lower() in strange)
+    raise InputError(
+        f"{source.name} has the class {name!r}, which the model does not know: its own are "
+        f"{', '.join(known[:12])}{' …' if len(known) > 12 else ''}; other names can be given, --class-names"
+    )
 
 
 class Asked(Protocol):

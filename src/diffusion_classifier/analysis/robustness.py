@@ -82,10 +82,11 @@ class Robustness:
 
 @dataclass(frozen=True)
 class _Run:
-    """One run: name and severity of its shift, and of its images the labels, and whether answers are right."""
+    """One run: whether on a test set of its own; name and severity of its shift; labels and answers of its images."""
 
     folder: Path
     spec: RunSpec
+    natural: bool
     shift: tuple[str, int]
     labels: Mapping[_Image, str]
     right: Mapping[_Image, bool]
@@ -112,7 +113,7 @@ def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Run
         if (second := of_model.setdefault(run.shift, run)) is not run:
             raise InputError(f"{run.folder} is a second run of {run.spec.model}, as {second.folder}")
         of_first = next(iter(of_model.values()))
-        of_first.spec.refuse_unlike(run.spec, of_first.folder, run.folder, _OF_TASKS if run.folder in natural else ())
+        of_first.spec.refuse_unlike(run.spec, of_first.folder, run.folder, _OF_TASKS if run.natural else ())
         before = firsts.setdefault(run.shift, run)
         if not run.labels or set(run.labels) != set(before.labels):
             raise InputError(
@@ -149,7 +150,7 @@ def _read(folder: Path, natural: bool = False) -> _Run:
     images = [(shift[0] if natural else "", i) for i in rows["id"].to_pylist()]
     labels = dict(zip(images, rows["label"].to_pylist(), strict=True))
     answers = zip(images, rows["prediction"].to_pylist(), strict=True)
-    return _Run(folder, spec, shift, labels, {image: answer == labels[image] for image, answer in answers})
+    return _Run(folder, spec, natural, shift, labels, {image: answer == labels[image] for image, answer in answers})
 
 
 def _named(shift: str, severity: int) -> str:

@@ -99,7 +99,8 @@ _ALL = (
         "non-commercial research and education, by agreement",
         "Deng et al. 2009, ImageNet: a large-scale hierarchical image database, CVPR",
         imagenet_ids=_THOUSAND,
-        presets={"paper": Preset(_IMAGENET, num_images=2000, accuracy=61.4),
+        presets={
+            "paper": Preset(_IMAGENET, num_images=2000, accuracy=61.4),
             "paper-dit": Preset(_DIT, image_size=None, num_images=2000),
         },
         note="The paper took 2,000 images; which is not known. DiT-XL/2 had 77.5 at 256², 79.1 at 512² (paper-dit).",

@@ -57,6 +57,8 @@ class OpenClip(Contrastive):
             with torch.random.fork_rng(range(torch.cuda.device_count())):
                 model, transform = open_clip.create_model_from_pretrained(name)
             tokenizer = open_clip.get_tokenizer(name)
+        except InputError:
+            raise
         except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
             raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
         return cls(model.to(device, precision), tokenizer, transform)

@@ -2,14 +2,13 @@
 
     python benchmarks/student.py FASHION_MNIST OUT    # trains for equal operations; goes on where it was
 
-The images are those that `make train-fashion` holds out. The teacher was not trained on them, though where it looks was
-chosen by the labels of 2,000 of them; its posteriors stand for their labels. Beside it the same network, taught by
-true labels. Measured on the test images, teacher included.
+The images are those that `make train-fashion` holds out. The teachers were not trained on them, though where they look
+was chosen by the labels of 2,000 of them; their posteriors stand for the labels. Beside them the same network, taught
+by true labels. Measured on the test images, teachers included.
 """
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
 
@@ -18,7 +17,7 @@ from common import answered, chosen_by, pictures, spread, train_for
 from diffusion_classifier.scenes import HELD_OUT
 from diffusion_classifier.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.training.data import load_labelled_images
 from diffusion_classifier.training.distill import taught
 from diffusion_classifier.training.supervised import SupervisedConfig
 from diffusion_classifier.zoo import FASHION
@@ -29,7 +28,7 @@ TIMED = 200
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data")
 parser.add_argument("out", type=Path)
-parser.add_argument("--teacher", default="fashion-fast")
+parser.add_argument("--teachers", nargs="+", default=["fashion", "fashion-fast"])
 parser.add_argument("--flops", type=float, default=5e13, help="of each training")
 parser.add_argument("--sizes", type=int, nargs="+", default=(500, 1500, 5000))
 parser.add_argument("--images", type=int, help="of the test set; all if not given")
@@ -39,7 +38,6 @@ task, tested = open_task("fashion-mnist", data=options.data)
 every = load_labelled_images(options.data, class_names=FASHION)
 rows = every.held_out(HELD_OUT, seed=0)
 unlabelled = open_task("fashion-mnist", data=options.data, split="train")[1].take(rows.tolist())
-run = answered(options.teacher, unlabelled, options.out / f"posteriors-{Path(options.teacher).name}", task=task)
 
 
 def told(name: str, model: str) -> None:
@@ -53,14 +51,15 @@ def told(name: str, model: str) -> None:
     print(json.dumps({"model": name, "accuracy": found.accuracy, "seconds": seconds}), flush=True)
 
 
-told(options.teacher, options.teacher)
 config = SupervisedConfig(augment="flips", warmup=20)
-kinds: dict[str, Callable[[], LabelledImages]] = {
-    "student": lambda: taught({run: unlabelled}, None),
-    "true labels": lambda: every.take(rows),
-}
+labels = {"true labels": every.take(rows)}
+for teacher in options.teachers:
+    name = Path(teacher).name
+    run = answered(teacher, unlabelled, options.out / f"posteriors-{name}", task=task)
+    labels[name] = taught({run: unlabelled}, None)
+    told(name, teacher)
 for size in options.sizes:
-    for kind, images in kinds.items():
-        folder = options.out / f"{kind.replace(' ', '-')}-{size}"
-        train_for(spread(images(), size), config, options.flops, folder)
+    for taught_by, images in labels.items():
+        folder = options.out / f"taught-by-{taught_by.replace(' ', '-')}-{size}"
+        train_for(spread(images, size), config, options.flops, folder)
         told(folder.name, str(folder))

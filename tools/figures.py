@@ -40,4 +40,10 @@ with tempfile.TemporaryDirectory() as folder:
     call(f"evaluate fashion-sample --strategy fixed:64 --store-errors --limit 300 --out {run}")
     for kind in ("times", "reliability", "confusion", "confused"):
         call(f"figure {kind} {run} -o {OUT}/{kind}.png")
+    runs = [run]
+    for times in ("0", "500", "475,500,525", "0,500,999"):
+        runs.append(run.with_name(times))
+        asked = f"--strategy fixed:64 --timesteps {times} --store-errors --limit 300"
+        call(f"evaluate fashion-sample {asked} --out {runs[-1]}")
+    call(f"figure scaling {' '.join(map(str, runs))} -o {OUT}/scaling.png")
     call(f"frontier {run} --figure {OUT}/strategies.png")

@@ -109,7 +109,7 @@ class TestCommands:
     def test_of_a_run(self, call, model, photos, tmp_path):
         run = tmp_path / "run"
         call("evaluate", photos, "--out", run, "--model", model, "--strategy", "fixed:4", "--store-errors")
-        for kind in ("times", "reliability", "confusion", "confused"):
+        for kind in ("times", "scaling", "reliability", "confusion", "confused"):
             code, _, err = call("figure", kind, run, "-o", tmp_path / f"{kind}.png")
             assert (code, "drawn to" in err) == (0, True), err
             assert min(Image.open(tmp_path / f"{kind}.png").size) > 200
@@ -130,6 +130,7 @@ class TestCommands:
             (("words", photo, "--prompt", "a bag", *here, *out), "knows classes and reads no words"),
             (("words", photo, "--prompt", "bag", *here, *out), "two words or more"),
             (("times", tmp_path / "run", *out), "holds no errors"),
+            (("scaling", tmp_path / "run", *out), "holds no errors"),
             (("confusion", photos, *out), "is not the folder of a run"),
             (("race", tmp_path / "none.png", *here, *out), "none.png"),
             (("race", photo, *here, "-o", tmp_path / "x.unknown"), "cannot be drawn"),

@@ -6,7 +6,7 @@ import torch
 from matplotlib.image import imread
 from scipy.stats import norm
 
-from diffusion_classifier.analysis.frontier import draw_frontier, frontier
+from diffusion_classifier.analysis.frontier import draw_frontier, frontier, scaling
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.strategies import parse_strategy, replay
 from diffusion_classifier.tables import ErrorTables
@@ -117,6 +117,24 @@ def test_one_draw_leaves_nothing_to_choose():
     tables = made()
     with pytest.raises(InputError, match="single draw"):
         list(frontier(ErrorTables(NAMES, {}, ("x",), ("a",), (tables.errors[0][:, :1],), (torch.zeros(1),))))
+
+
+def test_scaling_is_the_accuracy_of_each_runs_first_draws():
+    runs = {"plain": made(), "late": made(lambda t: 3.0 * (t > 450))}
+    points = list(scaling(runs))
+    assert [(p.family, p.strategy) for p in points] == [(n, f"fixed:{i}") for n in runs for i in (1, 2, 4, 8)]
+    for point in points:
+        tables, n = runs[point.family], int(point.strategy[6:])
+        right = [NAMES[int(e[:, :n].sum(1).argmin())] == t for e, t in zip(tables.errors, tables.truth, strict=True)]
+        assert point.accuracy[0] == pytest.approx(np.mean(right))
+        assert point.num_evaluations == n * K
+
+
+def test_scaling_compares_the_same_labelled_images():
+    with pytest.raises(InputError, match="late is of other images"):
+        list(scaling({"plain": made(), "late": replace(made(), images=("x",) * M)}))
+    with pytest.raises(InputError, match="without labels"):
+        list(scaling({"plain": made(truths=False)}))
 
 
 def test_figure(tmp_path):

@@ -5,7 +5,7 @@ Shape legend: M images, K classes, N draws.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .figures import pyplot, save
 
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
-"""Of the paper's figure 4; all times, evenly, are there besides."""
+"""Parts of the schedule (paper, section 4.1); all of it, evenly, is there besides."""
 
 
 @dataclass(frozen=True)
@@ -57,19 +57,15 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
     num_classes, num_draws = errors.shape[1:]
     if num_draws < 2:
         raise InputError("tables of a single draw leave strategies nothing to choose")
-    if weights is None:
-        weights = tables.settings.get("weights") or "uniform"
-    w = weights_at((1.0, 1.0) if weights == "uniform" else read_weights(weights), tables.fractions())
+    w = _weights(tables, weights)
     truth = true_classes(tables)
     if truth is None:
         truth = search_all(Fixed(num_draws), errors, w)[0].argmin(1)
 
-    def point(family: str, strategy: Strategy, part: Tensor = errors, w: Tensor = w) -> Point:
-        means, spent = search_all(strategy, part, w)
-        return Point(family, str(strategy), float(spent.mean()), share_interval(means.argmin(1) == truth))
+    def point(family: str, strategy: Strategy) -> Point:
+        return _point(family, strategy, errors, w, truth)
 
-    for n in _doublings(num_draws):
-        yield point("every class, all times", Fixed(n))
+    yield from _fixed("every class, all times", errors, w, truth)
     u = torch.stack(tables.t)
     u = (u - u.min()) / (u.max() - u.min())
     for family, (low, high) in WINDOWS.items():
@@ -78,8 +74,7 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         if count:  # each image's first draws in the window
             columns = inside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
             part = errors.gather(2, columns[:, None].expand(-1, num_classes, -1))
-            for n in _doublings(count):
-                yield point(f"every class, {family}", Fixed(n), part, w.gather(1, columns))
+            yield from _fixed(f"every class, {family}", part, w.gather(1, columns), truth)
     for share in (16, 4):
         for last in _doublings(num_draws):
             kept = min(5, num_classes // 2)
@@ -97,6 +92,42 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
                     means, spent[held_out] = search_all(strategy, part[held_out], own[held_out])
                     right[held_out] = means.argmin(1) == truth[held_out]
                 yield Point(family, str(strategy), float(spent.mean()), share_interval(right))
+
+
+def scaling(runs: Mapping[str, ErrorTables]) -> Iterator[Point]:
+    """Accuracy as draws accumulate, a family for each run (paper, figure 4).
+
+    Args:
+        runs: name → full tables of the same images, such as of other timesteps.
+
+    Raises:
+        InputError: tables that are not full, of images without labels, or of other images than the first.
+    """
+    first = next(iter(runs.values()))
+    for name, tables in runs.items():
+        if (tables.images, tables.truth) != (first.images, first.truth):
+            raise InputError(f"{name} is of other images than the run before it: nothing to compare")
+        truth = true_classes(tables)
+        if truth is None:
+            raise InputError(f"{name} has images without labels, which have no accuracy")
+        yield from _fixed(name, tables.complete(), _weights(tables), truth)
+
+
+def _weights(tables: ErrorTables, weights: WeightsSource | None = None) -> Tensor:
+    """At each draw, (M, N)."""
+    if weights is None:
+        weights = tables.settings.get("weights") or "uniform"
+    return weights_at((1.0, 1.0) if weights == "uniform" else read_weights(weights), tables.fractions())
+
+
+def _point(family: str, strategy: Strategy, errors: Tensor, w: Tensor, truth: Tensor) -> Point:
+    means, spent = search_all(strategy, errors, w)
+    return Point(family, str(strategy), float(spent.mean()), share_interval(means.argmin(1) == truth))
+
+
+def _fixed(family: str, errors: Tensor, w: Tensor, truth: Tensor) -> Iterator[Point]:
+    for n in _doublings(errors.shape[-1]):
+        yield _point(family, Fixed(n), errors, w, truth)
 
 
 def _doublings(last: int) -> list[int]:

@@ -153,6 +153,29 @@ def times(run: _Run, out: _Out) -> None:
 
 
 @figure.command()
+def scaling(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs of the same images.")],
+    out: _Out,
+) -> None:
+    """Accuracy as draws accumulate, a line for each run (paper, figure 4).
+
+    The runs are of `evaluate --strategy fixed:DRAWS --store-errors`, such as with other `--timesteps`.
+
+    Example: `diffusion-classifier figure scaling runs/even runs/middle -o scaling.png`
+    """
+    from ..analysis.frontier import draw_frontier
+    from ..analysis.frontier import scaling as find
+    from ..tables import read_tables
+
+    read = [read_tables(run) for run in runs]
+    times = [f"t = {tables.settings['timesteps']}" for tables in read]
+    names = times if len(set(times)) == len(runs) else [str(run) for run in runs]
+    points = list(find(dict(zip(names, read, strict=True))))
+    draw_frontier(points, f"{len(read[0].images)} images, {len(read[0].class_names)} classes", "accuracy", out)
+    say(f"drawn to {out}")
+
+
+@figure.command()
 def reliability(run: _Run, out: _Out) -> None:
     """How often answers of each score are right.
 

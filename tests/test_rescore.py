@@ -120,6 +120,20 @@ def test_mistakes(tmp_path):
         rescore(tmp_path / "first", tmp_path / "bare")
 
 
+def test_again_into_a_folder_goes_on_and_repeats_nothing(tmp_path):
+    first, again = tmp_path / "first", tmp_path / "again"
+    run(first)
+    for _ in range(2):
+        rescore(first, again, temperature=2.0)
+        assert len(read_rows(again)) == NUM_IMAGES
+    one = rows(again)
+    (again / "shards" / "1-of-1-000000.parquet").unlink()  # as if it had been killed before
+    rescore(first, again, temperature=2.0)
+    assert rows(again) == one
+    with pytest.raises(InputError, match="choose another --out"):
+        rescore(first, first)
+
+
 def test_the_spec_tells_what_changed(tmp_path):
     run(tmp_path / "first")
     rescore(tmp_path / "first", tmp_path / "again", temperature=5.0)

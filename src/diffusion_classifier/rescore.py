@@ -43,13 +43,16 @@ def rescore(
         prior: see there.
 
     Raises:
-        InputError: a run without errors, or settings that cannot be used.
+        InputError: a run without errors, settings that cannot be used, or the same folder for both.
     """
+    if out.resolve() == folder.resolve():
+        raise InputError(f"{folder} keeps its own answers: choose another --out")
     spec = spec_with_errors(folder)
     now = other_settings(folder, spec, loss=loss, weights=weights, temperature=temperature, prior=prior)
     rows = read_rows(folder)
     with open_run(out, replace(now, command=f"rescore {folder}")) as run:
-        for batch in rows.to_batches(max_chunksize=1000):
+        todo = rows.filter(pc.invert(pc.is_in(rows["id"], pa.array(sorted(run.done), pa.string()))))
+        for batch in todo.to_batches(max_chunksize=1000):
             run.extend(answer_again(pa.Table.from_batches([batch]), spec, now))
 
 

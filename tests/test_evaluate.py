@@ -208,7 +208,8 @@ class TestCandidates:
         assert read_spec(tmp_path / "run").class_names == NAMES
 
     def test_of_imagenets_thousand_by_their_numbers(self):
-        ids = candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], source())
+        images = replace(source(), class_names=("toad", "newt", "frog"))  # not in the order of their letters
+        ids = candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], images)
         assert len(ids) == 200
         assert ids[0] == 6
 
@@ -216,6 +217,28 @@ class TestCandidates:
         """As a network has them that was trained on a folder of drawn images."""
         known = (*map(str, range(997)), *reversed(NAMES))
         assert candidates(known, TASKS["imagenet-a"], source()) == NAMES
+
+    def test_of_imagenets_synonyms(self):
+        known = ("tench, Tinca tinca", "church, church building", *map(str, range(998)))
+        images = replace(source(), class_names=("Church", "tench", "5"))
+        assert candidates(known, None, images) == images.class_names
+        with pytest.raises(InputError, match="has the class 'temple', which the model does not know"):
+            candidates(known, None, replace(images, class_names=("church", "temple", "5")))
+
+    def test_names_in_the_order_of_their_letters_are_not_in_imagenets(self):
+        images = replace(source(), class_names=tuple(sorted(f"thing {i}" for i in range(200))))
+        with pytest.raises(InputError, match="has the class 'thing 0', which the model does not know"):
+            candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], images)
+        images = replace(source(), class_names=tuple(f"n{i:08}" for i in range(200)))
+        assert candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], images) == TASKS["imagenet-a"].imagenet_ids
+
+    def test_codes_say_nothing_to_a_model_that_reads_text(self):
+        with pytest.raises(InputError, match="are called n01440764, n01443537 …, which says nothing"):
+            candidates(None, None, replace(source(), class_names=("n01440764", "n01443537")))
+        digits = replace(source(), class_names=("0", "1"))
+        with pytest.raises(InputError, match="which says nothing"):
+            candidates(None, TASKS["imagenetv2"], digits)
+        assert candidates(None, None, digits) == digits.class_names
 
     def test_of_others(self):
         with pytest.raises(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import load_image
-from diffusion_classifier.sources import open_source, renamed
+from diffusion_classifier.sources import open_captioned, open_source, renamed
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +100,51 @@ def test_an_image_folder(tmp_path):
     open_source(str(tmp_path / "d"))
 
 
+def folder_of(root, *names):
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(i))
+    return root
+
+
+def test_a_folder_is_no_split_for_the_sake_of_a_word_in_a_name(tmp_path):
+    names = ("beach/my-test.png", "kitchen/dev_1.png", "train_station/a.png", "val/a.png")
+    source = open_source(str(folder_of(tmp_path / "d", *names)))
+    assert source.class_names == ("beach", "kitchen", "train_station", "val")
+    assert source.ids == names
+    assert open_source(str(tmp_path / "d"), split="train").ids == names
+    with pytest.raises(InputError, match="has no split 'test': its images are in no folder of that name"):
+        open_source(str(tmp_path / "d"), split="test")
+
+
+def test_folders_of_splits(tmp_path):
+    folder = str(folder_of(tmp_path / "d", "train/cat/a.png", "train/dog/a.png", "val/cat/b.png", "val/dog/b.png"))
+    assert open_source(folder, split="train").ids == ("train/cat/a.png", "train/dog/a.png")
+    source = open_source(folder, split="validation")
+    assert (source.ids, source.class_names) == (("val/cat/b.png", "val/dog/b.png"), ("cat", "dog"))
+    with pytest.raises(InputError, match="has no split 'test'; it has train, validation"):
+        open_source(folder)
+
+
+def test_links_are_followed_and_every_kind_of_image_is_there(tmp_path):
+    folder_of(tmp_path / "elsewhere", "Sneaker/a.png")
+    folder = folder_of(tmp_path / "d", "Bag/a.avif", "Bag/b", "Bag/c.JPG", "Bag/notes.txt", "Bag/.x.png", "LICENSE")
+    (folder / "Sneaker").symlink_to(tmp_path / "elsewhere" / "Sneaker")
+    source = open_source(str(folder))
+    assert dict(zip(source.ids, map(source.label, range(4)), strict=True)) == {
+        "Bag/a.avif": "Bag", "Bag/b": "Bag", "Bag/c.JPG": "Bag", "Sneaker/a.png": "Sneaker",
+    }  # fmt: skip
+    assert greys(source) == [0, 1, 2, 0]
+    with pytest.raises(InputError, match="holds no images"):
+        open_source(str(folder_of(tmp_path / "texts", "a/notes.txt")))
+
+
+def test_captions_of_images_whose_names_hold_the_word_of_a_split(tmp_path):
+    folder = folder_of(tmp_path / "d", "my-test.png", "train_1.png")
+    (folder / "metadata.csv").write_text("file_name,text\nmy-test.png,one\ntrain_1.png,two\n")
+    assert sorted(open_captioned(str(folder)).captions) == ["one", "two"]
+
+
 @pytest.mark.parametrize("relative", [True, False])
 def test_a_csv_file_of_paths(tmp_path, relative):
     (tmp_path / "d" / "i").mkdir(parents=True)
@@ -152,6 +197,8 @@ def test_other_names(tmp_path):
     assert source.class_names == ("feline", "canine")
     with pytest.raises(InputError, match="3 class names were given for the 2 classes"):
         renamed(source, ["a", "b", "c"])
+    with pytest.raises(InputError, match="in another order, which would exchange labels: they are feline, canine"):
+        renamed(source, ["canine", "feline"])
 
 
 @pytest.mark.parametrize(

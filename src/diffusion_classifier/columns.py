@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .exceptions import InputError
+from .folders import folder_table, is_plain, split_folders
 from .images import ImageSource
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
@@ -43,7 +44,11 @@ def load_table(source: str, split: str | None) -> tuple[Any, str]:
             kind = "webdataset"
         else:
             kind = "imagefolder"
+            if is_plain(path):
+                return folder_table(source, split), kind
             arguments, options = (kind,), {"data_dir": source}
+            if not split_folders(path):  # nor are there any in names of files
+                options |= {"data_files": {"train": "**"}}
     elif path.suffix in (*TABLES, ".json", ".jsonl"):
         raise InputError(f"there is no file {source}")
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):

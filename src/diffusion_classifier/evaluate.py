@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from .candidates import Template, as_templates
 from .caption_sources import CaptionSource
 from .classifier import DiffusionClassifier
 from .denoisers import Average, Conditioning
+from .denoisers.classes import class_ids
 from .exceptions import InputError
 from .jobs import Scored
 from .posterior import Classification
@@ -68,20 +70,34 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
         source: the images.
 
     Raises:
-        InputError: the model knows classes of its own, and not these.
+        InputError: the model knows classes of its own, and not these; it reads text, and these are ids of WordNet, or
+            numbers for ImageNet's.
     """
+    names, of_imagenet = source.class_names, task is not None and task.imagenet_ids is not None
+    of_wordnet = all(re.fullmatch(r"n\d{8}", name) for name in names)
     if known is None:
-        return source.class_names
-    strange = {name.lower() for name in source.class_names} - {name.lower() for name in known}
+        if of_wordnet or (of_imagenet and all(name.isdecimal() for name in names)):
+            raise InputError(
+                f"the classes of {source.name} are called {', '.join(names[:3])} …, which says nothing to a model that "
+                "reads text: give their names in this order, --class-names"
+            )
+        return names
+    strange = {name.lower() for name in names} - {name.lower() for name in known}
     if not strange:  # in whatever order
-        return source.class_names
-    if task is not None and task.imagenet_ids is not None and len(known) == 1000:
-        return task.imagenet_ids  # networks of ImageNet name its classes in other words
-    name = next(name for name in source.class_names if name.lower() in strange)
-    raise InputError(
-        f"{source.name} has the class {name!r}, which the model does not know: its own are "
-        f"{', '.join(known[:12])}{' …' if len(known) > 12 else ''}; other names can be given, --class-names"
-    )
+        return names
+    # Networks of ImageNet name its classes in other words, but have them in its order, which is not of letters.
+    if of_imagenet and len(known) == 1000 and (of_wordnet or list(names) != sorted(names)):
+        assert task is not None
+        return task.imagenet_ids or ()
+    strange -= {synonym.strip().lower() for name in known for synonym in name.split(",")}
+    if strange:
+        name = next(name for name in names if name.lower() in strange)
+        raise InputError(
+            f"{source.name} has the class {name!r}, which the model does not know: its own are "
+            f"{', '.join(known[:12])}{' …' if len(known) > 12 else ''}; other names can be given, --class-names"
+        )
+    class_ids(names, known)  # complains of a synonym that several classes have
+    return names
 
 
 class Asked(Protocol):

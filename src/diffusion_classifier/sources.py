@@ -185,8 +185,13 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
     """The same images with other names for their classes.
 
     Raises:
-        InputError: not one for each, or one twice.
+        InputError: not one for each, one twice, or the same names in another order.
     """
+    if set(class_names) == set(source.class_names) and tuple(class_names) != source.class_names:
+        raise InputError(
+            f"the class names that were given are those of {source.name} in another order, which would exchange "
+            f"labels: they are {', '.join(source.class_names)}"
+        )
     if len(class_names) != len(source.class_names):
         raise InputError(
             f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"

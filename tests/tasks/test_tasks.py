@@ -88,6 +88,16 @@ def test_a_copy_of_a_table_of_the_hub(name, tmp_path, monkeypatch):
     assert source.class_names == TASKS[name].class_names
 
 
+def test_folders_of_imagenet_that_are_called_by_numbers(tmp_path):
+    """As in the archive of ImageNetV2; by letters, 10 comes before 2."""
+    for i in range(1000):
+        (tmp_path / str(i)).mkdir()
+        (tmp_path / str(i) / "a.png").write_bytes(png(i % 256))
+    source = open_task("imagenetv2", data=str(tmp_path))[1]
+    assert source.class_names == tuple(map(str, range(1000)))
+    assert all(source.ids[i] == f"{source.labels[i]}/a.png" for i in range(1000))
+
+
 def test_data_of_ones_own(tmp_path):
     task, source = open_task(str(webdataset(tmp_path / "d")))
     assert task is None

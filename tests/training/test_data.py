@@ -206,7 +206,7 @@ class TestImageFolder:
 
     def test_no_image_at_all(self, tmp_path):
         (tmp_path / "photos").mkdir()
-        with pytest.raises(InputError, match="photos cannot be read as a data set"):
+        with pytest.raises(InputError, match="photos: the folder holds no files"):
             load_labelled_images(str(tmp_path / "photos"))
 
     def test_a_split_that_is_not_there(self, image_folder):

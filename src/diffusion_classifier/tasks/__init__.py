@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,20 @@ def open_task(
     source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
     if len(source.class_names) != task.num_classes:
         raise InputError(f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}")
+    if task.imagenet_ids is not None and set(source.class_names) == set(map(str, range(task.num_classes))):
+        source = _by_number(source)
     nameless = source.class_names == tuple(map(str, range(task.num_classes)))
     if class_names is None and task.class_names is not None and (nameless or data is None):
         class_names = task.class_names
     return task, source if class_names is None else renamed(source, class_names)
+
+
+def _by_number(source: Source) -> Source:
+    """The same with classes, which are called by numbers, in the order of these: 10 comes after 9."""
+    order = sorted(range(len(source.class_names)), key=lambda i: int(source.class_names[i]))
+    place = {old: new for new, old in enumerate(order)}
+    names, labels = (source.class_names[i] for i in order), (place[label] for label in source.labels)
+    return replace(source, class_names=tuple(names), labels=tuple(labels))
 
 
 def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:

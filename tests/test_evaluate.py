@@ -14,6 +14,7 @@ from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.evaluate import Question, candidates, choose, evaluate
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.runs import Part, read_rows
+from diffusion_classifier.shortlists import Gradient
 from diffusion_classifier.sources import Source
 from diffusion_classifier.spec import read_spec
 from diffusion_classifier.tasks import TASKS
@@ -121,8 +122,6 @@ def test_images_that_cannot_be_read_are_rows_with_a_reason(classifier, tmp_path)
     assert failed.keys() == {"3.png", "5.png"}
     assert "no such file" in failed["5.png"]
     assert len(found) == M
-    # Done with, too: not tried again, but when somebody asks.
-    assert list(ask(classifier(), source(read=read), tmp_path / "run", **OPTIONS)) == []
 
 
 def test_another_question_in_the_same_folder_is_refused(classifier, tmp_path):
@@ -195,6 +194,45 @@ class TestChoose:
     def test_mistakes(self, options, message):
         with pytest.raises(InputError, match=message):
             choose(source(10), **options)
+
+
+def test_images_that_failed_are_tried_again(classifier, tmp_path):
+    folder, asked = tmp_path / "run", []
+
+    def reading(i):
+        asked.append(i)
+        return b"broken" if len(asked) <= M and i in (1, 4) else pixels(i)
+
+    for turn, failures in enumerate((2, 0, 0)):
+        list(ask(classifier(), source(read=reading), folder, **OPTIONS))
+        found = read_rows(folder).to_pylist()
+        assert len(found) == M
+        assert sum(row["status"] == "failed" for row in found) == failures
+        assert len(asked) == M + 2 * (turn > 0)
+    expected = {row["id"]: row for row in ask(classifier(), source(), tmp_path / "other", **OPTIONS)}
+    assert all(row["posterior"] == expected[row["id"]]["posterior"] for row in found)
+    assert len(read_rows(folder, ["posterior"])) == M
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ({"also": ("l3",)}, {"also": ("l1",)}), ({"timesteps": "5000"}, {"timesteps": "500"}),
+        ({"shortlist": Gradient(keep=9)}, {"shortlist": None}),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_leaves_no_run(classifier, tmp_path, wrong, right):
+    with pytest.raises(InputError):
+        list(ask(classifier(), source(), tmp_path / "run", **OPTIONS, **wrong))
+    assert len(list(ask(classifier(), source(), tmp_path / "run", **OPTIONS, **right))) == M
+
+
+def test_another_shortlist_is_another_run(classifier, tmp_path):
+    images = source(2)
+    list(ask(classifier(), images, tmp_path / "run", strategy="fixed:1", shortlist=Gradient(keep=2, num_draws=1)))
+    for other in (Gradient(keep=2, num_draws=2), Gradient(keep=3, num_draws=1), None):
+        with pytest.raises(InputError, match="holds a run of something else"):
+            list(ask(classifier(), images, tmp_path / "run", strategy="fixed:1", shortlist=other))
 
 
 class TestCandidates:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -22,7 +23,7 @@ from .jobs import Scored
 from .posterior import Classification
 from .reading import Reading
 from .runs import Part, Row, open_run
-from .shortlists import Shortlist
+from .shortlists import Shortlist, Tree
 from .sources import Source
 from .spec import SPEC, RunSpec, read_spec
 from .tasks import Task
@@ -163,7 +164,7 @@ class Question:
             class_names=source.class_names,
             templates=as_templates(prompts["template"]),
             average=self.average,
-            shortlist=None if self.shortlist is None else str(self.shortlist),
+            shortlist=None if self.shortlist is None else _about_shortlist(self.shortlist),
             task=None if self.task is None else self.task.name,
             metric=self.task.metric if self.task else "accuracy",
         )
@@ -186,6 +187,15 @@ class Question:
         )
         for place, result in results:
             yield _as_row(result, source, positions[place], self.store_errors)
+
+
+def _about_shortlist(shortlist: Shortlist) -> str:
+    """As the command line spells it, and what else decides what it keeps."""
+    settings = {f.name: getattr(shortlist, f.name) for f in fields(shortlist)} if is_dataclass(shortlist) else {}
+    if isinstance(shortlist, Tree):
+        settings["tree"] = _digest(iter([json.dumps(shortlist.branches)]))
+    told = (f"{name} {settings[name]}" for name in ("keep", "num_draws", "tree") if name in settings)
+    return ", ".join((str(shortlist), *told))
 
 
 def about_run(source: Images, positions: Sequence[int], model: str, command: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class Run:
 
     Attributes:
         spec: as stored, when it was begun.
-        done: ids of finished images, of all parts.
+        done: ids of images that need not be done, of all parts; those that failed before are tried again.
         notes: what was found and mended.
     """
 
@@ -113,13 +113,13 @@ class Run:
             self._next = max(self._next, int(path.stem.rpartition("-")[2]) + 1)
         for path in sorted(self._shards.glob("*.parquet")):
             try:
-                done.update(pq.read_table(path, columns=["id"])["id"].to_pylist())
+                done.update(with_status(pq.read_table(path, columns=["id", "status"]), "done")["id"].to_pylist())
             except (OSError, pa.ArrowException) as e:
                 aside = path.with_suffix(".corrupt")
                 path.rename(aside)
                 self.notes.append(f"{path} cannot be read ({e}); it is now {aside.name}, and its images are done again")
         for path in self._shards.glob("*.arrows"):  # of other parts
-            done.update(_read_stream(path)["id"].to_pylist())
+            done.update(with_status(_read_stream(path), "done")["id"].to_pylist())
         return done
 
     def write(self, row: Row) -> None:
@@ -220,7 +220,7 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
         try:
             (folder / SHARDS).mkdir(parents=True, exist_ok=True)
             _lock(folder, part, stack)
-            if not (folder / SPEC).is_file():
+            if begins := not (folder / SPEC).is_file():
                 write_spec(folder, spec)  # as a process with another part may do now
             there = read_spec(folder)
             refuse_another(folder, there, spec)
@@ -229,6 +229,10 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
             raise InputError(f"{folder} cannot be used as the folder of a run: {e}") from e
         try:
             yield run
+        except InputError:
+            if begins and part.count == 1 and not run.done:  # what was asked for cannot be done: nothing is there
+                (folder / SPEC).unlink(missing_ok=True)
+            raise
         finally:
             with suppress(OSError):  # rows can be read from where they are
                 run.seal()
@@ -270,7 +274,7 @@ def _read_stream(path: Path) -> pa.Table:
 
 
 def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a run, which may still be at work, in the order in which they were finished.
+    """The rows of a run, which may still be at work, in the order in which they were finished, one for each image.
 
     Args:
         folder: of the run.
@@ -280,7 +284,8 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
         InputError: a shard cannot be read.
     """
     read_spec(folder)
-    names = list(columns) if columns is not None else SCHEMA.names
+    wanted = list(columns) if columns is not None else SCHEMA.names
+    names = list(dict.fromkeys([*wanted, "id", "status"]))
     parts = []
     for path in sorted((folder / SHARDS).glob("*.parquet")):
         try:
@@ -294,7 +299,18 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     for path in sorted((folder / SHARDS).glob("*.arrows")):
         if not path.with_suffix(".parquet").exists():
             parts.append(_read_stream(path).select(names))
-    return pa.concat_tables(parts) if parts else _schema(names).empty_table()
+    return _last_tries(pa.concat_tables(parts) if parts else _schema(names).empty_table()).select(wanted)
+
+
+def _last_tries(rows: pa.Table) -> pa.Table:
+    """Without the failures of images that were tried again."""
+    failed, ids = pa.compute.equal(rows["status"], "failed").to_pylist(), rows["id"].to_pylist()
+    if not any(failed):
+        return rows
+    last = {id_: i for i, id_ in enumerate(ids)} | {
+        id_: i for i, (id_, f) in enumerate(zip(ids, failed, strict=True)) if not f
+    }
+    return rows.filter(pa.array([last[id_] == i for i, id_ in enumerate(ids)]))
 
 
 def _schema(names: Sequence[str]) -> pa.Schema:

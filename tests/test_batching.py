@@ -160,7 +160,7 @@ class TestLayout:
         noisy, t = torch.randn(2, *denoiser.latent_shape), denoiser.schedule.timesteps(torch.tensor([0.3, 0.7]))
         latent_index = torch.tensor([0, 1])
         before = denoiser.predict_noise(noisy, t, conditioning, latent_index)
-        batching._set_layout(denoiser, True)
+        batching.set_layout(denoiser, True)
         after = denoiser.predict_noise(noisy, t, conditioning, latent_index)
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from gaussians import gaussian
 
-from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier import DiffusionClassifier, batching
 from diffusion_classifier.evaluate import Question, candidates, choose, evaluate
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.runs import Part, read_rows
@@ -194,6 +194,19 @@ class TestChoose:
     def test_mistakes(self, options, message):
         with pytest.raises(InputError, match=message):
             choose(source(10), **options)
+
+
+def test_the_memory_layout_is_kept_as_well(classifier, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(batching, "measure", lambda *_: batching.Tuning(7, channels_last=True))
+    list(ask(classifier("auto"), source(), tmp_path / "whole", **OPTIONS))
+    next(iter(ask(classifier("auto"), source(), tmp_path / "run", **OPTIONS)))
+    again = classifier("auto")
+    assert not again.denoiser.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    list(ask(again, source(), tmp_path / "run", **OPTIONS))
+    assert again.denoiser.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    whole, found = rows(tmp_path / "whole"), rows(tmp_path / "run")
+    assert {i: str(row) for i, row in found.items()} == {i: str(row) for i, row in whole.items()}
 
 
 def test_images_that_failed_are_tried_again(classifier, tmp_path):

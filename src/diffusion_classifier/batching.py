@@ -61,19 +61,19 @@ def tune(denoiser: Denoiser, conditioning: Conditioning) -> int:
     if tuning is None:
         tuning = measure(denoiser, conditioning)
         _write(file, _read(file) | {key: tuning})
-    _set_layout(denoiser, tuning.channels_last)
+    set_layout(denoiser, tuning.channels_last)
     return tuning.batch_size
 
 
 def measure(denoiser: Denoiser, conditioning: Conditioning) -> Tuning:
     """Try batch sizes, then both layouts in turn at the best one."""
-    _set_layout(denoiser, False)
+    set_layout(denoiser, False)
     rows = knee(lambda rows: seconds_of_call(denoiser, conditioning, rows))
     times: dict[bool, list[float]] = {False: [], True: []}
     try:
         for _ in range(3):
             for channels_last, taken in times.items():
-                _set_layout(denoiser, channels_last)
+                set_layout(denoiser, channels_last)
                 taken.append(seconds_of_call(denoiser, conditioning, rows, calls=1))
     except (MemoryError, RuntimeError) as e:
         if not out_of_memory(e):
@@ -82,9 +82,12 @@ def measure(denoiser: Denoiser, conditioning: Conditioning) -> Tuning:
     return Tuning(rows, median(times[True]) < 0.95 * median(times[False]))
 
 
-def _set_layout(denoiser: Denoiser, channels_last: bool) -> None:
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    denoiser.network.to(memory_format=layout)  # type: ignore[call-overload]
+def set_layout(denoiser: Denoiser, channels_last: bool) -> None:
+    """Whether convolutions find the channels of a pixel side by side, which decides how sums are rounded."""
+    if denoiser.has_weights and channels_last != denoiser.channels_last:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        denoiser.network.to(memory_format=layout)  # type: ignore[call-overload]
+        denoiser.channels_last = channels_last
 
 
 def knee(seconds: Callable[[int], float]) -> int:

@@ -17,10 +17,10 @@ from typing import Any
 import pyarrow as pa
 
 from .classifier import DiffusionClassifier
-from .evaluate import Asked, Images, OnStart, kept_batch_size
+from .evaluate import Asked, Images, OnStart, as_before
 from .exceptions import InputError
 from .runs import SCHEMA, Row, open_run
-from .spec import RunSpec
+from .spec import SPEC, RunSpec, read_spec
 
 CHUNK = 64
 """Images that a worker is given at once, at most: the last of its batches hold rows that count for nothing."""
@@ -49,10 +49,11 @@ class Work:
 class _Worker:
     """Holds the model, and answers for chunks of images."""
 
-    def __init__(self, work: Work, batch_size: int, run: Sequence[int]) -> None:
+    def __init__(self, work: Work, spec: RunSpec, run: Sequence[int]) -> None:
         self._work, self._run = work, run
         self._source = work.open_source()
-        self._classifier = DiffusionClassifier.from_pretrained(**{**work.load, "batch_size": batch_size})
+        self._classifier = DiffusionClassifier.from_pretrained(**work.load)
+        as_before(spec, self._classifier)
         self._classifier.full_batches = True
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
@@ -61,8 +62,10 @@ class _Worker:
         return pa.Table.from_pylist(rows, SCHEMA)
 
 
-def _describe(work: Work, positions: Sequence[int], model: str, command: str) -> RunSpec:
+def _describe(work: Work, begun: RunSpec | None, positions: Sequence[int], model: str, command: str) -> RunSpec:
     classifier = DiffusionClassifier.from_pretrained(**work.load)
+    if begun is not None:
+        as_before(begun, classifier)
     return work.question.describe(classifier, work.open_source(), positions, model=model, command=command)
 
 
@@ -106,10 +109,9 @@ def evaluate_distributed(
 
     resources = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
     chosen = list(range(len(source))) if positions is None else list(positions)
-    wanted = kept_batch_size(folder, work.load.get("batch_size", "auto"))
-    work = Work(work.open_source, {**work.load, "batch_size": wanted}, work.question)
+    begun = read_spec(folder) if (folder / SPEC).is_file() else None
     try:
-        spec = ray.get(ray.remote(**resources)(_describe).remote(work, chosen, model, command))
+        spec = ray.get(ray.remote(**resources)(_describe).remote(work, begun, chosen, model, command))
     except ray.exceptions.RayTaskError as e:
         raise _cause(e) from e
     with open_run(folder, spec) as run:
@@ -122,7 +124,7 @@ def evaluate_distributed(
         data = ray.data.from_items([{"position": i} for i in todo], override_num_blocks=blocks)
         results = data.map_batches(
             _Worker,
-            fn_constructor_args=(work, spec.batch_size, chosen),
+            fn_constructor_args=(work, spec, chosen),
             batch_size=chunk,
             compute=ActorPoolStrategy(size=min(num_workers, blocks)),
             **resources,

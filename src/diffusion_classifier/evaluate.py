@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
+from .batching import set_layout
 from .candidates import Template, as_templates
 from .caption_sources import CaptionSource
 from .classifier import DiffusionClassifier
@@ -225,6 +226,7 @@ def about_reading(classifier: DiffusionClassifier, reading: Reading, conditionin
         "lags": None if lags is None else _digest(map(repr, lags)),
         "device": str(denoiser.device),
         "batch_size": classifier.prepare(conditioning),
+        "channels_last": denoiser.channels_last,
         "compiled": denoiser.compiled,
         **{f.name: settings[f.name] for f in fields(RunSpec) if f.name in settings},
     }
@@ -274,7 +276,8 @@ def evaluate(
     """
     chosen = list(range(len(source))) if positions is None else list(positions)
     part = part or Part()
-    classifier.batch_size = kept_batch_size(folder, classifier.batch_size)
+    if (folder / SPEC).is_file():
+        as_before(read_spec(folder), classifier)
     spec = question.describe(classifier, source, chosen, model=model, command=command)
     with open_run(folder, spec, part) as run:
         mine = chosen[part.index :: part.count]
@@ -285,9 +288,12 @@ def evaluate(
             yield row
 
 
-def kept_batch_size(folder: Path, batch_size: int | str) -> int | str:
-    """That of a run which is gone on with, where it is left to us: how sums are rounded depends on it."""
-    return read_spec(folder).batch_size if batch_size == "auto" and (folder / SPEC).is_file() else batch_size
+def as_before(spec: RunSpec, classifier: Any) -> None:
+    """Batch size, where it is left to us, and memory layout of a run: how sums are rounded depends on them."""
+    if classifier.batch_size == "auto":
+        classifier.batch_size = spec.batch_size
+    if isinstance(classifier, DiffusionClassifier):
+        set_layout(classifier.denoiser, spec.channels_last)
 
 
 def _digest(values: Iterator[str]) -> str:

@@ -73,6 +73,7 @@ class RunSpec:
         metric: by which the task is reported.
         device: of the network.
         batch_size: rows of a network call.
+        channels_last: its memory layout; see `batching.Tuning`.
         compiled: whether the network was.
         command: that began it.
         versions: of libraries.
@@ -110,6 +111,7 @@ class RunSpec:
     device: str = _runtime()
     batch_size: int = _runtime()
     compiled: bool = _runtime()
+    channels_last: bool = _runtime(default=False)
     command: str = _runtime(default="")
     versions: Mapping[str, str] = _runtime(default_factory=dict)
     created: str = _runtime(default="")

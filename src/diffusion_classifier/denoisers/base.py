@@ -88,6 +88,7 @@ class Denoiser(ABC):
         image_size: height and width that `encode` reads, in pixels.
         prefix: what rows of one noisy latent compute but once.
         compiled: whether each number of rows costs a compilation; see `compile`.
+        channels_last: memory layout of the network; see `batching.set_layout`.
         crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
         looks_at_values: whether the network reads values of its inputs to know what to compute.
         any_size: whether the network takes latents of other sizes too, as convolutions do.
@@ -126,7 +127,7 @@ class Denoiser(ABC):
         self.image_size = image_size
         self.defaults = ModelDefaults()
         self.prefix = Prefix()
-        self.compiled = False
+        self.compiled, self.channels_last = False, False
 
     @property
     def network(self) -> torch.nn.Module:

@@ -4,7 +4,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTPipeline
+from diffusers import DiTPipeline, StableDiffusionImg2ImgPipeline
 from gaussians import SCHEDULES, gaussian
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
@@ -88,6 +88,48 @@ def test_text_encoders_are_where_the_network_is(model_folder, monkeypatch):
     monkeypatch.setattr(model.pipeline, "encode_prompt", lambda *a, **k: seen.append("encode") or encode(*a, **k))
     list(draw_images(model, ["a cat"], [0], steps=1))
     assert seen[-3:] == ["in", "encode", "out"]
+
+
+@pytest.mark.parametrize("name", ["sd-epsilon", "sdxl", "sd3", "flux-dev", "lumina2", "z-image"])
+def test_only_the_network_computes_in_its_dtype(name, model_folder):
+    """Autoencoders and language models overflow in float16."""
+    model, seen = load_denoiser(model_folder(name), device="cpu", dtype="bfloat16"), {}
+
+    def note(part):
+        def hook(module, _, output):
+            if output.is_floating_point():
+                seen.setdefault(part, set()).add((next(module.parameters()).dtype, output.dtype))
+
+        return hook
+
+    parts = {n: m for n, m in model.pipeline.components.items() if isinstance(m, torch.nn.Module)}
+    for part, module in parts.items():
+        for layer in module.modules():
+            if isinstance(layer, torch.nn.Linear | torch.nn.Conv2d):
+                layer.register_forward_hook(note(part))
+    next(draw_images(model, ["a cat"], [0], steps=2))
+    network = next(n for n, m in parts.items() if m is model.network)
+    assert torch.bfloat16 in {dtype for _, dtype in seen[network]}
+    for part in seen.keys() - {network}:
+        assert all(given == found for given, found in seen[part]), part
+
+
+def test_what_else_pipelines_need(model_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "img2img"
+    StableDiffusionImg2ImgPipeline.from_pretrained(model_folder("sd-epsilon"), safety_checker=None).save_pretrained(
+        folder
+    )
+    (one,), (other,) = (
+        list(draw_images(load(f), ["a cat"], [0], steps=2)) for f in (folder, model_folder("sd-epsilon"))
+    )
+    assert np.array_equal(one, other)
+    model, asked = load(model_folder("flux-schnell")), []
+    encode = model.pipeline.encode_prompt
+    monkeypatch.setattr(
+        model.pipeline, "encode_prompt", lambda *a, **k: asked.append(k["max_sequence_length"]) or encode(*a, **k)
+    )
+    list(draw_images(model, ["a cat"], [0], steps=1))
+    assert set(asked) == {model.max_tokens}
 
 
 def test_pixels_are_kept_within_what_images_hold_as_the_model_scales_them():

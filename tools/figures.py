@@ -43,7 +43,7 @@ with tempfile.TemporaryDirectory() as folder:
     runs = [run]
     for times in ("0", "500", "475,500,525", "0,500,999"):
         runs.append(run.with_name(times))
-        asked = f"--strategy fixed:64 --timesteps {times} --store-errors --limit 300"
+        asked = f"--strategy fixed:32 --timesteps {times} --store-errors --limit 300"
         call(f"evaluate fashion-sample {asked} --out {runs[-1]}")
     call(f"figure scaling {' '.join(map(str, runs))} -o {OUT}/scaling.png")
     call(f"frontier {run} --figure {OUT}/strategies.png")

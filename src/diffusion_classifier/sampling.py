@@ -6,17 +6,20 @@ Shape legend: B images, * latent dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
 from .denoisers.base import Conditioning, Denoiser
 from .denoisers.classes import ClassConditional
 from .denoisers.text import TextConditional
+from .denoisers.text_transformers import Flux
 from .devices import to_device
 from .exceptions import InputError
 from .schedules import add_noise
@@ -141,13 +144,38 @@ def _by_pipeline(
 ) -> list[Image.Image]:
     options: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
     options |= {"height": denoiser.image_size, "width": denoiser.image_size}
-    denoiser.pipeline.set_progress_bar_config(disable=True)
-    # Encoders of text and images are in float32 whatever the network is in.
-    narrow = torch.autocast(denoiser.device.type, denoiser.dtype, enabled=denoiser.dtype != torch.float32)
-    with denoiser.encoders_at_hand(), narrow:
-        drawn = denoiser.pipeline(list(prompts), num_inference_steps=steps, generator=generators, **options)
+    pipeline = denoiser.pipeline
+    if isinstance(pipeline, StableDiffusionImg2ImgPipeline):  # which begins with an image
+        pipeline = StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
+    if isinstance(denoiser, Flux):
+        options["max_sequence_length"] = denoiser.max_tokens  # padding is read, too
+    pipeline.set_progress_bar_config(disable=True)
+    with denoiser.encoders_at_hand(), _each_in_its_dtype(denoiser):
+        drawn = pipeline(list(prompts), num_inference_steps=steps, generator=generators, **options)
     images: list[Image.Image] = drawn.images
     return images
+
+
+@contextmanager
+def _each_in_its_dtype(denoiser: TextConditional) -> Iterator[None]:
+    """Encoders of text and images are in another dtype than the network, as some overflow in that: so they stay."""
+    network, vae = denoiser.network, getattr(denoiser.pipeline, "vae", None)
+    forward, narrow = network.forward, denoiser.dtype != torch.float32
+
+    def run(*args: Any, **options: Any) -> Any:
+        with torch.autocast(denoiser.device.type, denoiser.dtype, enabled=narrow):
+            return forward(*args, **options)
+
+    network.forward = run
+    if vae is not None:
+        decode = vae.decode
+        vae.decode = lambda latents, *args, **options: decode(latents.to(vae.dtype), *args, **options)
+    try:
+        yield
+    finally:
+        network.forward = forward
+        if vae is not None:
+            vae.decode = decode
 
 
 def to_image(pixels: Tensor) -> Image.Image:

@@ -4,7 +4,7 @@ import shutil
 import pytest
 import torch
 from builders import MAX_TOKENS, stable_diffusion
-from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderTiny, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
 from diffusion_classifier.denoisers import load_denoiser, text
@@ -35,6 +35,22 @@ def test_prompts_are_encoded_as_the_pipeline_does(tmp_path, variant):
     expected, _ = pipeline.encode_prompt(PROMPTS, "cpu", 1, do_classifier_free_guidance=False)
     denoiser = load_denoiser(tmp_path, device="cpu", dtype="float32")
     torch.testing.assert_close(denoiser.condition(PROMPTS).tensors["prompt_embeds"], expected)
+
+
+@torch.no_grad()
+def test_a_tiny_autoencoder_is_one(model_folder, tmp_path):
+    pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"))
+    stages = len(pipeline.vae.config.block_out_channels)
+    torch.manual_seed(0)
+    widths, blocks = (8,) * stages, (1,) * stages
+    pipeline.vae = AutoencoderTiny(
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_encoder_blocks=blocks,
+        num_decoder_blocks=blocks, latent_channels=pipeline.vae.config.latent_channels,
+    ).eval()  # fmt: skip
+    pipeline.save_pretrained(tmp_path / "m")
+    denoiser = load_denoiser(tmp_path / "m", device="cpu", dtype="float32")
+    images = torch.rand(2, 3, denoiser.image_size, denoiser.image_size) * 2 - 1
+    torch.testing.assert_close(denoiser.encode(images), pipeline.vae.encode(images).latents)
 
 
 def test_many_prompts_are_encoded_in_batches(denoiser, monkeypatch):

@@ -14,8 +14,10 @@ def scale(vae: Any) -> int:
     """Pixels of an image along an edge for each of a latent; 1 where vae is None, for a model of pixels."""
     if vae is None:
         return 1
-    widths = vae.config.get("block_out_channels") or vae.config.encoder_block_out_channels
-    return 1 << (len(widths) - 1)
+    for name in ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels"):
+        if widths := vae.config.get(name):
+            return 1 << (len(widths) - 1)
+    raise InputError(f"an autoencoder of the kind {type(vae).__name__} is not known")
 
 
 def sizes(vae: Any, sample_size: object, channels: int) -> tuple[tuple[int, int, int], int]:
@@ -46,7 +48,11 @@ def encode(vae: Any, images: Tensor) -> Tensor:
     if vae is None:
         return images.float()
     encoded = vae.encode(images.to(vae.device, vae.dtype))
-    latent: Tensor = (encoded.latent_dist.mean if hasattr(encoded, "latent_dist") else encoded.latent).float()
+    if hasattr(encoded, "latent_dist"):
+        found = encoded.latent_dist.mean
+    else:  # of AutoencoderDC, of AutoencoderTiny
+        found = encoded.latent if hasattr(encoded, "latent") else encoded.latents
+    latent: Tensor = found.float()
     shift, factor = _scaling(vae, latent)
     scaled: Tensor = (latent - shift) * factor
     return scaled

@@ -13,6 +13,7 @@ from transformers import ZeroShotImageClassificationPipeline
 
 from diffusion_classifier import images as images_module
 from diffusion_classifier.classifier import DiffusionClassifier
+from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.denoisers.base import Conditioning, ModelDefaults
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.draws import Draws
@@ -375,6 +376,12 @@ def test_classes_are_encoded_once_for_many_calls(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["lumina2", "z-image"])
+def test_what_pads_to_the_longest_prompt_is_not_compiled(name, model_folder):
+    with pytest.raises(InputError, match="compiled anew for every length of prompts: leave --compile out"):
+        load_denoiser(model_folder(name), device="cpu", dtype="float32").compile()
+
+
 def test_a_compiled_network_gives_the_same_answers(model_folder, monkeypatch):
     """In batches of one size, also the last one, and without a compilation for the size that is being looked for."""
     folder = model_folder("class-unet")

@@ -76,6 +76,12 @@ def test_without_images_or_errors(tmp_path):
     assert len(Page((tmp_path / "r.html").read_text()).pictures) == 3
 
 
+def test_of_a_single_image_which_has_no_intervals(tmp_path):
+    run(tmp_path / "run", positions=[0])
+    write_report(tmp_path / "run", tmp_path / "r.html")
+    assert len(Page((tmp_path / "r.html").read_text()).pictures) == 3
+
+
 def test_times_are_compared_where_every_image_has_them(tmp_path):
     run(tmp_path / "run", strategy="staged:1,3/2,1")
     write_report(tmp_path / "run", tmp_path / "r.html")

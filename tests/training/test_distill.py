@@ -141,7 +141,7 @@ class TestTaught:
         names = ("--class-names", NAMES)
         evaluate(unlabelled, "run", *names)
         evaluate(unlabelled, "shifted", *names, "--shift", "contrast:1")
-        evaluate(photos, "other", "--class-names", "light,dark,grey")
+        evaluate(unlabelled, "other", "--class-names", "light,dark,grey")
         source, others = open_source(str(unlabelled), class_names=NAMES.split(",")), open_source(str(photos))
         with pytest.raises(InputError, match="were changed by contrast:1: a student is taught plain ones"):
             taught({tmp_path / "shifted": source})

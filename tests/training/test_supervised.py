@@ -132,7 +132,10 @@ def test_augmented_images_are_mirrored_and_moved():
         ({"augment": "much"}, "augment 'much' is not one of none, flips, usual"),
         ({"optimizer": "sgd"}, "optimizer 'sgd'"),
         ({"epochs": 0}, "epochs must be above 0; got 0"),
-        ({"batch_size": 0}, "batch_size must be above 0; got 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1; got 0"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"weight_decay": -1.0}, "weight_decay must be at least 0; got -1"),
+        ({"epochs": float("inf")}, "epochs must be finite; got inf"),
     ],
 )
 def test_unfit_values_are_refused(settings, message):

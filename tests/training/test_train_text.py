@@ -168,6 +168,11 @@ def test_plain_attention_has_the_gradient_of_fused_attention():
         torch.testing.assert_close(fused, plain, rtol=1e-4, atol=1e-5)
 
 
+def test_a_width_divides_among_heads():
+    with pytest.raises(InputError, match="multiple of 32, the width of a head; got 100"):
+        Towers(width=100)
+
+
 def test_towers_and_autoencoder_of_another_run(finished, tmp_path):
     steps = run(tmp_path, towers=finished[0] / "contrastive", latents=finished[0] / "vae")
     assert {stage for stage, *_ in steps} == {"latents", "diffusion"}

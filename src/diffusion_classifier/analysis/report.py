@@ -60,7 +60,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     spent = done["num_evaluations"].to_numpy()
     if spent.any():  # a contrastive model has none
         figures.append(("Evaluations", lambda axes: draw_evaluations(axes, spent, truth == answer)))
-    if spec.store_errors and spec.sees_all:
+    if spec.store_errors and spec.sees_all and len(done) > 1:  # of one alone there is no interval
         figures.append(("What each time says", lambda axes: draw_times(axes, done, truth, spec)))
     parts = [_head(spec, summary), *(f"<h2>{title}</h2>\n{drawn(title, draw)}" for title, draw in figures)]
     order = np.argsort(score)
@@ -95,7 +95,9 @@ def _interval(share: tuple[float, float, float]) -> str:
 def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: Source | None) -> str:
     position = {} if source is None else {id_: i for i, id_ in enumerate(source.ids)}
     figures = []
-    for row, i in zip(done.take(list(chosen)).select(["id", "label", "prediction"]).to_pylist(), chosen, strict=True):
+    for row, i in zip(
+        done.take(pa.array(chosen, pa.int64())).select(["id", "label", "prediction"]).to_pylist(), chosen, strict=True
+    ):
         picture = ""
         if source is not None:
             try:

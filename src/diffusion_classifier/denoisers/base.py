@@ -184,13 +184,23 @@ class Denoiser(ABC):
         """torch.compile the network: faster from the second batch of a size on, the first takes a minute or so.
 
         Rows no longer share work, since the number of latents in a batch changes and would have to be compiled for.
+
+        Raises:
+            InputError: the network pads prompts to the longest of a batch, and would be compiled for each length.
         """
+        if self.looks_at_values and self.has_weights:
+            raise InputError(
+                f"a {self.family} network is compiled anew for every length of prompts: leave --compile out"
+            )
         self.prefix.remove()
         self.network.compile(dynamic=False)
         self.compiled = True
 
     def fix_rows(self) -> None:
-        """From now on no bit of a prediction depends on the other rows, in calls of one size."""
+        """From now on no bit of a prediction depends on the other rows, in calls of one size.
+
+        But for networks that pad prompts to the longest of a batch, by which their kernels are chosen.
+        """
         self.prefix.remove()
 
     @contextmanager

@@ -20,7 +20,7 @@ from ..exceptions import InputError
 from ..prediction import target, to_noise
 from ..schedules import Schedule, add_noise
 from ..weights import Weights, read_weights, weights_at
-from .loop import OPTIMIZERS, seed_of, seeded
+from .loop import OPTIMIZERS, check_settings, seed_of, seeded
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
 OBJECTIVES = ("epsilon", "v_prediction", "sample", "flow")
@@ -119,18 +119,12 @@ class TrainConfig:
             "features": (self.features >= 1, "at least 1"),
             "joint": (0 <= self.joint < math.inf, "at least 0"),
             "rivals": (self.rivals >= 0, "at least 0"),
-            "epochs": (0 < self.epochs < math.inf, "above 0"),
-            "batch_size": (self.batch_size >= 1, "at least 1"),
-            "learning_rate": (0 < self.learning_rate < math.inf, "above 0"),
-            "warmup": (self.warmup >= 0, "at least 0"),
-            "weight_decay": (0 <= self.weight_decay < math.inf, "at least 0"),
-            "ema": (0 <= self.ema < 1, "at least 0 and below 1"),
             "label_dropout": (0 <= self.label_dropout < 1, "at least 0 and below 1"),
-            "seed": (0 <= self.seed < 2**63, "at least 0 and below 2⁶³"),
         }
         for name, (fulfilled, requirement) in requirements.items():
             if not fulfilled:
                 raise InputError(f"{name} must be {requirement}; got {getattr(self, name)}")
+        check_settings(self)
         if self.trunk == "transformer":
             if not self.head:
                 raise InputError("a transformer is trained as the trunk below a head only: give the head's width")

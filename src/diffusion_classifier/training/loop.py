@@ -64,6 +64,27 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
+def check_settings(config: Any) -> None:
+    """Complain of settings that all training has, and that cannot be.
+
+    Raises:
+        InputError: one of them.
+    """
+    requirements = {
+        "epochs": (config.epochs > 0, "above 0"),
+        "batch_size": (config.batch_size >= 1, "at least 1"),
+        "learning_rate": (config.learning_rate > 0, "above 0"),
+        "warmup": (config.warmup >= 0, "at least 0"),
+        "weight_decay": (config.weight_decay >= 0, "at least 0"),
+        "ema": (0 <= config.ema < 1, "at least 0 and below 1"),
+        "seed": (0 <= config.seed < 2**63, "at least 0 and below 2⁶³"),
+    }
+    for name, (fulfilled, requirement) in requirements.items():
+        value = getattr(config, name)
+        if not fulfilled or not math.isfinite(value):
+            raise InputError(f"{name} must be {requirement if value < math.inf else 'finite'}; got {value}")
+
+
 def seed_of(*key: int) -> int:
     """One seed for several numbers."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])

@@ -50,6 +50,10 @@ class Towers:
     ema: float = 0.999
     optimizer: str = "adamw"
 
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.width % max(1, self.width // 32):
+            raise InputError(f"the width of the towers must be a multiple of 32, the width of a head; got {self.width}")
+
 
 @dataclass(frozen=True)
 class Latents:

@@ -26,7 +26,18 @@ from ..devices import native_bfloat16
 from ..exceptions import InputError
 from .data import LabelledImages
 from .latents import image_processor, pixels
-from .loop import OPTIMIZERS, Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
+from .loop import (
+    OPTIMIZERS,
+    Progress,
+    batch_rows,
+    check_settings,
+    fit,
+    generator_of,
+    num_steps,
+    seed_of,
+    seeded,
+    writing,
+)
 
 _RESNETS: dict[str, dict[str, Any]] = {
     "resnet-18": {"depths": [2, 2, 2, 2], "layer_type": "basic", "hidden_sizes": [64, 128, 256, 512]},
@@ -79,9 +90,7 @@ class SupervisedConfig:
         for name, known in choices.items():
             if getattr(self, name) not in known:
                 raise InputError(f"{name} {getattr(self, name)!r} is not one of {', '.join(known)}")
-        for name in ("epochs", "batch_size", "learning_rate"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be above 0; got {getattr(self, name)}")
+        check_settings(self)
 
 
 def resolution(architecture: str, size: int) -> int:

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import os
 import struct
 import tarfile
 
@@ -137,6 +138,13 @@ def test_links_are_followed_and_every_kind_of_image_is_there(tmp_path):
     assert greys(source) == [0, 1, 2, 0]
     with pytest.raises(InputError, match="holds no images"):
         open_source(str(folder_of(tmp_path / "texts", "a/notes.txt")))
+
+
+def test_a_file_name_of_other_bytes(tmp_path):
+    folder = folder_of(tmp_path / "d", "cat/a.png", "dog/b.png")
+    (folder / "cat" / "a.png").rename(folder / "cat" / os.fsdecode(b"\xe9.png"))
+    with pytest.raises(InputError, match=r"a name in .* is not UTF-8, at .*cat/.udce9"):
+        open_source(str(folder))
 
 
 def test_captions_of_images_whose_names_hold_the_word_of_a_split(tmp_path):

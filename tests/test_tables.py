@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pyarrow as pa
@@ -79,6 +80,23 @@ def test_what_came_is_kept_when_the_work_is_broken_off(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "t.parquet", interrupted())
     assert read_tables(tmp_path / "t.parquet").images == ("a",)
+
+
+def test_nothing_does_not_replace_what_is_there(tmp_path):
+    def interrupted():
+        raise KeyboardInterrupt
+        yield
+
+    write(tmp_path / "t.parquet", [(result("a"), None)])
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "t.parquet", interrupted())
+    assert read_tables(tmp_path / "t.parquet").images == ("a",)
+    assert [file.name for file in tmp_path.iterdir()] == ["t.parquet"]
+
+
+def test_file_names_of_other_bytes(tmp_path):
+    write(tmp_path / "t.parquet", [(result(os.fsdecode(b"\xe9.png")), None)])
+    assert read_tables(tmp_path / "t.parquet").images == (r"\udce9.png",)
 
 
 class TestBadFiles:

@@ -59,6 +59,10 @@ def folder_table(source: str, split: str | None) -> Any:
     suffixes = {*Image.registered_extensions(), *_ALSO_IMAGES}
     files = [path.relative_to(source) for path in find_images([folder]) if path.suffix.lower() in suffixes]
     files = sorted((path for path in files if path.suffix or len(path.parts) > 1), key=str)  # a LICENSE is no image
+    try:
+        "".join(map(str, files)).encode()
+    except UnicodeEncodeError as e:
+        raise InputError(f"a name in {source!a} is not UTF-8, at {e.object[max(0, e.start - 20) : e.end]!a}") from e
     if not files:
         raise InputError(f"{source} holds no images")
     columns: dict[str, list[str]] = {"image": [str(Path(source).resolve() / path) for path in files]}

@@ -93,6 +93,8 @@ class Writer(Protocol):
 def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any]) -> Iterator[Writer]:
     """Writes error tables as they come. What came is kept when the work is broken off; failed images are left out.
 
+    Nothing that is there is replaced by nothing.
+
     Args:
         file: to write; it appears under this name when all is written that will be.
         class_names: K.
@@ -107,6 +109,7 @@ def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any
     schema = _SCHEMA.with_metadata({_KEY: json.dumps(about)})
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")
     rows: list[dict[str, Any]] = []
+    some: list[bool] = []
     try:
         parquet = pq.ParquetWriter(unfinished, schema, compression="zstd")
     except OSError as e:
@@ -116,10 +119,12 @@ def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any
         if rows:
             parquet.write_table(pa.Table.from_pylist(rows, schema))
             rows.clear()
+            some.append(True)
 
     def write(result: Classification, truth: str | None = None) -> None:
         if result.failure is None:
-            row = {"image": result.name, "truth": truth, "label": result.label}
+            name = result.name.encode("utf-8", "backslashreplace").decode()  # a file's may be of other bytes
+            row = {"image": name, "truth": truth, "label": result.label}
             rows.append(row | {"errors": result.errors.tolist(), "t": result.t.double().tolist()})
         if len(rows) == ROWS_PER_GROUP:
             flush()
@@ -129,7 +134,10 @@ def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any
     finally:
         flush()
         parquet.close()
-        os.replace(unfinished, file)
+        if some or not file.exists():
+            os.replace(unfinished, file)
+        else:
+            unfinished.unlink()
 
 
 def read_tables(file: Path) -> ErrorTables:

@@ -1,4 +1,5 @@
 import inspect
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -11,7 +12,15 @@ from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.losses import check_loss
 from diffusion_classifier.prompts import fill_template
 from diffusion_classifier.strategies import parse_strategy
-from diffusion_classifier.tasks import CAPTION_TASKS, TASKS, find_preset, find_task, open_caption_task, open_task
+from diffusion_classifier.tasks import (
+    CAPTION_TASKS,
+    TASKS,
+    find_preset,
+    find_task,
+    images_of_run,
+    open_caption_task,
+    open_task,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +111,17 @@ def test_data_of_ones_own(tmp_path):
     task, source = open_task(str(webdataset(tmp_path / "d")))
     assert task is None
     assert source.class_names == ("cat", "dog")
+
+
+def test_a_packaged_task_is_not_a_folder_of_its_name(tmp_path, monkeypatch):
+    """As where a run of it is kept."""
+    task, source = open_task("fashion-sample")
+    about = {"task": task.name, "source": source.name, "class_names": source.class_names, "shift": ""}
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "fashion-sample").mkdir()
+    assert images_of_run(SimpleNamespace(**about)).fingerprint() == source.fingerprint()
+    with pytest.raises(InputError, match="the task fashion-sample has no use for --label-column"):
+        open_task("fashion-sample", label_column="x")
 
 
 def test_mistakes(tmp_path):

@@ -35,6 +35,7 @@ from .common import (
     Without,
     Word,
     app,
+    end_in_order,
     find,
     load_classifier,
     progress_bar,
@@ -133,6 +134,7 @@ def classify(
     silent = output is not Format.table and stdout.is_terminal
     with ExitStack() as stack:
         if save_errors is not None:
+            end_in_order()
             class_names, _ = classifier.condition(names, **prompts)
             about = {"model": model, **prompts, "shortlist": None if narrowing is None else str(narrowing)}
             about |= classifier.table_settings(classifier.reading(class_names, **options))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -179,6 +181,11 @@ def progress_bar(*columns: str, disable: bool = False) -> Progress:
         redirect_stdout=False,  # rich would print to standard error what is meant for a file
         disable=disable,
     )
+
+
+def end_in_order() -> None:
+    """Close what is open when the process is asked to end, as by `kill` or a batch system."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def shortlist_of(text: str | None, keep: int | None) -> Shortlist | None:

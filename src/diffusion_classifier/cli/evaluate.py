@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -35,6 +34,7 @@ from .common import (
     Without,
     Word,
     app,
+    end_in_order,
     load_arguments,
     progress_bar,
     read_lines,
@@ -196,7 +196,7 @@ def evaluate(
         model, device, dtype, batch_size, compile_network, calibration,
         image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
     )  # fmt: skip
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what is open is closed
+    end_in_order()
     with progress_bar("{task.fields[right]}", disable=not stderr.is_terminal) as bar:
         bar.add_task("evaluating", total=len(positions), right="")
         (line,) = bar.tasks

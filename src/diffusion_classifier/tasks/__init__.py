@@ -77,6 +77,8 @@ def open_task(
     if isinstance(task, CaptionTask):
         raise InputError(f"the images of {name} have captions of their own, not classes")
     if task.make is not None:
+        for column in filter(columns.get, columns):
+            raise InputError(f"the task {name} has no use for --{column.replace('_', '-')}")
         source = task.make(data, split)
         return task, source if class_names is None else renamed(source, class_names)
     source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
@@ -110,7 +112,8 @@ def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None)
         InputError: they are not there.
     """
     was = spec.source.removesuffix(f", {spec.shift}")
-    data = data or (was if Path(was).exists() else None)
+    if was != spec.task:  # a task in the package is called by its name, whatever lies here under it
+        data = data or (was if Path(was).exists() else None)
     where = spec.task or data or was
     source = open_task(where, data=data if spec.task else None, class_names=spec.class_names, **columns)[1]
     return shifted(source, Shift.parse(spec.shift)) if spec.shift else source

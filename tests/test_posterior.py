@@ -17,6 +17,7 @@ from diffusion_classifier.posterior import (
     log_posterior,
     mean_errors,
     paired_differences,
+    probabilities,
     training_weights,
     usual_weights,
 )
@@ -379,3 +380,17 @@ def test_weights_of_the_bound_under_edm():
     slope = np.diff(2 * np.log(alpha / sigma), axis=0)[0] / 2e-3
     found = elbo_weights(schedule, torch.from_numpy(1000 * u))
     np.testing.assert_allclose(found, np.abs(slope) / 2, rtol=2e-2)
+
+
+@given(st.lists(st.floats(-1e5, 0), min_size=1, max_size=30), st.integers(0, 5))
+def test_probabilities_keep_their_order_where_they_would_underflow(logits, out):
+    """As those of a latent of 16 · 128 · 128 numbers do."""
+    logs = torch.tensor([*logits, *[-torch.inf] * out], dtype=torch.float64).log_softmax(0)
+    found = probabilities(logs)
+    order = logs.argsort(descending=True, stable=True)
+    assert (found[order].diff() <= 0).all()
+    assert (found[: len(logits)] > 0).all()
+    assert (found[len(logits) :] == 0).all()
+    torch.testing.assert_close(found, logs.exp(), rtol=0, atol=1e-290)
+    distinct = logs[order][: len(logits)].diff() < 0
+    assert (found[order][: len(logits)].diff()[distinct & (logs[order][1 : len(logits)] < -690)] < 0).all()

@@ -128,6 +128,18 @@ def log_posterior(
     return (logits + log_prior_of(prior, len(mean_error))).log_softmax(0)
 
 
+_UNDERFLOW = -690.0
+
+
+def probabilities(logs: Tensor) -> Tensor:
+    """Of log-probabilities (…, K), float64. What would underflow is 1e-300 or so, in order; what is out stays 0."""
+    low = (logs < _UNDERFLOW) & logs.isfinite()
+    if not bool(low.any()):
+        return logs.exp()
+    rank = logs.argsort(dim=-1, descending=True, stable=True).argsort(-1) / logs.shape[-1]
+    return logs.where(~low, _UNDERFLOW - rank).exp()
+
+
 def scale_of(num_dimensions: int, reduction: Reduction, temperature: float) -> float:
     """What a difference of mean errors is worth in logits."""
     if reduction not in get_args(Reduction):
@@ -275,7 +287,7 @@ def decide(
     logs = log_posterior(
         means, num_dimensions=num_dimensions, reduction=reduction, temperature=temperature, prior=prior
     )
-    posterior = logs.exp()
+    posterior = probabilities(logs)
     winner = int(logs.argmax())
     margin, standard_error = paired_differences(scored.errors, winner, scored.weights)
     scale = scale_of(num_dimensions, reduction, temperature)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .exceptions import InputError
-from .posterior import log_prior_of, mean_errors, scale_of
+from .posterior import log_prior_of, mean_errors, probabilities, scale_of
 from .runs import open_run, read_rows
 from .spec import RunSpec, spec_with_errors
 from .strategies import TIE
@@ -162,7 +162,7 @@ def _answered(rows: pa.Table, spec: RunSpec, weights: Weights | None, scale: flo
         known = (~errors.isnan()).sum(2)
         left = known == known.amax(1, keepdim=True)
         logits = (log_prior - scale * means if len(log_prior) else -scale * means).where(left, -torch.inf)
-        for i, p, mean, among in zip(at, logits.softmax(1), means, left, strict=True):
+        for i, p, mean, among in zip(at, probabilities(logits.log_softmax(1)), means, left, strict=True):
             best, posteriors[i] = int(p.argmax()), p.tolist()
             own = names[i] if captioned else spec.class_names
             tied = captioned and int((mean[among] - mean[best] <= TIE * mean[best]).sum()) > 1

@@ -47,6 +47,16 @@ def write(folder, rows, spec=SPEC, part=None):
     return run
 
 
+def test_runs_that_were_begun_before_there_were_such_fields(tmp_path):
+    write(tmp_path / "run", [])
+    file = tmp_path / "run" / "spec.json"
+    stored = json.loads(file.read_text())
+    for name in ("kind", "unconditional", "shift", "channels_last"):
+        del stored[name]
+    file.write_text(json.dumps(stored))
+    assert read_spec(tmp_path / "run") == SPEC
+
+
 def killed(folder, rows, part=None):
     """A process that writes these rows and ends at once, as if killed: nothing is closed."""
 

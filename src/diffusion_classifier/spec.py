@@ -172,11 +172,8 @@ def read_spec(folder: Path) -> RunSpec:
         version = stored.get("version")
         if version != VERSION:
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
-        later = {
-            "kind": "classes",
-            "unconditional": False,
-            "shift": "",
-        }  # fields that the first runs of this version lack
+        # Fields that the first runs of this version lack.
+        later = {"kind": "classes", "unconditional": False, "shift": "", "channels_last": False}
         values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):

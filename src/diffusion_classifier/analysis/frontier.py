@@ -25,6 +25,10 @@ WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "
 """Parts of the schedule (paper, section 4.1); all of it, evenly, is there besides."""
 
 
+FEW = 6
+"""Families whose intervals are told apart in a figure; of more, those of sequential strategies alone are drawn."""
+
+
 @dataclass(frozen=True)
 class Point:
     """One strategy on all images.
@@ -139,15 +143,16 @@ def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> N
     """The figure: a line for each family, with intervals."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
-    for i, family in enumerate(dict.fromkeys(p.family for p in points)):
+    families = list(dict.fromkeys(p.family for p in points))
+    for i, family in enumerate(families):
         line = sorted((p.num_evaluations, *p.accuracy) for p in points if p.family == family)
         x, y, low, high = zip(*line, strict=True)
         style = "o-" if family.startswith("sequential") else "s--" if family.startswith("staged") else "."
-        (drawn,) = axes.plot(x, y, style, ms=4, lw=1.2, label=family, zorder=3 if style == "o-" else 2)
-        if style == "o-":
+        (drawn,) = axes.plot(x, y, style, color=f"C{i}", ms=4, lw=1.2, label=family, zorder=3 if style == "o-" else 2)
+        if style == "o-" or len(families) <= FEW:
             axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, lw=0)
         if style == ".":
-            drawn.set(linestyle=":", color=f"C{i}")
+            drawn.set(linestyle=":")
     axes.set(xscale="log", xlabel="evaluations an image", ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="lower right")

@@ -121,7 +121,7 @@ def test_a_folder_is_no_split_for_the_sake_of_a_word_in_a_name(tmp_path):
 def test_folders_of_splits(tmp_path):
     folder = str(folder_of(tmp_path / "d", "train/cat/a.png", "train/dog/a.png", "val/cat/b.png", "val/dog/b.png"))
     assert open_source(folder, split="train").ids == ("train/cat/a.png", "train/dog/a.png")
-    source = open_source(folder, split="validation")
+    source = open_source(folder, split="val")
     assert (source.ids, source.class_names) == (("val/cat/b.png", "val/dog/b.png"), ("cat", "dog"))
     with pytest.raises(InputError, match="has no split 'test'; it has train, validation"):
         open_source(folder)

@@ -4,6 +4,7 @@ formats, and takes a class called "train station" for the training split.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ _SPLITS = {
 }  # fmt: skip
 """How folders of splits are called."""
 _ALSO_IMAGES = ("", ".heic", ".heif")
-_MORE_THAN_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "*.zip")
+_MORE_THAN_IMAGES = ("metadata.csv", "metadata.jsonl", "metadata.parquet", ".zip")
 """Captions, and images in archives, which `datasets` reads."""
 
 
@@ -31,7 +32,7 @@ def split_folders(folder: Path) -> dict[str, Path]:
 
 def is_plain(folder: Path) -> bool:
     """Whether it holds images alone, and neither captions nor archives."""
-    return not any(next(folder.glob(f"**/{pattern}"), None) for pattern in _MORE_THAN_IMAGES)
+    return not any(name.endswith(_MORE_THAN_IMAGES) for _, _, names in os.walk(folder) for name in names)
 
 
 def folder_table(source: str, split: str | None) -> Any:
@@ -50,7 +51,7 @@ def folder_table(source: str, split: str | None) -> Any:
 
     folder, splits = Path(source), split_folders(Path(source))
     if splits:
-        wanted = split or (next(iter(splits)) if len(splits) == 1 else "test")
+        wanted = _SPLITS.get(split or "", split) or (next(iter(splits)) if len(splits) == 1 else "test")
         if wanted not in splits:
             raise InputError(f"{source} has no split {wanted!r}; it has {', '.join(sorted(splits))}")
         folder = splits[wanted]

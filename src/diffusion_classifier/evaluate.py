@@ -75,10 +75,10 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
         InputError: the model knows classes of its own, and not these; it reads text, and these are ids of WordNet, or
             numbers for ImageNet's.
     """
-    names, of_imagenet = source.class_names, task is not None and task.imagenet_ids is not None
+    names, ids_of_imagenet = source.class_names, None if task is None else task.imagenet_ids
     of_wordnet = all(re.fullmatch(r"n\d{8}", name) for name in names)
     if known is None:
-        if of_wordnet or (of_imagenet and all(name.isdecimal() for name in names)):
+        if of_wordnet or (ids_of_imagenet and all(name.isdecimal() for name in names)):
             raise InputError(
                 f"the classes of {source.name} are called {', '.join(names[:3])} …, which says nothing to a model that "
                 "reads text: give their names in this order, --class-names"
@@ -88,9 +88,8 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
     if not strange:  # in whatever order
         return names
     # Networks of ImageNet name its classes in other words, but have them in its order, which is not of letters.
-    if of_imagenet and len(known) == 1000 and (of_wordnet or list(names) != sorted(names)):
-        assert task is not None
-        return task.imagenet_ids or ()
+    if ids_of_imagenet and len(known) == 1000 and (of_wordnet or list(names) != sorted(names)):
+        return ids_of_imagenet
     strange -= {synonym.strip().lower() for name in known for synonym in name.split(",")}
     if strange:
         name = next(name for name in names if name.lower() in strange)

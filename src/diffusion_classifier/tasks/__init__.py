@@ -77,7 +77,7 @@ def open_task(
     if isinstance(task, CaptionTask):
         raise InputError(f"the images of {name} have captions of their own, not classes")
     if task.make is not None:
-        for column in filter(columns.get, columns):
+        if column := next(filter(columns.get, columns), None):
             raise InputError(f"the task {name} has no use for --{column.replace('_', '-')}")
         source = task.make(data, split)
         return task, source if class_names is None else renamed(source, class_names)

@@ -20,7 +20,7 @@ from .classifier import DiffusionClassifier
 from .evaluate import Asked, Images, OnStart, as_before
 from .exceptions import InputError
 from .runs import SCHEMA, Row, open_run
-from .spec import SPEC, RunSpec, read_spec
+from .spec import RunSpec, read_begun_spec
 
 CHUNK = 64
 """Images that a worker is given at once, at most: the last of its batches hold rows that count for nothing."""
@@ -109,7 +109,7 @@ def evaluate_distributed(
 
     resources = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
     chosen = list(range(len(source))) if positions is None else list(positions)
-    begun = read_spec(folder) if (folder / SPEC).is_file() else None
+    begun = read_begun_spec(folder)
     try:
         spec = ray.get(ray.remote(**resources)(_describe).remote(work, begun, chosen, model, command))
     except ray.exceptions.RayTaskError as e:

@@ -26,7 +26,7 @@ from .reading import Reading
 from .runs import Part, Row, open_run
 from .shortlists import Shortlist, Tree
 from .sources import Source
-from .spec import SPEC, RunSpec, read_spec
+from .spec import RunSpec, read_begun_spec
 from .tasks import Task
 
 Images: TypeAlias = Source | CaptionSource
@@ -275,8 +275,8 @@ def evaluate(
     """
     chosen = list(range(len(source))) if positions is None else list(positions)
     part = part or Part()
-    if (folder / SPEC).is_file():
-        as_before(read_spec(folder), classifier)
+    if begun := read_begun_spec(folder):
+        as_before(begun, classifier)
     spec = question.describe(classifier, source, chosen, model=model, command=command)
     with open_run(folder, spec, part) as run:
         mine = chosen[part.index :: part.count]

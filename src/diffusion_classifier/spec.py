@@ -184,6 +184,15 @@ def read_spec(folder: Path) -> RunSpec:
     return RunSpec(**values)
 
 
+def read_begun_spec(folder: Path) -> RunSpec | None:
+    """The spec of a run that is gone on with; None if the folder holds none yet.
+
+    Raises:
+        InputError: as `read_spec`.
+    """
+    return read_spec(folder) if (folder / SPEC).is_file() else None
+
+
 def refuse_another(folder: Path, there: RunSpec, now: RunSpec) -> None:
     """Complain of a run that asks for something else, naming the differences.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -117,14 +116,11 @@ class TrainConfig:
             "head": (not self.head or min(self.head) >= 1, "widths of at least 1"),
             "head_layers": (self.head_layers >= 1, "at least 1"),
             "features": (self.features >= 1, "at least 1"),
-            "joint": (0 <= self.joint < math.inf, "at least 0"),
+            "joint": (self.joint >= 0, "at least 0"),
             "rivals": (self.rivals >= 0, "at least 0"),
             "label_dropout": (0 <= self.label_dropout < 1, "at least 0 and below 1"),
         }
-        for name, (fulfilled, requirement) in requirements.items():
-            if not fulfilled:
-                raise InputError(f"{name} must be {requirement}; got {getattr(self, name)}")
-        check_settings(self)
+        check_settings(self, requirements)
         if self.trunk == "transformer":
             if not self.head:
                 raise InputError("a transformer is trained as the trunk below a head only: give the head's width")

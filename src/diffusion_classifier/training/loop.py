@@ -7,7 +7,7 @@ it would have seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -64,13 +64,18 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def check_settings(config: Any) -> None:
-    """Complain of settings that all training has, and that cannot be.
+def check_settings(config: Any, own: Mapping[str, tuple[bool, str]] | None = None) -> None:
+    """Complain of settings that cannot be.
+
+    Args:
+        config: has the settings of all training, and others.
+        own: whether each of the others fulfils what is required of it, and that in words.
 
     Raises:
         InputError: one of them.
     """
     requirements = {
+        **(own or {}),
         "epochs": (config.epochs > 0, "above 0"),
         "batch_size": (config.batch_size >= 1, "at least 1"),
         "learning_rate": (config.learning_rate > 0, "above 0"),
@@ -81,8 +86,9 @@ def check_settings(config: Any) -> None:
     }
     for name, (fulfilled, requirement) in requirements.items():
         value = getattr(config, name)
-        if not fulfilled or not math.isfinite(value):
-            raise InputError(f"{name} must be {requirement if value < math.inf else 'finite'}; got {value}")
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not (fulfilled and finite):
+            raise InputError(f"{name} must be {requirement if finite else 'finite'}; got {value}")
 
 
 def seed_of(*key: int) -> int:

@@ -85,6 +85,21 @@ class TestRoot:
         assert (done.returncode, done.stderr) == (0, "")
         assert "--labels-file" in done.stdout
 
+    def test_no_import_speaks_of_what_does_not_matter_here(self):
+        program = """if True:
+            import importlib, pkgutil, diffusion_classifier as package
+            for module in pkgutil.walk_packages(package.__path__, "diffusion_classifier."):
+                importlib.import_module(module.name)
+            """
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+    @pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="no device that is full")
+    def test_a_full_disk_below_the_output(self):
+        with open("/dev/full", "w") as full:
+            done = subprocess.run([*COMMAND, "tasks"], stdout=full, stderr=subprocess.PIPE, text=True)
+        assert (done.returncode, done.stderr) == (2, "error: the output cannot be written: No space left on device\n")
+
     def test_an_option_that_is_not_there(self, call):
         code, out, err = call("classify", "--nonsense")
         assert (code, out) == (2, "")

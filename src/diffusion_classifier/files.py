@@ -11,9 +11,13 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
     Other processes may write it at the same time, as those that share a run do: one of theirs is kept.
     """
+    content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
+    if path.exists() and not path.is_file():  # a device, which would be lost to the file that takes its name
+        path.write_bytes(content)
+        return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     with temporary.open("wb") as file:
-        file.write(content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content)
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 
-from .denoisers.base import Conditioning, Denoiser
+from .denoisers.base import Conditioning, Denoiser, without_advice
 from .denoisers.classes import ClassConditional
 from .denoisers.text import TextConditional
 from .denoisers.text_transformers import Flux
@@ -145,6 +144,8 @@ def _by_pipeline(
     options: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
     options |= {"height": denoiser.image_size, "width": denoiser.image_size}
     pipeline = denoiser.pipeline
+    with without_advice():  # the import tells what image processors, not used here, would need
+        from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
     if isinstance(pipeline, StableDiffusionImg2ImgPipeline):  # which begins with an image
         pipeline = StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
     if isinstance(denoiser, Flux):

@@ -103,8 +103,8 @@ def table_writer(file: Path, class_names: Sequence[str], settings: dict[str, Any
     Raises:
         InputError: the file cannot be written.
     """
-    if file.is_dir():
-        raise InputError(f"{file} is a folder: error tables are written to a file")
+    if file.exists() and not file.is_file():  # which would be lost to the file that takes its name
+        raise InputError(f"{file} is a folder or a device: error tables are written to a file")
     about = {"version": VERSION, "class_names": list(class_names), "settings": settings}
     schema = _SCHEMA.with_metadata({_KEY: json.dumps(about)})
     unfinished = file.with_name(f"{file.name}.{os.getpid()}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 
@@ -35,7 +36,7 @@ def main() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")  # not every file name can be encoded
     try:
         app()
-    except (InputError, MemoryError, RuntimeError) as e:
+    except (InputError, MemoryError, OSError, RuntimeError) as e:
         sentence = str(e) if isinstance(e, InputError) else _machines_fault(e)
         if sentence is None:
             raise
@@ -46,6 +47,9 @@ def main() -> None:
 
 def _machines_fault(e: Exception) -> str | None:
     """What to do about an error that comes of the machine; None for any other."""
+    if isinstance(e, OSError):
+        full = e.errno in (errno.ENOSPC, errno.EDQUOT)
+        return f"{e.filename or 'the output'} cannot be written: {e.strerror}" if full else None
     from torch._dynamo.exc import TorchDynamoException
 
     from ..devices import one_line, out_of_memory

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.progress import track
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -143,6 +144,27 @@ def denoising_error(classifier: DiffusionClassifier, data: LabelledImages, capti
     own = [captions[label] for label in data.labels.tolist()]
     scores = classifier.score(pictures(data), own, pairs=True, draws=40, timesteps="even", weights="uniform")
     return float(torch.tensor([s.error for s in scores]).mean())
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Between the normal distributions of features (N, D) and (M, D) (Heusel et al. 2017, equation 6)."""
+    gap = (a.mean(0) - b.mean(0)).square().sum()
+    roots = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp(min=0).sqrt()
+    return float(gap + a.T.cov().trace() + b.T.cov().trace() - 2 * roots.sum())
+
+
+def sample_distance(denoiser: Denoiser, data: LabelledImages, captions: Sequence[str]) -> float:
+    """Fréchet distance of samples, one with the caption of each image, from the images.
+
+    Features are those of the images' half of the contrastive model that is in `scenes`.
+    """
+    drawn = draw_images(denoiser, [captions[label] for label in data.labels.tolist()], range(len(data)))
+    return frechet_distance(_features(drawn), _features(load_image(picture).image for picture in pictures(data)))
+
+
+def _features(images: Iterable[Image.Image]) -> Tensor:
+    reader = loaded("scenes/contrastive")
+    return torch.stack([reader.encode_image(image.convert("RGB")) for image in images]).double()
 
 
 def draw_samples(models: Iterable[tuple[str, Denoiser]], prompts: Sequence[str], file: Path) -> None:

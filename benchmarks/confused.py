@@ -5,7 +5,7 @@
 
 Trained on images that the model has not seen, with each weight of the cross-entropy beside the denoising error (0: the
 denoising error alone), and measured on others of them, or with --test on test images: accuracy on the two classes
-among the two, on all among all, and the denoising error of all.
+among the two, on all among all, the denoising error of all, and how far samples are from images (Fréchet distance).
 """
 
 import argparse
@@ -13,7 +13,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from common import denoising_error, draw_samples, load, scene_images, spread, tuned
+from common import denoising_error, draw_samples, load, sample_distance, scene_images, spread, tuned
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.prompts import fill_template
@@ -48,6 +48,7 @@ parser.add_argument("--epochs", type=float, default=10.0)
 parser.add_argument("--learning-rate", type=float, default=1e-3)
 parser.add_argument("--images", type=int, default=1000, help="of all classes")
 parser.add_argument("--test", action="store_true")
+parser.add_argument("--drawn", type=int, default=500, help="samples whose distance from images is measured")
 parser.add_argument("--samples", type=Path, help="picture of samples of every model, to write")
 options = parser.parse_args()
 
@@ -72,6 +73,7 @@ for weight in [None, *options.joint]:
     }
     before = before or right
     row = {"joint": weight, "denoising": denoising_error(classifier, spread(measured, 200), captions)}
+    row["samples"] = sample_distance(denoiser, spread(measured, options.drawn), captions)
     row |= {g.name: asdict(g) for g in gains(before, right)}
     print(json.dumps(row), flush=True)
     drawn.append(("as it is" if weight is None else f"λ {weight:g}", denoiser))

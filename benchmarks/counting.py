@@ -6,7 +6,8 @@
 The pair is that of the most mistakes on photographs of validation. LoRA weights are trained on images of these numbers
 of things, each in a quarter of its own, and of one thing anywhere, with true and false captions, by the denoising error
 (0) and with each weight of the cross-entropy beside it. Measured: which of the two is true of their images; which of
-four numbers of images of all, in quarters, and of one thing anywhere; the noun of one thing; the denoising error.
+four numbers of images of all, in quarters, and of one thing anywhere; the noun of one thing; the denoising error;
+how far samples are from images (Fréchet distance).
 """
 
 import argparse
@@ -16,7 +17,7 @@ from itertools import combinations
 from pathlib import Path
 
 import torch
-from common import denoising_error, draw_samples, pictures, scene_images, tuned
+from common import denoising_error, draw_samples, pictures, sample_distance, scene_images, tuned
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
@@ -89,6 +90,7 @@ parser.add_argument("--learning-rate", type=float, default=1e-3)
 parser.add_argument("--rank", type=int, default=8)
 parser.add_argument("--images", type=int, default=200, help="of each measurement")
 parser.add_argument("--test", action="store_true")
+parser.add_argument("--drawn", type=int, default=500, help="samples whose distance from images is measured")
 parser.add_argument("--samples", type=Path, help="picture of samples of every model, to write")
 options = parser.parse_args()
 
@@ -101,6 +103,7 @@ if options.plain:
     training = joined(training, others.take(torch.arange(len(others) - options.plain, len(others))), pair)
 split = "test" if options.test else "validation"
 source, plain = open_counting(options.data, split), scene_images(options.data, split, options.images)
+to_draw = scene_images(options.data, split, options.drawn)
 # What is trained on are the first of them.
 rows = range(max(len(source) - options.images, 0 if options.test else int(of_pair[-1]) + 1), len(source))
 several, choices = images_and_captions(source, rows)
@@ -119,6 +122,7 @@ for weight in [None, *options.joint]:
     else:
         classifier = DiffusionClassifier(tuned("scenes", training, folder, options.rank, **settings), batch_size=160)
     row: dict[str, object] = {"joint": weight, "denoising": denoising_error(classifier, plain, captions)}
+    row["samples"] = sample_distance(classifier.denoiser, to_draw, captions)
     errors = errors_of(classifier, several, choices)
     of_two = torch.tensor(pair)[errors[:, pair].argmin(1)]
     counted = errors.argmin(1) == truth

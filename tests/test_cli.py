@@ -147,6 +147,12 @@ class TestTrain:
         assert code == 0
         assert "step" not in err
 
+    def test_few_images_are_passed_over_often(self, call, photos, tmp_path, monkeypatch):
+        monkeypatch.setattr("diffusion_classifier.training.loop.NUM_STEPS", 40)
+        code, _, err = call("train", photos, "--out", tmp_path / "m", *TRAIN)
+        assert code == 0
+        assert "step 40 of 40" in err
+
     def test_a_terminal_gets_a_bar(self, call, photos, tmp_path, monkeypatch):
         on_terminal(monkeypatch, "stderr")
         _, printed, err = call("train", photos, "--out", tmp_path / "m", "--epochs", 0.1, *TRAIN)

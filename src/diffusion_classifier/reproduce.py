@@ -155,7 +155,7 @@ def _command(work: Work, quick: bool) -> str:
 def _commands(quick: bool) -> list[str]:
     """That repeat the runs."""
     drawn = f"baseline synthetic --model fashion --per-class {QUICK_DRAWN if quick else NUM_DRAWN}"
-    learned = f"--epochs {SUPERVISED.epochs:g} --warmup {SUPERVISED.warmup} --validation 0"
+    learned = f"--epochs {SUPERVISED.epochs} --warmup {SUPERVISED.warmup} --validation 0"
     made = [f"{drawn} --out drawn", f"baseline supervised drawn {learned} --out {OF_DRAWN.model}"]
     return [*(_command(work, quick) for work in WORKS), *made, _command(OF_DRAWN, quick)]
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from gradio_client import Client, handle_file
-from PIL import Image
+from PIL import Image, ImageOps
 from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
@@ -144,6 +144,18 @@ def test_classifies_as_the_library_does_and_asks_no_other_machine(new_page, shir
     shot(page, "classify")
     assert page.outside == []
     assert page.errors == []
+
+
+def test_a_photograph_on_a_light_ground_is_read_as_its_negative(new_page, shirt, tmp_path):
+    (expected,) = DiffusionClassifier.from_pretrained("fashion", dtype="float32").classify([shirt[0]])
+    ImageOps.invert(shirt[1].image.convert("RGB")).save(tmp_path / "light.png")
+    page = new_page()
+    upload(page, tmp_path / "light.png")
+    shown(page)
+    page.get_by_label("Exchange light and dark").check()
+    classify(page)
+    assert answer(page) == expected.label
+    assert expected.label != "Bag"  # what any image on a light ground is taken for
 
 
 def test_the_race_is_seen(new_page):

@@ -157,7 +157,7 @@ class TestConfig:
             "patch_size": 1, "channels": (64, 128), "layers": 2,
             "attention": False, "dropout": 0.0, "head": (), "trunk": "unet", "head_layers": 1, "features": 64,
             "joint": 0.0, "rivals": 0,
-            "epochs": 10.0, "batch_size": 128, "optimizer": "adamw",
+            "epochs": None, "batch_size": 32, "optimizer": "adamw",
             "learning_rate": 1e-3, "warmup": 500,
             "weight_decay": 0.01, "ema": 0.999, "label_dropout": 0.1, "flip": False, "start": "", "seed": 0,
         }  # fmt: skip
@@ -165,6 +165,12 @@ class TestConfig:
     @pytest.mark.parametrize(("epochs", "steps"), [(1, 8), (0.5, 4), (2.01, 17), (1e-9, 1)])
     def test_number_of_steps(self, epochs, steps):
         assert num_steps(TrainConfig(epochs=epochs, batch_size=4), 32) == steps
+
+    @pytest.mark.parametrize(
+        ("num_images", "steps"), [(1, 500), (199, 500), (200, 500), (201, 503), (4000, 10_000)]
+    )
+    def test_few_images_are_passed_over_often(self, num_images, steps):
+        assert num_steps(TrainConfig(batch_size=4), num_images) == steps
 
     @pytest.mark.parametrize(("channels", "patch_size"), [((8, 8, 8, 8, 8), 1), ((8,), 3), ((8, 8), 8)])
     def test_a_size_that_cannot_be_halved(self, tmp_path, channels, patch_size):
@@ -243,6 +249,11 @@ class TestStreams:
 
     def test_no_warm_up(self):
         assert learning_rate(0, 10, TrainConfig(learning_rate=0.5, warmup=0)) == 0.5
+
+    def test_few_steps_are_not_all_warm_up(self):
+        rates = [learning_rate(step, 20, TrainConfig(learning_rate=0.5, warmup=500)) for step in range(20)]
+        assert rates[0] == pytest.approx(0.25)
+        assert max(rates) == rates[1] == pytest.approx(0.5, rel=0.01)
 
 
 class TestStart:

@@ -41,7 +41,7 @@ def distill(
     augment: Augment = "usual",
     size: Size = None,
     validation: HeldOut = None,
-    epochs: Epochs = 10.0,
+    epochs: Epochs = None,
     batch_size: StepSize = 64,
     optimizer: Optimizer = "muon",
     learning_rate: LearningRate = 2e-3,

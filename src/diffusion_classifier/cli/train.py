@@ -72,8 +72,8 @@ def train(
     trunk: Annotated[str, typer.Option(help="Below a head: unet, or transformer of one width.")] = "unet",
     head_layers: Annotated[int, typer.Option(help="Residual blocks per level of the head.")] = 1,
     features: Annotated[int, typer.Option(help="Channels that the trunk hands to the head.")] = 64,
-    epochs: Epochs = 10.0,
-    batch_size: StepSize = 128,
+    epochs: Epochs = None,
+    batch_size: StepSize = 32,
     optimizer: Annotated[
         str, typer.Option(help="adamw, or muon: dearer steps, fewer of them. Muon likes twice the learning rate.")
     ] = "adamw",
@@ -110,7 +110,7 @@ def train(
     Stable Diffusion pipeline is made, in three stages: a contrastive model, an autoencoder, the diffusion model.
 
     Examples:
-    `diffusion-classifier train photos/ --out model/ --size 32 --epochs 20`
+    `diffusion-classifier train photos/ --out model/ --size 32`
 
     `diffusion-classifier train captioned/ --out model/ --contrastive layers=4,epochs=10 --epochs 4`
     """

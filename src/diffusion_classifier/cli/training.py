@@ -44,10 +44,13 @@ Architecture = Annotated[
 ]
 Augment = Annotated[str, typer.Option(help="none, flips, or usual: mirrored, and moved by up to an eighth.")]
 Optimizer = Annotated[str, typer.Option(help="adamw or muon.")]
-Epochs = Annotated[float, typer.Option(help="Passes over the training images.")]
+Epochs = Annotated[
+    float | None,
+    typer.Option(help="Passes over the training images; 10, or as many as make 500 steps, if not given."),
+]
 StepSize = Annotated[int, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float, typer.Option(help="Peak of the cosine schedule.")]
-Warmup = Annotated[int, typer.Option(help="Steps of linear warm-up.")]
+Warmup = Annotated[int, typer.Option(help="Steps of linear warm-up, a tenth of all at most.")]
 WeightDecay = Annotated[float, typer.Option(help="Times the learning rate, a step.")]
 Ema = Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")]
 CheckpointEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]

@@ -62,6 +62,9 @@ def build(models: Models) -> None:
                         shown, label="Some to try", columns=4, allow_preview=False, object_fit="contain", format="png",
                         height=215, visible=bool(shown), elem_classes="dc-photo",
                     )  # fmt: skip
+                    negative = gr.Checkbox(
+                        label="Exchange light and dark", info="fashion and fashion-fast know clothes on black only"
+                    )
                 with gr.Tab("Drawing") as as_drawing:
                     black = Image.new("RGB", (CANVAS, CANVAS))
                     canvas = gr.Sketchpad(
@@ -123,6 +126,7 @@ def build(models: Models) -> None:
         name: str,
         from_canvas: bool,
         file: str | None,
+        as_negative: bool,
         sketch: Any,
         text: str | None,
         prompt: str | None,
@@ -133,7 +137,7 @@ def build(models: Models) -> None:
         hidden = gr.HTML(visible=False)
         yield "…", "", gr.LinePlot(visible=False), hidden, None  # whatever comes of it, the former answer is gone
         with sentences():
-            picture = drawing_of(sketch) if from_canvas else read_upload(file)
+            picture = drawing_of(sketch) if from_canvas else read_upload(file, as_negative)
             names, options = _asked(models, name, text, prompt, most, number)
             steps = watch(models[name], picture.image, names, turn=models.turn, **options)
             shown, result = 0.0, next(steps)
@@ -160,7 +164,7 @@ def build(models: Models) -> None:
                 yield gr.skip(), gr.skip(), gr.skip(), gr.HTML(beside, visible=True), gr.skip()
 
     asked, seen = (
-        [model, drawn, photo, canvas, labels, template, draws, seed, slowly],
+        [model, drawn, photo, negative, canvas, labels, template, draws, seed, slowly],
         [told, race, plot, other, answer],
     )
     running = [trigger(run, asked, seen, **private, **QUEUE) for trigger in (start.click, labels.submit)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 from gradio.components.image_editor import EditorValue
+from PIL import ImageOps
 
 from ..baselines.contrastive import Contrastive
 from ..classifier import DiffusionClassifier
@@ -89,8 +91,8 @@ def upload(**options: Any) -> gr.Image:
     return component
 
 
-def read_upload(file: str | None) -> Picture:
-    """What was uploaded; messages call it by its own name, not by where it lies here.
+def read_upload(file: str | None, negative: bool = False) -> Picture:
+    """What was uploaded, or its negative; messages call it by its own name, not by where it lies here.
 
     Raises:
         ImageError: it cannot be used.
@@ -99,9 +101,10 @@ def read_upload(file: str | None) -> Picture:
     if file is None:
         raise InputError("there is no image yet: choose a photograph, or draw")
     try:
-        return load_image(file)
+        picture = load_image(file)
     except ImageError as e:
         raise ImageError(str(e).replace(file, Path(file).name)) from e
+    return replace(picture, image=ImageOps.invert(picture.image)) if negative else picture
 
 
 def drawing_of(value: EditorValue | None) -> Picture:

@@ -48,11 +48,11 @@ class TrainConfig:
         trunk: below a head, one of `TRUNKS`: "unet", or "transformer" of one width and as many layers.
         head_layers: residual blocks per level of the head, two more where it has several levels.
         features: channels that the trunk hands to the head.
-        epochs: passes over the training images.
+        epochs: passes over the training images; see `loop.num_steps` for None.
         batch_size: images per step.
         optimizer: one of `OPTIMIZERS`; "muon" is for the kernels and matrices between the first and last convolution.
         learning_rate: peak of the cosine schedule.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up, a tenth of all at most.
         weight_decay: of the optimizer, as a share of the learning rate.
         ema: decay of the exponential moving average that is saved.
         label_dropout: share of images shown with the null class, which trains an unconditional row.
@@ -79,8 +79,8 @@ class TrainConfig:
     trunk: str = "unet"
     head_layers: int = 1
     features: int = 64
-    epochs: float = 10.0
-    batch_size: int = 128
+    epochs: float | None = None
+    batch_size: int = 32
     optimizer: str = "adamw"
     learning_rate: float = 1e-3
     warmup: int = 500

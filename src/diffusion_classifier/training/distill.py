@@ -17,7 +17,7 @@ from ..runs import read_rows, with_status
 from ..sources import Source
 from ..spec import RunSpec, read_spec, refuse_captions
 from .data import LabelledImages, decode
-from .loop import writing
+from .loop import num_steps, writing
 from .supervised import SupervisedConfig
 
 
@@ -107,7 +107,8 @@ image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({edge}, {edge}))  
 print(pipeline("image-classification", model="{out.name}")(image))
 ```
 
-Made by `diffusion-classifier distill`, {config.epochs:g} passes over the images, seed {config.seed}.
+Made by `diffusion-classifier distill`, {num_steps(config, len(images)):,} steps of {config.batch_size} images, seed
+{config.seed}.
 """
     with writing(out):
         ModelCard(text).save(out / "README.md")

@@ -25,13 +25,14 @@ from .checkpoint import load_checkpoint, save_checkpoint
 from .muon import Muon
 
 OPTIMIZERS = ("adamw", "muon")
+NUM_EPOCHS, NUM_STEPS = 10, 500
 
 
 class Recipe(Protocol):
     """How a loss is minimised; see `TrainConfig`."""
 
     @property
-    def epochs(self) -> float: ...
+    def epochs(self) -> float | None: ...
     @property
     def batch_size(self) -> int: ...
     @property
@@ -76,7 +77,7 @@ def check_settings(config: Any, own: Mapping[str, tuple[bool, str]] | None = Non
     """
     requirements = {
         **(own or {}),
-        "epochs": (config.epochs > 0, "above 0"),
+        "epochs": (config.epochs is None or config.epochs > 0, "above 0"),
         "batch_size": (config.batch_size >= 1, "at least 1"),
         "learning_rate": (config.learning_rate > 0, "above 0"),
         "warmup": (config.warmup >= 0, "at least 0"),
@@ -113,13 +114,14 @@ def batch_rows(step: int, num_images: int, batch_size: int, seed: int) -> Tensor
 
 
 def num_steps(recipe: Recipe, num_images: int) -> int:
-    """Steps in all."""
-    return max(1, math.ceil(recipe.epochs * num_images / recipe.batch_size))
+    """Steps in all: where the recipe does not say, of `NUM_EPOCHS` passes, and `NUM_STEPS` at least for few images."""
+    least, epochs = (NUM_STEPS, NUM_EPOCHS) if recipe.epochs is None else (1, recipe.epochs)
+    return max(least, math.ceil(epochs * num_images / recipe.batch_size))
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up, then a cosine to zero at the last of the steps."""
-    warmup = min((step + 1) / max(1, recipe.warmup), 1.0)
+    """Linear warm-up, of a tenth of the steps at most, then a cosine to zero at the last of them."""
+    warmup = min((step + 1) / max(1, min(recipe.warmup, steps // 10)), 1.0)
     return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 

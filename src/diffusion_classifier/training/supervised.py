@@ -61,11 +61,11 @@ class SupervisedConfig:
     Args:
         architecture: one of `ARCHITECTURES`; of `HEADS` for one on features of a diffusion model.
         augment: one of `AUGMENTATIONS`: mirrored at random ("flips"), and moved by up to an eighth as well ("usual").
-        epochs: passes over the training images.
+        epochs: passes over the training images; see `loop.num_steps` for None.
         batch_size: images per step.
         optimizer: one of `loop.OPTIMIZERS`.
         learning_rate: peak of the cosine schedule.
-        warmup: steps of linear warm-up.
+        warmup: steps of linear warm-up, a tenth of all at most.
         weight_decay: of the optimizer, as a share of the learning rate.
         ema: decay of the exponential moving average that is saved.
         seed: of initial weights, data order, augmentation and dropout.
@@ -76,7 +76,7 @@ class SupervisedConfig:
 
     architecture: str = "resnet-18"
     augment: str = "usual"
-    epochs: float = 10.0
+    epochs: float | None = None
     batch_size: int = 64
     optimizer: str = "muon"
     learning_rate: float = 2e-3

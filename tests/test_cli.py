@@ -23,7 +23,7 @@ from diffusion_classifier import DiffusionClassifier, cli, zoo
 from diffusion_classifier.tables import read_tables
 
 COMMAND = [sys.executable, "-c", "from diffusion_classifier.cli import main; main()"]
-KEYS = {"image", "label", "score", "scores", "num_evaluations", "cost", "seconds"}
+KEYS = {"image", "label", "score", "confidence", "scores", "num_evaluations", "cost", "seconds"}
 
 
 @pytest.fixture(scope="session")

@@ -214,3 +214,14 @@ class TestCommand:
         ):
             code, _, err = call("invert", *arguments, "--device", "cpu")
             assert (code, message in error(err)) == (2, True), err
+
+
+def test_prompts_are_followed_a_few_at_a_time(model_folder, monkeypatch):
+    model = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
+    image = Image.fromarray(np.arange(64 * 3, dtype=np.uint8).reshape(8, 8, 3))
+    prompts = list(model.class_names[:3])
+    together = reconstruct(model, image, prompts, steps=3)[1]
+    monkeypatch.setattr(inversion, "BATCH", 2)
+    apart = reconstruct(model, image, prompts, steps=3)[1]
+    assert [way.prompt for way in apart] == [way.prompt for way in together] == prompts
+    assert [way.rmse for way in apart] == pytest.approx([way.rmse for way in together], rel=1e-4)

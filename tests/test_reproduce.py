@@ -65,7 +65,9 @@ def test_what_is_expected_is_told(tmp_path, monkeypatch):
 
 
 def test_commands_that_repeat_the_runs_are_commands():
-    for command in miniature._commands(True):
+    given = {"device": "cpu", "dtype": "float32", "batch_size": "auto"}
+    assert sum("--dtype float32" in command for command in miniature._commands(True, given)) == 9
+    for command in [*miniature._commands(True, {}), *miniature._commands(True, given)]:
         parse(shlex.split(command))
 
 

@@ -10,7 +10,7 @@ from diffusion_classifier.posterior import decide
 from diffusion_classifier.results import Format, as_row, writer
 from diffusion_classifier.scoring import Scored, Spent
 
-KEYS = ["image", "label", "score", "scores", "num_evaluations", "cost", "seconds"]
+KEYS = ["image", "label", "score", "confidence", "scores", "num_evaluations", "cost", "seconds"]
 
 
 def result(name="x.png", errors=((0.4, 0.2), (0.1, 0.1), (0.9, 0.9)), classes=("ant", "bee", "cat"), **options):
@@ -43,6 +43,7 @@ class TestRows:
         expected = torch.softmax(torch.tensor([-1.0, -3.0, -9.0]).double(), 0)  # 10 dimensions × mean error
         assert list(row["scores"].values()) == pytest.approx(expected.tolist(), rel=1e-5)
         assert row["score"] == row["scores"]["bee"]
+        assert row["confidence"] == result().confidence
         assert row["num_evaluations"] == 6
         assert row["seconds"] == 1.235
 

@@ -10,7 +10,7 @@ from gaussians import SCHEDULES, gaussian
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.gaussian import Gaussian
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.sampling import BATCH, ddim, draw_images
+from diffusion_classifier.sampling import BATCH, ddim, draw_images, finite_noise
 from diffusion_classifier.schedules import EDM
 
 
@@ -195,3 +195,20 @@ def test_bad_input(name, classes, options, message, model_folder):
 def test_a_closed_form_draws_nothing():
     with pytest.raises(InputError, match="no images can be drawn from a gaussian model"):
         list(draw_images(gaussian(3), [0], [0]))
+
+
+def test_a_prediction_that_overflows_is_made_again_in_float32(model_folder, monkeypatch):
+    model = load_denoiser(model_folder("class-unet"), device="cpu", dtype="bfloat16")
+    x, t = torch.randn(2, *model.latent_shape, generator=torch.Generator().manual_seed(0)), torch.tensor([9, 500])
+    asked = x, t, model.condition(model.class_names[:2]), torch.arange(2)
+    predict = model.predict_noise
+    with model.full_precision():
+        exact = predict(*asked)
+    monkeypatch.setattr(
+        model, "predict_noise", lambda *a: predict(*a) * (torch.inf if model.dtype == torch.bfloat16 else 1)
+    )
+    assert torch.equal(finite_noise(model, *asked), exact)
+    assert model.dtype == torch.bfloat16
+    monkeypatch.setattr(model, "predict_noise", lambda *a: predict(*a) * torch.nan)
+    with pytest.raises(InputError, match="is not finite"):
+        finite_noise(model, *asked)

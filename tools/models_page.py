@@ -362,6 +362,20 @@ is saved, and loaded with the real `from_pretrained`:
 hub; the bundled models are the only networks with trained weights that were. What a real model would
 still show: weights in a layout of their own, and how well it classifies. Nor did anything run on CUDA.
 
+## Files beside folders
+
+<!-- not run: needs weights of the hub; tests/denoisers does the same with tiny ones -->
+```console
+$ diffusion-classifier classify rex.jpg --labels beagle,pug --model checkpoint.safetensors
+$ diffusion-classifier classify rex.jpg --labels beagle,pug --model sd2.safetensors --config owner/pipeline
+$ diffusion-classifier classify rex.jpg --labels 'TOY,pug' --model m/ --lora a.safetensors@0.8 --word TOY=b.safetensors
+$ diffusion-classifier classify rex.jpg --labels beagle,pug --model owner/name --variant fp16 --without text_encoder_3
+```
+
+A checkpoint of one file needs the extra `lora` (accelerate), and configs: those of the pipeline that its tensors look
+like, from the hub, or of `--config`, a folder or hub id; without it files of Stable Diffusion 2 are refused, since they
+do not say what they predict. Of other files than safetensors none is read.
+
 ## At full size
 
 Counted on networks without weights, made from the published configs: parameters of the network that predicts, in

@@ -23,7 +23,7 @@ from torch import Tensor
 from .denoisers.base import Denoiser
 from .exceptions import InputError
 from .images import ImageSource, load_image, preprocess
-from .sampling import ddim, invert, to_image
+from .sampling import BATCH, ddim, invert, to_image
 
 
 @dataclass(frozen=True)
@@ -73,13 +73,16 @@ def reconstruct(
     latent = denoiser.encode(pixels)
     back = denoiser.decode(latent)
     original = back if denoiser.in_pixels else pixels
-    options = {}
-    if guidance != 1:
-        rows = torch.zeros(len(prompts), dtype=torch.int64)
-        options = {"null": denoiser.null_condition()[rows].to(denoiser.device), "guidance": guidance}
-    noise = invert(denoiser, conditioning, latent.expand(len(prompts), *latent.shape[1:]), steps=steps)
-    images = denoiser.decode(ddim(denoiser, conditioning, noise, steps=steps, **options))
-    found = [_compared(str(prompt), original[0], image) for prompt, image in zip(prompts, images, strict=True)]
+    found = []
+    for some in torch.split(torch.arange(len(prompts)), BATCH):
+        options: dict[str, Any] = {}
+        if guidance != 1:
+            null = denoiser.null_condition()[torch.zeros(len(some), dtype=torch.int64)]
+            options = {"null": null.to(denoiser.device), "guidance": guidance}
+        latents = latent.expand(len(some), *latent.shape[1:])
+        noise = invert(denoiser, conditioning[some], latents, steps=steps)
+        images = denoiser.decode(ddim(denoiser, conditioning[some], noise, steps=steps, **options))
+        found += [_compared(str(prompts[i]), original[0], image) for i, image in zip(some, images, strict=True)]
     if not denoiser.in_pixels:
         found.insert(0, _compared(None, original[0], back[0]))
     return to_image(original[0].float().cpu()), found

@@ -6,7 +6,7 @@ What costs time are runs, which are kept and go on where they were broken off; t
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def reproduce(folder: Path, *, quick: bool = False, tell: Told = lambda *_: None
     _run(OF_DRAWN, str(network), runs[OF_DRAWN.name], quick, tell, options)
     classifier = DiffusionClassifier.from_pretrained("fashion", **options)
     sections = claims_of(runs, classifier, figures, QUICK_INVERTED if quick else NUM_INVERTED, tell)
-    _write(figures / "report.html", sections, quick)
+    _write(figures / "report.html", sections, quick, options)
     return sections
 
 
@@ -138,26 +138,33 @@ def _run(work: Work, model: str, folder: Path, quick: bool, tell: Told, options:
         kept: dict[str, Any] = {"store_errors": True} if work.name == "tables" else {}
         question = (CaptionQuestion if of_captions else Question)(task=task, options=work.options, **kept)
     rows = evaluate(
-        classifier, source, folder, question, positions=positions, model=model, command=_command(work, quick),
+        classifier, source, folder, question, positions=positions, model=model, command=_command(work, quick, options),
         on_start=lambda done, *_: tell(work.name, done * work.seconds),
     )  # fmt: skip
     for _ in rows:
         tell(work.name, work.seconds)
 
 
-def _command(work: Work, quick: bool) -> str:
-    options = "".join(f" --{name} {value}" for name, value in work.options.items())
+def _command(work: Work, quick: bool, given: Mapping[str, Any]) -> str:
+    options = _asked_for(given, "device", "dtype")
+    options += "".join(f" --{name} {value}" for name, value in work.options.items())
     errors = " --store-errors" if work.name == "tables" else ""
     limit = work.quick if quick else work.images
     return f"evaluate {work.task} --model {work.model} --limit {limit}{options}{errors} --out {work.name}"
 
 
-def _commands(quick: bool) -> list[str]:
+def _asked_for(given: Mapping[str, Any], *names: str) -> str:
+    """Those of the options that were not left to us."""
+    return "".join(f" --{name} {given[name]}" for name in names if given.get(name, "auto") != "auto")
+
+
+def _commands(quick: bool, given: Mapping[str, Any]) -> list[str]:
     """That repeat the runs."""
     drawn = f"baseline synthetic --model fashion --per-class {QUICK_DRAWN if quick else NUM_DRAWN}"
-    learned = f"--epochs {SUPERVISED.epochs} --warmup {SUPERVISED.warmup} --validation 0"
+    drawn += _asked_for(given, "device", "dtype")
+    learned = f"--epochs {SUPERVISED.epochs} --warmup {SUPERVISED.warmup} --validation 0" + _asked_for(given, "device")
     made = [f"{drawn} --out drawn", f"baseline supervised drawn {learned} --out {OF_DRAWN.model}"]
-    return [*(_command(work, quick) for work in WORKS), *made, _command(OF_DRAWN, quick)]
+    return [*(_command(work, quick, given) for work in WORKS), *made, _command(OF_DRAWN, quick, given)]
 
 
 def expected_seconds(quick: bool) -> float:
@@ -171,7 +178,7 @@ def expected_seconds(quick: bool) -> float:
     )
 
 
-def _write(file: Path, sections: Sequence[Section], quick: bool) -> None:
+def _write(file: Path, sections: Sequence[Section], quick: bool, given: Mapping[str, Any]) -> None:
     parts = [
         "<h1>The paper in miniature</h1>",
         "<p>Claims of <i>Your Diffusion Model is Secretly a Zero-Shot Classifier</i> (Li et al., ICCV 2023), asked of "
@@ -188,7 +195,7 @@ def _write(file: Path, sections: Sequence[Section], quick: bool) -> None:
             parts.append(f"<h2>{html.escape(section.title)}</h2>")
         for picture, said in section.figures:
             parts.append(f"<p>{embedded(picture.read_bytes(), said)}<br>{html.escape(said)}</p>")
-    lines = "\n".join(f"diffusion-classifier {command}" for command in _commands(quick))
+    lines = "\n".join(f"diffusion-classifier {command}" for command in _commands(quick, given))
     parts.append(f"<h2>To repeat the runs</h2><pre>{html.escape(lines)}</pre>")
     write_page(file, "The paper in miniature", parts)
 

@@ -34,13 +34,14 @@ class Format(StrEnum):
 
 
 def as_row(result: Classification) -> Row:
-    """{"image", "label", "score", "scores", "num_evaluations", "cost", "seconds"}, or {"image", "error"}."""
+    """An answer as the commands print it; of an image that failed, {"image", "error"}."""
     if result.failure is not None:
         return {"image": result.name, "error": result.failure}
     row: Row = {
         "image": result.name,
         "label": result.label,
         "score": result.score,
+        "confidence": result.confidence,
         "scores": result.scores,
         "num_evaluations": result.num_evaluations,
         "cost": result.cost,
@@ -76,7 +77,7 @@ def writer(output: Format, top: int | None) -> AbstractContextManager[Callable[[
         output: the format.
         top: how many of the best labels are given; 3 in a table and all elsewhere if None.
     """
-    columns = ["image", "label", "score", "num_evaluations", "cost", "seconds", "scores"]
+    columns = ["image", "label", "score", "confidence", "num_evaluations", "cost", "seconds", "scores"]
     columns += ["shortlist", "undecided", "ties", "notes", "error"]
     return _writer(output, columns, lambda rows: _table(rows, top or 3), lambda row: _cut(row, top))
 

@@ -79,9 +79,9 @@ def _follow(
     schedule, index = denoiser.schedule, torch.arange(len(x))
     for now, then in pairwise(times):
         t = now.expand(len(x))
-        eps = denoiser.predict_noise(x, t, conditioning, index)
+        eps = finite_noise(denoiser, x, t, conditioning, index)
         if null is not None:
-            without = denoiser.predict_noise(x, t, null, index)
+            without = finite_noise(denoiser, x, t, null, index)
             eps = without + guidance * (eps - without)
         alpha, sigma = (to_device(a.view(-1, *[1] * (x.ndim - 1)), x.device) for a in schedule(t))
         estimate = (x - sigma * eps) / alpha
@@ -90,6 +90,21 @@ def _follow(
             eps = (x - alpha * estimate) / sigma
         x = add_noise(estimate, eps, *(to_device(a, x.device) for a in schedule(then.expand(len(x)))))
     return x
+
+
+def finite_noise(denoiser: Denoiser, x: Tensor, t: Tensor, conditioning: Conditioning, index: Tensor) -> Tensor:
+    """As `Denoiser.predict_noise`; once more in float32 where 16 bits overflow.
+
+    Raises:
+        InputError: it is not finite in float32 either.
+    """
+    eps = denoiser.predict_noise(x, t, conditioning, index)
+    if not eps.isfinite().all():
+        with denoiser.full_precision():
+            eps = denoiser.predict_noise(x, t, conditioning, index)
+        if not eps.isfinite().all():
+            raise InputError("the prediction of the network is not finite")
+    return eps
 
 
 def draw_images(

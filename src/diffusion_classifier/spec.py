@@ -127,7 +127,7 @@ class RunSpec:
     @property
     def sees_all(self) -> bool:
         """Whether every image has the same draws of every class."""
-        return self.strategy.startswith("fixed") and self.timesteps != "random" and self.shortlist is None
+        return self.strategy.startswith("fixed") and not self.timesteps.startswith("random") and self.shortlist is None
 
     def refuse_unlike(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:
         """Complain if another run is of other weights, or they were read otherwise, whatever the images.

@@ -9,7 +9,7 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.analysis import answers, evidence
 from diffusion_classifier.analysis.answers import _share_of, confused
 from diffusion_classifier.analysis.evidence import errors_over_time, where, words
-from diffusion_classifier.draws import Draws
+from diffusion_classifier.draws import Draws, Timesteps
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.metrics import mean_interval, share_interval
 from diffusion_classifier.runs import read_rows
@@ -44,6 +44,19 @@ def test_the_map_sums_to_the_difference_of_errors(name, loss, model_folder):
     clf = DiffusionClassifier(load_denoiser(model_folder(name), device="cpu", dtype="float32"))
     first, second = clf.errors(image, two, timesteps=times, noise=noise, loss=loss).double().mean(1)
     assert float(difference.mean()) == pytest.approx(float(second - first), rel=1e-3, abs=1e-7)
+
+
+def test_the_map_has_the_weights_of_the_answer(model_folder):
+    model = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
+    image, two = picture(model.image_size), tuple(model.class_names[:2])
+    draws, weights = Draws(Timesteps.parse("even:0.2-0.8"), seed=3), (1.0, 4.0, 0.0, 2.0)
+    _, difference = where(model, image, two, num_draws=5, draws=draws, weights=weights)
+    noise = torch.stack([draws.noise(n, 0, model.latent_shape) for n in range(5)])
+    times = draws.times(model.schedule, range(5), 0)
+    errors = DiffusionClassifier(model).errors(image, two, timesteps=times.tolist(), noise=noise).double()
+    share = np.interp(times.double() / model.schedule.num_timesteps, np.linspace(0, 1, 4), weights)
+    expected = ((errors[1] - errors[0]).numpy() * share).sum() / share.sum()
+    assert float(difference.mean()) == pytest.approx(expected, rel=1e-3, abs=1e-7)
 
 
 def test_a_map_of_a_text_model_in_pixels(model_folder):
@@ -88,6 +101,17 @@ def test_words_are_worth_what_the_error_rises_without_them(model_folder):
 
 
 class TestCommands:
+    def test_images_of_a_run_of_another_split(self, call, model, tmp_path):
+        for split in ("train", "validation"):
+            for i, name in enumerate(("dark", "light") * 3):
+                save(tmp_path / "data" / split / name / f"{i}.png", 40, i)
+        run, out = tmp_path / "run", tmp_path / "confused.png"
+        options = ("--split", "validation", "--strategy", "fixed:4", "--device", "cpu", "--out", run)
+        assert call("evaluate", tmp_path / "data", "--model", model, *options)[0] == 0
+        assert call("figure", "confused", run, "-o", out)[0] == 2
+        assert call("figure", "confused", run, "--split", "validation", "-o", out)[0] == 0
+        assert out.stat().st_size > 0
+
     @pytest.fixture
     def photo(self, tmp_path):
         save(tmp_path / "photo.png", 128)

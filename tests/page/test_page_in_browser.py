@@ -347,6 +347,35 @@ def test_no_file_of_this_machine_is_served(address, tmp_path):
     assert "secret" not in told.replace("secret.txt", "")
 
 
+def test_a_drawing_is_no_way_around_the_limits(address):
+    with httpx.Client(base_url=address, timeout=60) as client:
+        config = client.get("/config").json()
+        (canvas,) = [c["id"] for c in config["components"] if c["props"].get("label") == "Draw in white"]
+        blob = {"component_id": canvas, "fn_name": "accept_blobs", "session_hash": "y"}
+        form = {"type": "layer", "index": "10000000000", "id": "z"}
+        told = client.post("/gradio_api/component_server", data=blob | form, files={"file": b"x"})
+        assert told.status_code == 404
+        (start, *_) = [d for d in config["dependencies"] if canvas in d["inputs"]]
+        link = {"path": "https://127.0.0.1/x.png", "meta": {"_type": "gradio.FileData"}}
+        sent = [
+            "fashion",
+            True,
+            None,
+            False,
+            {"background": None, "layers": [link], "composite": link},
+            "",
+            "",
+            0,
+            0,
+            1,
+        ]
+        body = {"data": sent, "fn_index": start["id"], "session_hash": "y"}
+        assert client.post("/gradio_api/queue/join", json=body).status_code == 200
+        with client.stream("GET", "/gradio_api/queue/data?session_hash=y") as events:
+            told = next(line for line in events.iter_lines() if "process_completed" in line)
+    assert "not as a link" in told
+
+
 def d_model(config):
     """Inputs of what is done when an example is chosen: the first model."""
     return [c["id"] for c in config["components"] if c["props"].get("label") == "Model"][:1]

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
+from diffusion_classifier.denoisers.addons import with_scale
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import load_image, preprocess
 from diffusion_classifier.prediction import to_noise
@@ -196,3 +197,26 @@ def test_every_false_caption_counts_however_few_another_image_has():
     assert counts.tolist() == [2, 11]
     drawn, absent, counts = _rivals(torch.tensor([1, 0]), labels, contrasts, 12, 3, generator)
     assert (len({*drawn[1].tolist()}), absent.sum(1).tolist(), counts.tolist()) == (3, [2, 0], [2, 11])
+
+
+def test_weights_of_others_are_not_replaced(model_folder, tmp_path):
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(b"mine")
+    model = load(model_folder("sd-epsilon"))
+    with pytest.raises(InputError, match="holds weights that no fine-tuning here made"):
+        finetune(images(model), model, PLAIN, tmp_path)
+    assert (tmp_path / "pytorch_lora_weights.safetensors").read_bytes() == b"mine"
+
+
+def test_gradients_are_not_lost_to_float16(model_folder, tmp_path):
+    model = load_denoiser(model_folder("sd-epsilon"), device="cpu", dtype="float16")
+    with pytest.raises(InputError, match="gradients vanish in float16"):
+        finetune(images(model), model, PLAIN, tmp_path / "out")
+
+
+def test_a_folder_may_have_an_at_in_its_name(tmp_path):
+    (tmp_path / "lora@0.02").mkdir()
+    assert with_scale(str(tmp_path / "lora@0.02")) == (str(tmp_path / "lora@0.02"), 1.0)
+    assert with_scale("style@0.8") == ("style", 0.8)
+    assert with_scale("a@b") == ("a@b", 1.0)
+    with pytest.raises(InputError, match="must be finite"):
+        with_scale("style@nan")

@@ -28,7 +28,7 @@ from diffusion_classifier.training import denoising
 from diffusion_classifier.training import train as module
 from diffusion_classifier.training.data import LabelledImages
 from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
-from diffusion_classifier.training.loop import batch_rows, build_optimizer, learning_rate, num_steps, seeded
+from diffusion_classifier.training.loop import batch_rows, build_optimizer, fit, learning_rate, num_steps, seeded
 from diffusion_classifier.training.train import CHECKPOINT, OUTER, _batch, build_network, train
 
 
@@ -166,9 +166,7 @@ class TestConfig:
     def test_number_of_steps(self, epochs, steps):
         assert num_steps(TrainConfig(epochs=epochs, batch_size=4), 32) == steps
 
-    @pytest.mark.parametrize(
-        ("num_images", "steps"), [(1, 500), (199, 500), (200, 500), (201, 503), (4000, 10_000)]
-    )
+    @pytest.mark.parametrize(("num_images", "steps"), [(1, 500), (199, 500), (200, 500), (201, 503), (4000, 10_000)])
     def test_few_images_are_passed_over_often(self, num_images, steps):
         assert num_steps(TrainConfig(batch_size=4), num_images) == steps
 
@@ -623,3 +621,51 @@ class TestRefusals:
         with pytest.raises(InputError, match=r"the loss is (nan|inf) and .* at step \d+: .* lower learning rate"):
             run(tmp_path, replace(CONFIG, learning_rate=1e38))
         assert not (tmp_path / "model_index.json").exists()
+
+
+@pytest.mark.parametrize(("steps", "given", "at"), [(50, None, [50]), (500, None, [250, 500]), (90, 40, [40, 80, 90])])
+def test_checkpoints_are_made_on_the_way(tmp_path, steps, given, at):
+    module, seen = torch.nn.Linear(2, 1), []
+    config = TrainConfig(learning_rate=1e-3)
+
+    def loss(_):
+        return module(torch.ones(1, 2)).square().sum()
+
+    fit(
+        module, loss, config, steps, tmp_path / "out" / "checkpoint", {"config": {}, "data": "", "class_names": []},
+        defaults={}, save=lambda _: None, checkpoint_every=given, on_checkpoint=seen.append,
+    )  # fmt: skip
+    assert seen == at
+
+
+@pytest.mark.parametrize(
+    "settings", [{"channels": (8, 8), "head": (8, 8, 8)}, {"channels": (8,), "head": (8, 8, 8, 8, 8)}]
+)
+def test_a_size_that_the_head_cannot_halve(settings):
+    data = LabelledImages(DATA.images[:, :, :6, :6].contiguous(), DATA.labels, DATA.class_names)
+    with pytest.raises(InputError, match="images of 6 pixels cannot be halved"):
+        module.build_network(replace(CONFIG, **settings), data)
+
+
+def test_validation_of_many_classes_is_of_few_images(tmp_path, monkeypatch):
+    seen = []
+
+    def score(_model, jobs, conditioning, _strategy, **_options):
+        jobs = list(jobs)
+        seen.append(len(jobs))
+        errors = torch.rand(len(conditioning), 8)
+        return (Scored(job.name, errors, torch.ones(len(errors)).bool(), torch.zeros(8), Spent()) for job in jobs)
+
+    class Model:
+        def condition(self, classes):
+            return list(classes)
+
+    monkeypatch.setattr(module, "score", score)
+    monkeypatch.setattr(module, "load_denoiser", lambda *_, **__: Model())
+    for classes in (2, 10, 500):
+        names = tuple(map(str, range(classes)))
+        images = LabelledImages(
+            torch.zeros(300, 1, 4, 4, dtype=torch.uint8), torch.zeros(300, dtype=torch.int64), names
+        )
+        module.validate(tmp_path, images, "cpu")
+    assert seen == [200, 100, 20]

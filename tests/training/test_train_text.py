@@ -14,9 +14,9 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.training.data import CaptionedImages
+from diffusion_classifier.training.data import CaptionedImages, LabelledImages
 from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.loop import seeded
+from diffusion_classifier.training.loop import num_steps, seeded
 from diffusion_classifier.training.networks import (
     Latents,
     Towers,
@@ -27,8 +27,10 @@ from diffusion_classifier.training.networks import (
     contrastive_loss,
     read_settings,
     tokens_of,
+    usual_patch_size,
 )
 from diffusion_classifier.training.text import train_text
+from diffusion_classifier.training.train import train
 
 CAPTIONS = ("a dark t-shirt", "a bright t-shirt", "a dark bag", "two bright bags")
 
@@ -338,3 +340,32 @@ class TestSettings:
     def test_unfit(self, text, sentence):
         with pytest.raises(InputError, match=sentence):
             read_settings(Towers, text)
+
+
+def test_few_images_teach_all_stages():
+    assert [
+        num_steps(recipe, 200, usual) for recipe, usual in ((Towers(), 10), (Latents(), 1), (TrainConfig(), 10))
+    ] == [500] * 3
+    assert num_steps(Latents(), 64_000, 1) == 1000
+    assert num_steps(Towers(), 256_000) == 10_000
+    assert (read_settings(Towers, ""), read_settings(Latents, "")) == (Towers(), Latents())
+    assert read_settings(Latents, "epochs=0.4").epochs == 0.4
+    assert read_settings(Towers, "patch_size=8,epochs=3") == Towers(patch_size=8, epochs=3.0)
+
+
+@pytest.mark.parametrize(("size", "patch"), [(28, 4), (32, 4), (56, 7), (64, 8), (128, 16), (13, 1)])
+def test_usual_patch_size(size, patch):
+    assert usual_patch_size(size) == patch
+
+
+def test_models_of_captions_and_of_classes_do_not_take_each_others_place(finished, tmp_path):
+    out = shutil.copytree(finished[0], tmp_path / "text")
+    labelled = LabelledImages(DATA.images, torch.arange(24) % 4, CAPTIONS)
+    with pytest.raises(InputError, match="holds a model that no training here made"):
+        train(labelled, replace(CONFIG, epochs=0.1), out)
+    train(labelled, replace(CONFIG, epochs=0.1), tmp_path / "classes")
+    with pytest.raises(InputError, match="holds a model that no training here made"):
+        run(tmp_path / "classes")
+    before = all_weights(out)
+    assert {stage for stage, *_ in run(out)} == {"latents"}  # encoded anew, and nothing is left to learn
+    assert all(torch.equal(tensor, before[name]) for name, tensor in all_weights(out).items())

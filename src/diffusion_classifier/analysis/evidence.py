@@ -22,8 +22,9 @@ from ..draws import Draws
 from ..exceptions import InputError
 from ..images import ImageSource, load_image, preprocess
 from ..losses import LOSSES
-from ..sampling import to_image
+from ..sampling import finite_noise, to_image
 from ..schedules import add_noise
+from ..weights import Weights, weights_at
 from .figures import pyplot, save
 
 SHOWN = 5
@@ -126,6 +127,7 @@ def where(
     num_draws: int = 64,
     loss: str = "l2",
     draws: Draws | None = None,
+    weights: Weights | None = None,
 ) -> tuple[Image.Image, NDArray[np.float64]]:
     """Where on the image the first class fits better than the second: the image as the model sees it, and a map (S, S).
 
@@ -139,6 +141,7 @@ def where(
         num_draws: of both.
         loss: one of `losses.LOSSES`.
         draws: which; even times if None.
+        weights: of each draw by its time; uniform if None.
 
     Raises:
         InputError: no such loss; as `load_image` and `Denoiser.condition`.
@@ -149,17 +152,18 @@ def where(
     pixels = preprocess(load_image(image).image, denoiser.image_size, crop=denoiser.crop)
     latent = denoiser.encode(pixels[None].to(denoiser.device))
     conditioning = denoiser.condition(classes).to(denoiser.device)
-    total = torch.zeros(latent.shape[1:])
+    total, times = torch.zeros(latent.shape[1:]), draws.times(denoiser.schedule, range(num_draws), 0)
+    shares = weights_at(weights or (1.0, 1.0), times / denoiser.schedule.num_timesteps)
     for n in range(num_draws):
-        t = draws.times(denoiser.schedule, [n], 0)
+        t = times[n : n + 1]
         eps = to_device(draws.noise(n, 0, denoiser.latent_shape)[None], denoiser.device)
         alpha, sigma = (to_device(a, denoiser.device) for a in denoiser.schedule(t))
         noisy = add_noise(latent, eps, alpha, sigma)
-        predicted = denoiser.predict_noise(noisy, t, conditioning, torch.zeros(2, dtype=torch.int64))
+        predicted = finite_noise(denoiser, noisy, t, conditioning, torch.zeros(2, dtype=torch.int64))
         first, second = (_at_each_place(loss, eps[0], p).cpu() for p in predicted)
-        total += second - first
+        total += float(shares[n] / shares.sum()) * (second - first)
     patch = (getattr(denoiser, "patch_size", None) or 1) if denoiser.in_pixels else 1
-    found = torch.nn.functional.pixel_shuffle(total / num_draws, patch).mean(0)
+    found = torch.nn.functional.pixel_shuffle(total, patch).mean(0)
     return to_image(pixels), found.double().numpy()
 
 

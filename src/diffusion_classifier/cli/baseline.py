@@ -57,7 +57,7 @@ def supervised(
     ema: Ema = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation and held-out images.")] = 0,
     device: Device = "auto",
-    checkpoint_every: CheckpointEvery = 1000,
+    checkpoint_every: CheckpointEvery = None,
 ) -> None:
     """Train an image classifier from scratch; transformers loads it, and `evaluate TASK --model OUT` reads it.
 
@@ -110,7 +110,7 @@ def features(
     seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation, noise and held-out images.")] = 0,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    checkpoint_every: CheckpointEvery = 1000,
+    checkpoint_every: CheckpointEvery = None,
 ) -> None:
     """Train a classifier on what the middle of a diffusion model makes of labelled images (the paper's SD features).
 

@@ -46,7 +46,8 @@ Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.com
 Template = Annotated[
     list[str] | None,
     typer.Option(
-        help="What makes a label a prompt, as 'a photo of a {}.'; for models that read text. Repeat it for several."
+        help="What makes a label a prompt, as 'a photo of a {}.', for models that read text; the label itself if not "
+        "given. Repeat it for several."
     ),
 ]
 Average = Annotated[str, typer.Option(help="Over what several prompts of a label are averaged: error or embedding.")]

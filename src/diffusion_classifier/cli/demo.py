@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
 
 from ..exceptions import InputError
-from .common import BatchSize, Device, Dtype, app, load_arguments, say
+from .common import BatchSize, Device, Dtype, app, end_in_order, load_arguments, say
 
 
 @app.command()
@@ -33,25 +35,32 @@ def demo(
 
     Example: `diffusion-classifier demo --run runs/sample`
     """
-    try:
-        import gradio  # noqa: F401
-    except ImportError as e:
-        raise InputError("the page needs gradio: pip install 'diffusion-classifier[demo]'") from e
-    from ..denoisers.load import bundled_models
-    from ..page import build_page, launch
+    end_in_order()
+    with TemporaryDirectory(prefix="diffusion-classifier-") as folder:
+        # What is sent is for this user's eyes, and gone when the page is; gradio asks for the name when it is imported.
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        try:
+            import gradio  # noqa: F401
+        except ImportError as e:
+            raise InputError("the page needs gradio: pip install 'diffusion-classifier[demo]'") from e
+        from ..denoisers.load import bundled_models
+        from ..page import build_page, launch
 
-    options = load_arguments("", device, dtype, batch_size, False)
-    names = model or list(bundled_models())
-    page = build_page(
-        names, run_folders=run, data=data, contrastive=contrastive,
-        **{name: options[name] for name in ("device", "dtype", "batch_size")},
-    )  # fmt: skip
-    try:
-        _, address, _ = launch(
-            page, host=host, port=port, max_megabytes=max_megabytes, inbrowser=open_browser, quiet=True,
-            prevent_thread_lock=True,
+        options = load_arguments("", device, dtype, batch_size, False)
+        names = model or list(bundled_models())
+        page = build_page(
+            names, run_folders=run, data=data, contrastive=contrastive,
+            **{name: options[name] for name in ("device", "dtype", "batch_size")},
         )  # fmt: skip
-    except OSError as e:
-        raise InputError(f"the page cannot be served at {host}: {e}") from e
-    say(f"the page is at {address}")
-    page.block_thread()
+        try:
+            _, address, _ = launch(
+                page, host=host, port=port, max_megabytes=max_megabytes, inbrowser=open_browser, quiet=True,
+                prevent_thread_lock=True,
+            )  # fmt: skip
+        except Exception as e:  # gradio asks its own page for an answer, and raises whatever comes of it
+            raise InputError(f"the page cannot be served at {host}: {e}") from e
+        say(f"the page is at {address}")
+        try:
+            page.block_thread()
+        finally:
+            page.close(verbose=False)

@@ -16,6 +16,7 @@ from .training import (
     Epochs,
     HeldOut,
     ImageColumn,
+    LabelColumn,
     LearningRate,
     ModelOut,
     Optimizer,
@@ -37,6 +38,7 @@ def distill(
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of these.")] = None,
     image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     architecture: Architecture = "resnet-18",
     augment: Augment = "usual",
     size: Size = None,
@@ -50,7 +52,7 @@ def distill(
     ema: Ema = 0.999,
     seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation and held-out images.")] = 0,
     device: Device = "auto",
-    checkpoint_every: CheckpointEvery = 1000,
+    checkpoint_every: CheckpointEvery = None,
 ) -> None:
     """Train an image classifier that answers in one pass what runs answered, from their posteriors; no label is read.
 
@@ -71,7 +73,9 @@ def distill(
         learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
     )  # fmt: skip
     specs = [read_spec(run) for run in runs]
-    sources = [images_of_run(spec, images, split=split, image_column=image_column) for spec in specs]
+    sources = [
+        images_of_run(spec, images, split=split, image_column=image_column, label_column=label_column) for spec in specs
+    ]
     training, held_out = hold_out(taught(dict(zip(runs, sources, strict=True)), size), validation, seed)
     agreement: list[float] = []
     with reporter() as report:

@@ -59,7 +59,12 @@ def evaluate(
     split: Annotated[str | None, typer.Option(help="Of the data; the task's own, or test, if not given.")] = None,
     image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
-    class_names: Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")] = None,
+    class_names: Annotated[
+        str | None,
+        typer.Option(
+            help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."
+        ),
+    ] = None,
     images: Annotated[str | None, typer.Option(help="Of captions: folder where paths of images begin.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Of captions: column of the true ones.")] = None,
     false_column: Annotated[

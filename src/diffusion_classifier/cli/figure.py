@@ -44,7 +44,13 @@ def errors(
     names = parse_labels(labels)
     classifier = load_classifier(model, device, dtype, "auto", False)
     table, at = errors_over_time(
-        classifier, image, names, num_noises=noises, num_times=times, loss=loss or "l2", template=template or None
+        classifier,
+        image,
+        names,
+        num_noises=noises,
+        num_times=times,
+        loss=loss or classifier.denoiser.defaults.loss,
+        template=template or None,
     )
     draw_errors(table, at, names, out)
     say(f"drawn to {out}")
@@ -101,6 +107,7 @@ def where(
     from ..analysis.evidence import where as find
     from ..denoisers import load_denoiser
     from ..exceptions import InputError
+    from ..losses import LOSSES
     from ..prompts import fill_template, parse_labels
 
     names = parse_labels(labels)
@@ -108,7 +115,9 @@ def where(
         raise InputError(f"two labels are compared; got {len(names)}: {labels}")
     denoiser = load_denoiser(model, device=device, dtype=dtype)
     first, second = names if denoiser.class_names is not None else fill_template(template, names)
-    picture, difference = find(denoiser, image, (first, second), num_draws=draws, loss=loss or "l2")
+    own = denoiser.defaults.loss
+    loss = loss or (own if own in LOSSES else "l2")  # a bound has no places
+    picture, difference = find(denoiser, image, (first, second), num_draws=draws, loss=loss)
     draw_where(picture, difference, (names[0], names[1]), out)
     say(f"drawn to {out}")
 
@@ -131,10 +140,9 @@ def words(
     from ..analysis.evidence import draw_words
     from ..analysis.evidence import words as find
 
-    draw_words(
-        find(load_classifier(model, device, dtype, "auto", False), image, prompt, num_draws=draws, loss=loss or "l2"),
-        out,
-    )
+    classifier = load_classifier(model, device, dtype, "auto", False)
+    found = find(classifier, image, prompt, num_draws=draws, loss=loss or classifier.denoiser.defaults.loss)
+    draw_words(found, out)
     say(f"drawn to {out}")
 
 
@@ -204,6 +212,9 @@ def confused(
     run: _Run,
     out: _Out,
     data: Annotated[str | None, typer.Option(help="Where the images are; where they were if not given.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
+    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
 ) -> None:
     """The pairs of classes that are confused most often, with images.
 
@@ -215,7 +226,7 @@ def confused(
     from ..tasks import images_of_run
 
     spec = read_spec(run)
-    source = images_of_run(spec, data)
+    source = images_of_run(spec, data, split=split, image_column=image_column, label_column=label_column)
     source.refuse_other(spec, run)
     draw_confused(find(run), source, out)
     say(f"drawn to {out}")

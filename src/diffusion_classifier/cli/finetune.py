@@ -80,7 +80,7 @@ def finetune(
     image_size: ImageSize = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    checkpoint_every: CheckpointEvery = 1000,
+    checkpoint_every: CheckpointEvery = None,
     output: TableFormat = "table",
 ) -> None:
     """Fine-tune a model by LoRA on images with captions or of classes, to denoise or also (--joint) to tell them apart.
@@ -88,17 +88,20 @@ def finetune(
     The weights are for `--lora` of every other command; those of a text-to-image model for diffusers, too.
 
     Examples:
-    `diffusion-classifier finetune clothes/ --model fashion --classes 'Shirt,T-shirt/top' --number 175 --joint 0.3
+    `diffusion-classifier finetune clothes/ --model fashion --classes 'Shirt,T-shirt/top' --number 175 --joint 0.02
     --out lora/`
 
-    `diffusion-classifier finetune cats/ --model scenes --out lora/ --joint 0.3`
+    `diffusion-classifier finetune cats/ --model scenes --out lora/ --joint 0.02`
 
     `diffusion-classifier finetune captions.parquet --false-column false_captions --model scenes
-    --out lora/ --joint 0.3`
+    --out lora/ --joint 0.02`
     """
+    import torch
+
     from ..caption_sources import open_captions
     from ..classifier import DiffusionClassifier
     from ..denoisers import load_denoiser
+    from ..devices import resolve_device, resolve_dtype
     from ..prompts import fill_template, parse_labels
     from ..sources import is_captioned
     from ..training.confused import confused_images, gains, right_answers
@@ -123,6 +126,8 @@ def finetune(
             "--false-column is for --joint, by which the true caption is told from false ones: give a weight"
         )
     confused = [] if classes is None else parse_labels(classes)
+    if dtype == "auto" and resolve_dtype(dtype, resolve_device(device)) is torch.float16:
+        dtype = "float32"  # in which gradients do not vanish
     denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)
     reads = denoiser.class_names is None
     if not reads and (false_column or caption_column):

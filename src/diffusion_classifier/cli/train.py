@@ -45,7 +45,7 @@ def train(
     ] = None,
     validation: Annotated[
         int | None,
-        typer.Option(min=0, help="Images held out; 200 of them are reported on. A tenth, at most 1000, if not given."),
+        typer.Option(min=0, help="Images held out; 200 at most are reported on. A tenth, at most 1000, if not given."),
     ] = None,
     objective: Annotated[str, typer.Option(help="epsilon, v_prediction, sample or flow.")] = "v_prediction",
     beta_schedule: Annotated[str, typer.Option(help="linear, scaled_linear or squaredcos_cap_v2.")] = "linear",
@@ -93,16 +93,16 @@ def train(
             help="With captions: settings of the contrastive model whose text encoder reads prompts, as "
             "width=128,layers=4,epochs=10, or the folder of one."
         ),
-    ] = "epochs=10",
+    ] = "",
     autoencoder: Annotated[
         str,
         typer.Option(help="With captions: settings, as channels=32/64/64,latent_channels=8,epochs=1, or a folder."),
-    ] = "epochs=1",
+    ] = "",
     start: Annotated[str, typer.Option(help="Model whose weights training starts from; fresh ones if not given.")] = "",
     seed: Annotated[int, typer.Option(help="Of weights, data order, noise and held-out images.")] = 0,
     device: Device = "auto",
     compile_network: Compile = False,
-    checkpoint_every: CheckpointEvery = 1000,
+    checkpoint_every: CheckpointEvery = None,
 ) -> None:
     """Train a small diffusion model from scratch: class-conditional, in pixels; or, from captions, text-to-image.
 
@@ -151,9 +151,11 @@ def train(
     if of_captions:
         if validation is not None:
             raise InputError("--validation is for models of classes: of captions all images are trained on")
-        towers: Towers | Path = Path(contrastive) if Path(contrastive).exists() else read_settings(Towers, contrastive)
+        towers: Towers | Path = (
+            Path(contrastive) if contrastive and Path(contrastive).exists() else read_settings(Towers, contrastive)
+        )
         latents: Latents | Path = (
-            Path(autoencoder) if Path(autoencoder).exists() else read_settings(Latents, autoencoder)
+            Path(autoencoder) if autoencoder and Path(autoencoder).exists() else read_settings(Latents, autoencoder)
         )
         captioned = load_captioned_images(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column

@@ -32,7 +32,10 @@ ModelOut = Annotated[
     Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
 ]
 Size = Annotated[int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")]
-ClassNames = Annotated[str | None, typer.Option(help="Comma-separated; the data set's own if not given.")]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."),
+]
 Split = Annotated[str, typer.Option(help="Split of the data to train on.")]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
@@ -53,7 +56,10 @@ LearningRate = Annotated[float, typer.Option(help="Peak of the cosine schedule."
 Warmup = Annotated[int, typer.Option(help="Steps of linear warm-up, a tenth of all at most.")]
 WeightDecay = Annotated[float, typer.Option(help="Times the learning rate, a step.")]
 Ema = Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")]
-CheckpointEvery = Annotated[int, typer.Option(min=1, help="Steps between checkpoints.")]
+CheckpointEvery = Annotated[
+    int | None,
+    typer.Option(min=1, help="Steps between checkpoints; half of them if not given, but 100 at least, 1,000 at most."),
+]
 
 
 def load_and_hold_out(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,15 @@ def need_peft() -> None:
 def with_scale(source: str) -> tuple[str, float]:
     """Path and scale of "style.safetensors@0.8"; the scale is 1 where there is none."""
     path, at, scale = source.rpartition("@")
+    if not at or Path(source).exists():
+        return source, 1.0
     try:
-        return (path, float(scale)) if at else (source, 1.0)
+        value = float(scale)
     except ValueError:
         return source, 1.0
+    if not math.isfinite(value):
+        raise InputError(f"the scale of LoRA weights must be finite; got {source!r}")
+    return path, value
 
 
 def _place(path: str, name: str) -> dict[str, str]:

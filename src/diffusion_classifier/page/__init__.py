@@ -27,6 +27,8 @@ THEME = gr.themes.Default(
 """Without fonts from elsewhere, and with contrasts of 4.5 at least (WCAG 2 AA)."""
 MAX_WAITING = 64
 """Requests in the queue; more are told to come back later."""
+MAX_SESSIONS = 200
+"""Of which the page remembers the last image; the oldest are forgotten."""
 
 
 def build_page(
@@ -83,10 +85,12 @@ def launch(
     Raises:
         OSError: the address is not of this machine, or no port is free.
     """
+    host = host.strip("[]")
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))  # gradio would try a hundred ports at an address that is not of this machine
     return page.launch(
-        server_name=host, server_port=port, max_file_size=f"{max_megabytes}mb", share=False, ssr_mode=False,
+        server_name=f"[{host}]" if ":" in host else host, server_port=port, state_session_capacity=MAX_SESSIONS,
+        max_file_size=f"{max_megabytes}mb", share=False, ssr_mode=False,
         theme=THEME, css=STYLE, footer_links=["api", "settings"], run_history=False, enable_monitoring=False,
         show_error=False, **more,
     )  # fmt: skip

@@ -15,9 +15,11 @@ import torch
 from PIL import Image
 
 from ..analysis.evidence import draw_where, where
+from ..draws import Draws
 from ..exceptions import InputError
 from ..images import load_image
 from ..inversion import reconstruct
+from ..losses import LOSSES
 from ..posterior import Classification
 from ..prompts import fill_template, parse_labels
 from ..results import Row, as_row
@@ -32,6 +34,7 @@ from .common import (
     refuse_long_text,
     refuse_long_work,
     sentences,
+    sketchpad,
     upload,
 )
 from .parts import bars, dropped, leads, status
@@ -67,8 +70,8 @@ def build(models: Models) -> None:
                     )
                 with gr.Tab("Drawing") as as_drawing:
                     black = Image.new("RGB", (CANVAS, CANVAS))
-                    canvas = gr.Sketchpad(
-                        {"background": black, "layers": [], "composite": black}, label="Draw in white", type="pil",
+                    canvas = sketchpad(
+                        {"background": black, "layers": [], "composite": black}, label="Draw in white",
                         canvas_size=(CANVAS, CANVAS), fixed_canvas=True, layers=False, transforms=(),
                         brush=gr.Brush(default_size=16, colors=["#ffffff", "#c0c0c0", "#808080"], color_mode="fixed"),
                     )  # fmt: skip
@@ -127,7 +130,7 @@ def build(models: Models) -> None:
         from_canvas: bool,
         file: str | None,
         as_negative: bool,
-        sketch: Any,
+        sketch: str | None,
         text: str | None,
         prompt: str | None,
         most: int | None,
@@ -156,7 +159,8 @@ def build(models: Models) -> None:
             prompts = (
                 fill_template(options["template"], pair) if "template" in options else index if not names else pair
             )
-            found = (name, picture.image, pair, prompts)
+            reading = models[name].reading(result.class_names, strategy=options.get("strategy"), seed=options["seed"])
+            found = (name, picture.image, pair, prompts, reading)
             yield status(result, True, picture.notes), *_race(result), hidden, found
             with models.turn:
                 beside = _contrastive(models, name, picture.image, result, options.get("template"))
@@ -174,9 +178,12 @@ def build(models: Models) -> None:
         with sentences(), models.turn:
             if found is None:
                 raise InputError("classify an image first")
-            name, image, pair, prompts = found
+            name, image, pair, prompts, reading = found
             denoiser = models[name].denoiser
-            picture, difference = where(denoiser, image, prompts)
+            picture, difference = where(
+                denoiser, image, prompts, draws=Draws(reading.timesteps, reading.seed), weights=reading.weights,
+                loss=reading.loss if reading.loss in LOSSES else "l2",
+            )  # fmt: skip
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "where.png"
                 draw_where(picture, difference, pair, file)

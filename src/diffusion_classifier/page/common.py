@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +12,6 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from gradio.components.image_editor import EditorValue
 from PIL import ImageOps
 
 from ..baselines.contrastive import Contrastive
@@ -73,6 +72,18 @@ def upload(**options: Any) -> gr.Image:
     component = gr.Image(
         label="Photograph", type="filepath", format="png", elem_classes=["dc-photo", "dc-upload"], **options
     )
+    return _as_sent(component, lambda payload: payload)
+
+
+def sketchpad(value: Any, **options: Any) -> gr.Sketchpad:
+    """A drawing as the file that was sent, of which gradio would decode every layer, whatever it is."""
+    component = _as_sent(gr.Sketchpad(value, **options), lambda payload: payload.composite)
+    component.accept_blobs = None  # a way around the queue and the limits, which this page has no need of
+    return component
+
+
+def _as_sent(component: Any, file_of: Callable[[Any], Any]) -> Any:
+    """The component, giving the path of the file in what was sent, which is no link."""
     move = component.async_move_resource_to_block_cache
 
     async def move_file(path: Any) -> str | None:
@@ -82,9 +93,10 @@ def upload(**options: Any) -> gr.Image:
         return moved
 
     def path_of(payload: Any) -> str | None:  # gradio has seen to it that the file is one of its own
-        if payload is not None and payload.path is None:
+        file = None if payload is None else file_of(payload)
+        if file is not None and file.path is None:
             raise gr.Error("an image is sent as a file", print_exception=False)
-        return None if payload is None else str(payload.path)
+        return None if file is None else str(file.path)
 
     # Set, since a class of our own would make gradio write a file beside this one.
     component.async_move_resource_to_block_cache, component.preprocess = move_file, path_of
@@ -107,14 +119,13 @@ def read_upload(file: str | None, negative: bool = False) -> Picture:
     return replace(picture, image=ImageOps.invert(picture.image)) if negative else picture
 
 
-def drawing_of(value: EditorValue | None) -> Picture:
+def drawing_of(file: str | None) -> Picture:
     """What was drawn, on black.
 
     Raises:
         InputError: nothing.
     """
-    picture: Any = None if value is None else value["composite"]
-    drawn = None if picture is None else load_image(picture, "drawing", background=(0, 0, 0))
+    drawn = None if file is None else load_image(file, "drawing", background=(0, 0, 0))
     if drawn is None or not np.ptp(np.asarray(drawn.image)):
         raise InputError("nothing is drawn yet: draw something, or choose a photograph")
     return drawn

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import nan
 from queue import SimpleQueue
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 from torch import Tensor
@@ -112,13 +112,19 @@ def watch(
             asked = options | {"strategy": watched, "template": template}
             return classifier.classify([picture.image], classnames, **asked)[0]
 
-    pool = ThreadPoolExecutor(1, "race")
-    answer = pool.submit(search)
-    answer.add_done_callback(lambda _: states.put(None))
+    answer: Future[Classification] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(search())
+        except BaseException as e:
+            answer.set_exception(e)
+        states.put(None)
+
+    Thread(target=work, name="race", daemon=True).start()  # for which a process that ends does not wait
     try:
         while (state := states.get()) is not None:
             yield so_far(state)
     finally:
         left.set()
-        pool.shutdown(wait=False)  # whoever closes the iterator need not wait for it
     yield answer.result()

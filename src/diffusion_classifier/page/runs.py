@@ -14,7 +14,7 @@ from PIL import Image
 from ..exceptions import InputError
 from ..images import ImageError, load_image
 from ..rescore import answer_again, other_settings
-from ..runs import SCHEMA, read_rows, refuse_unlabelled, with_status
+from ..runs import SCHEMA, read_rows, with_status
 from ..sources import Source
 from ..spec import RunSpec, read_spec, refuse_captions, spec_with_errors
 from ..summary import compare_rows, summary_of
@@ -212,14 +212,14 @@ def _picture(source: Source, row: dict[str, Any]) -> tuple[Any, str]:
 
 
 def _compared(folder: Path, spec: RunSpec, before: pa.Table, after: pa.Table) -> str:
-    refuse_unlabelled(folder, before)
+    change = compare_rows("as it was read", "answered again", (before, after))
+    changed = round(change.other_label[0] * change.num_images)
+    if change.difference is None:
+        return f"Answers that changed: {changed} of {change.num_images}."
     old, new = (summary_of(folder, spec, rows) for rows in (before, after))
     assert old.accuracy is not None
     assert new.accuracy is not None
-    change = compare_rows("as it was read", "answered again", (before, after))
-    assert change.difference is not None
     gain, low, high = change.difference
-    changed = round(change.other_label[0] * change.num_images)
     return (
         f"Accuracy {old.accuracy[0]:.1%} → **{new.accuracy[0]:.1%}**: {100 * gain:+.1f} points "
         f"(95 %: {100 * low:+.1f} to {100 * high:+.1f}); calibration error {old.calibration_error:.3f} → "

@@ -72,7 +72,7 @@ class LabelledImages(_Images):
 
     def fingerprint(self) -> str:
         """SHA-256 of images and targets, for a model card and for refusing to resume on other data."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data)
         digest.update(self.targets.numpy().tobytes())
         return digest.hexdigest()
 
@@ -98,7 +98,7 @@ class CaptionedImages(_Images):
 
     def fingerprint(self) -> str:
         """SHA-256 of images and captions."""
-        digest = hashlib.sha256(self.images.numpy().tobytes())
+        digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data)
         for captions in (self.captions, *self.contrasts):
             digest.update("\0".join(captions).encode())
         return digest.hexdigest()
@@ -180,15 +180,18 @@ def decode(source: Source | Captioned | CaptionSource, size: int | None, crop: C
     first = source.read(0)
     if isinstance(first, np.ndarray) and first.ndim == 2 and first.shape == (size or first.shape[0],) * 2:  # IDX files
         return torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))[:, None]  # type: ignore[misc]
-    images: list[Tensor] = []
+    images, grey = torch.empty(0), True
     for i in range(len(source)):
         content = source.read(i)
         name = str(content) if isinstance(content, str | Path) else f"{source.name}[{i}]"
-        images.append(_to_pixels(content, size, name, crop))
-        if images[-1].shape != images[0].shape:
+        pixels = _to_pixels(content, size, name, crop)
+        if i == 0:
+            images = pixels.new_empty(len(source), *pixels.shape)  # once, since there may be many
+        if pixels.shape != images.shape[1:]:
             raise InputError(f"{name} differs in size from the images before it: give a size, to which all are brought")
-    stacked = torch.stack(images)
-    return stacked[:, :1].contiguous() if bool((stacked == stacked[:, :1]).all()) else stacked
+        images[i] = pixels
+        grey = grey and bool((pixels == pixels[:1]).all())
+    return images[:, :1].contiguous() if grey else images
 
 
 def _to_pixels(source: ImageSource, size: int | None, name: str, crop: Crop) -> Tensor:

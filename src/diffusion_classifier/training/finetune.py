@@ -46,7 +46,7 @@ def finetune(
     *,
     rank: int = 8,
     mixed_precision: bool | None = None,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_stage: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Path:
@@ -60,7 +60,7 @@ def finetune(
         out: holds the LoRA weights, and in `checkpoint/` what is needed to go on.
         rank: of the matrices.
         mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; see `loop.fit` for None.
         on_step: called after each step.
         on_stage: called with the name of each stage, its number of steps, and of images a step.
 
@@ -73,6 +73,8 @@ def finetune(
     takes_lora = isinstance(denoiser, ClassConditional) or hasattr(pipeline, "save_lora_weights")
     if not takes_lora or denoiser.prediction_type not in OBJECTIVES:
         raise InputError(f"a {type(pipeline or denoiser).__name__} is not fine-tuned here")
+    if denoiser.dtype == torch.float16:
+        raise InputError("gradients vanish in float16: fine-tune in bfloat16, or in float32")
     if rank < 1:
         raise InputError(f"the rank must be at least 1; got {rank}")
     config = replace(config, objective=denoiser.prediction_type, times=denoiser.times)
@@ -130,6 +132,8 @@ def finetune(
         part = "unet" if "unet" in pipeline.components else "transformer"
         pipeline.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(network, weights)})
 
+    if any(out.glob("*.safetensors")) and not (out / "checkpoint").exists():
+        raise InputError(f"{out} holds weights that no fine-tuning here made: choose another --out")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     steps = num_steps(config, len(data))

@@ -113,9 +113,9 @@ def batch_rows(step: int, num_images: int, batch_size: int, seed: int) -> Tensor
     return torch.stack([_order(num_images, seed, p // num_images)[p % num_images] for p in positions])
 
 
-def num_steps(recipe: Recipe, num_images: int) -> int:
-    """Steps in all: where the recipe does not say, of `NUM_EPOCHS` passes, and `NUM_STEPS` at least for few images."""
-    least, epochs = (NUM_STEPS, NUM_EPOCHS) if recipe.epochs is None else (1, recipe.epochs)
+def num_steps(recipe: Recipe, num_images: int, usual: float = NUM_EPOCHS) -> int:
+    """Steps in all: where the recipe does not say, of the usual passes, and `NUM_STEPS` at least for few images."""
+    least, epochs = (NUM_STEPS, usual) if recipe.epochs is None else (1, recipe.epochs)
     return max(least, math.ceil(epochs * num_images / recipe.batch_size))
 
 
@@ -169,7 +169,7 @@ def fit(
     defaults: dict[str, Any],
     save: Callable[[dict[str, Tensor]], None],
     outer: Collection[str] = (),
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_checkpoint: Callable[[int], None] = lambda _: None,
     stage: str = "",
@@ -186,7 +186,7 @@ def fit(
         defaults: of settings that are younger than a checkpoint.
         save: called with the averaged weights, before each checkpoint is written.
         outer: see `build_optimizer`.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; half of them if None, but 100 at least and 1,000 at most.
         on_step: called after each step.
         on_checkpoint: called with the step, after each checkpoint.
         stage: told to on_step.
@@ -198,6 +198,9 @@ def fit(
     ema = {name: p.detach().clone() for name, p in weights.items()}
     optimizer = build_optimizer(module, recipe, outer)
     step = load_checkpoint(checkpoint, run, defaults, weights, ema, optimizer)
+    with writing(checkpoint.parent):
+        checkpoint.mkdir(parents=True, exist_ok=True)  # what is saved from now on is of a training here
+    interval = checkpoint_every or min(1000, max(100, steps // 2))
     while step < steps:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps, recipe)
@@ -217,7 +220,7 @@ def fit(
             torch._foreach_lerp_(list(ema.values()), [p.detach() for p in weights.values()], 1 - decay)
         step += 1
         on_step(Progress(step, steps, value, stage))
-        if step % checkpoint_every == 0 or step == steps:
+        if step % interval == 0 or step == steps:
             with writing(checkpoint.parent):
                 save(ema)
                 save_checkpoint(checkpoint, run, step, weights, ema, optimizer)

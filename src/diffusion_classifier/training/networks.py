@@ -29,20 +29,20 @@ class Towers:
     Args:
         width: of both.
         layers: of both.
-        patch_size: edge of the squares that an image is cut into, in pixels.
+        patch_size: edge of the squares that an image is cut into, in pixels; about an eighth of the image's if None.
         max_tokens: of a caption, start and end included.
         vocabulary: tokens at most.
-        epochs: passes over the training images.
+        epochs: passes over the training images; see `loop.num_steps` for None.
         batch_size: captions that an image's own is told from, plus one.
         learning_rate: see `TrainConfig`, and so the others.
     """
 
     width: int = 128
     layers: int = 4
-    patch_size: int = 7
+    patch_size: int | None = None
     max_tokens: int = 32
     vocabulary: int = 1024
-    epochs: float = 10.0
+    epochs: float | None = None
     batch_size: int = 256
     learning_rate: float = 1e-3
     warmup: int = 200
@@ -63,7 +63,7 @@ class Latents:
         channels: width of each resolution level, high to low: each but the first halves the edge.
         latent_channels: of a latent.
         divergence: weight of the Kullback-Leibler divergence, a dimension, against the mean squared error.
-        epochs: passes over the training images.
+        epochs: passes over the training images; one if None, and see `loop.num_steps`.
         batch_size: images a step.
         learning_rate: see `TrainConfig`, and so the others.
     """
@@ -71,7 +71,7 @@ class Latents:
     channels: tuple[int, ...] = (32, 64, 64)
     latent_channels: int = 8
     divergence: float = 1e-4
-    epochs: float = 1.0
+    epochs: float | None = None
     batch_size: int = 64
     learning_rate: float = 1e-3
     warmup: int = 100
@@ -80,6 +80,8 @@ class Latents:
     optimizer: str = "adamw"
 
 
+_WITHOUT_DEFAULT = {"epochs": 10.0, "patch_size": 7}
+"""Values such as those that these settings take."""
 _Settings = TypeVar("_Settings", Towers, Latents)
 
 
@@ -95,7 +97,7 @@ def read_settings(kind: type[_Settings], text: str) -> _Settings:
         name, _, value = part.partition("=")
         if name not in known:
             raise InputError(f"{name!r} is not one of {', '.join(known)}")
-        default = known[name]
+        default = _WITHOUT_DEFAULT.get(name, known[name])
         try:
             if isinstance(default, tuple):
                 values[name] = tuple(map(int, value.split("/")))
@@ -108,6 +110,11 @@ def read_settings(kind: type[_Settings], text: str) -> _Settings:
         if not isinstance(default, str) and not (least <= low < math.inf):
             raise InputError(f"{name} must be at least {least} and finite; got {value}")
     return kind(**values)
+
+
+def usual_patch_size(size: int) -> int:
+    """The divisor of an image's edge that is nearest to an eighth of it."""
+    return min((p for p in range(1, size + 1) if size % p == 0), key=lambda p: abs(8 * p - size))
 
 
 def halved(size: int, channels: Sequence[int], what: str) -> int:

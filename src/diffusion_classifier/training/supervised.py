@@ -252,7 +252,7 @@ def _fit(
     out: Path,
     validation: LabelledImages | None,
     mixed_precision: bool | None,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_validation: Callable[[int, dict[str, float]], None] = lambda *_: None,
 ) -> None:
@@ -287,7 +287,7 @@ def _fit(
     @torch.no_grad()
     def on_checkpoint(step: int) -> None:
         if validation is not None and len(validation):
-            rows = torch.split(torch.arange(len(validation)), 256)
+            rows = torch.split(torch.arange(len(validation)), config.batch_size)
             chosen = [logits(averaged, seen(validation.images[part], None)).argmax(1).cpu() for part in rows]
             name = "accuracy" if validation.posteriors is None else "agreement"
             on_validation(step, {name: float((torch.cat(chosen) == validation.labels).float().mean())})

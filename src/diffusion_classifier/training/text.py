@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +33,7 @@ from ..schedules import read_scheduler
 from .data import CaptionedImages
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
 from .latents import BATCH, encode_all, image_processor, pixels
-from .loop import Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
+from .loop import NUM_EPOCHS, Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .networks import (
     Latents,
     Towers,
@@ -46,6 +46,7 @@ from .networks import (
     halved,
     text_encoder_of,
     tokens_of,
+    usual_patch_size,
 )
 
 CHECKPOINT = "checkpoint"
@@ -66,7 +67,7 @@ def train_text(
     device: str = "cpu",
     mixed_precision: bool | None = None,
     compile_network: bool = False,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_stage: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Path:
@@ -81,7 +82,7 @@ def train_text(
         device: of the networks.
         mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
         compile_network: torch.compile of the U-Net.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; see `loop.fit` for None.
         on_step: called after each step.
         on_stage: called with the name of each stage, its number of steps, and of images a step.
 
@@ -98,7 +99,7 @@ def train_text(
             f"{config.start} knows captions and latents of its own: to start from it, name the folders of its "
             "contrastive model and its autoencoder"
         )
-    if (out / "model_index.json").exists() and not (out / CHECKPOINT).exists():
+    if (out / "model_index.json").exists() and not any((out / CHECKPOINT).glob("*/")):
         raise InputError(f"{out} holds a model that no training here made: choose another --out")
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
@@ -111,8 +112,14 @@ def train_text(
     else:
         channels = latents.channels
     halved(halved(size, channels, "images"), config.channels, "latents")  # before anything takes long
-    if isinstance(towers, Towers) and size % towers.patch_size:
-        raise InputError(f"images of {size} pixels cannot be cut into squares of {towers.patch_size}")
+    if isinstance(towers, Towers):
+        patch = towers.patch_size or usual_patch_size(size)
+        if size % patch:
+            raise InputError(
+                f"images of {size} pixels cannot be cut into squares of {patch}: choose another patch_size of the "
+                "contrastive model"
+            )
+        towers = replace(towers, patch_size=patch)
     clip, tokenizer = _load_towers(towers) if isinstance(towers, Path) else stages.towers(towers)
     if isinstance(latents, Latents):
         vae = stages.latents(latents)
@@ -127,7 +134,7 @@ class _Stages:
     out: Path
     device: torch.device
     autocast: bool
-    checkpoint_every: int
+    checkpoint_every: int | None
     on_step: Callable[[Progress], None]
     on_stage: Callable[[str, int, int], None]
 
@@ -149,7 +156,8 @@ class _Stages:
         outer: Sequence[str] = (),
     ) -> _Module:
         """The module with its averaged weights, trained."""
-        steps = num_steps(recipe, len(self.data))
+        usual = 1 if isinstance(recipe, Latents) else NUM_EPOCHS  # every image teaches an autoencoder much
+        steps = num_steps(recipe, len(self.data), usual)
         self.on_stage(stage, steps, recipe.batch_size)
         averaged = copy.deepcopy(module).eval().requires_grad_(False)
 

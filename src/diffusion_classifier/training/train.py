@@ -42,10 +42,11 @@ def build_network(config: TrainConfig, data: LabelledImages) -> tuple[torch.nn.M
         InputError: the sizes do not fit each other, or the model to start from has another shape or other classes.
     """
     channels, size = data.images.shape[1], data.images.shape[-1]
-    factor = config.patch_size * 2 ** (len(config.channels) - 1)
+    halvings = max(len(config.channels), len(config.head)) - 1
+    factor = config.patch_size * 2**halvings
     if size % factor:
         raise InputError(
-            f"images of {size} pixels cannot be halved {len(config.channels) - 1} times after folding by "
+            f"images of {size} pixels cannot be halved {halvings} times after folding by "
             f"{config.patch_size}: choose a size that is a multiple of {factor}"
         )
     depth, edge, classes = channels * config.patch_size**2, size // config.patch_size, len(data.class_names) + 1
@@ -150,7 +151,7 @@ def train(
     device: str = "cpu",
     mixed_precision: bool | None = None,
     compile_network: bool = False,
-    checkpoint_every: int = 1000,
+    checkpoint_every: int | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,
     on_validation: Callable[[int, dict[str, float]], None] = lambda *_: None,
 ) -> Path:
@@ -164,16 +165,17 @@ def train(
         device: of the network.
         mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
         compile_network: torch.compile; takes a minute or so to start, and pays off after a few hundred steps.
-        checkpoint_every: steps between checkpoints.
+        checkpoint_every: steps between checkpoints; see `loop.fit` for None.
         on_step: called after each step.
         on_validation: called with the step and the measured values after each checkpoint.
 
     Raises:
         InputError: `out` holds a run of other settings or data, or a damaged one; the loss is no longer finite.
     """
-    if checkpoint_every < 1:
+    if checkpoint_every is not None and checkpoint_every < 1:
         raise InputError(f"there must be at least 1 step between checkpoints; got {checkpoint_every}")
-    if (out / "model_index.json").exists() and not (out / CHECKPOINT).exists():
+    began = (out / CHECKPOINT).exists() and not any(path.is_dir() for path in (out / CHECKPOINT).iterdir())
+    if (out / "model_index.json").exists() and not began:
         raise InputError(f"{out} holds a model that no training here made: choose another --out")
     unet, scheduler = build_network(config, data)
     schedule, _ = read_scheduler(scheduler_config(scheduler))
@@ -228,13 +230,15 @@ def train(
     return out
 
 
-def validate(folder: Path, validation: LabelledImages, device: str, num_images: int = 200) -> dict[str, float]:
+def validate(folder: Path, validation: LabelledImages, device: str) -> dict[str, float]:
     """Denoising loss, and accuracy from a few draws, of a saved model on evenly spread validation images.
+
+    They are 200, but of many classes fewer, so that it takes less than training does.
 
     Images and draws are the same at every call, so that values along a run can be compared.
     """
     denoiser = load_denoiser(folder.resolve(), device=device)  # a bare name might be that of a bundled model
-    num_images = min(num_images, len(validation))
+    num_images = min(200, len(validation), max(20, 1000 // len(validation.class_names)))
     rows = torch.arange(num_images) * len(validation) // num_images  # the first ones might all be of one class
     images = [image.expand(3, -1, -1).float() / 127.5 - 1 for image in validation.images[rows]]
     labels = validation.labels[rows]

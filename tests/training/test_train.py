@@ -479,7 +479,7 @@ def test_the_average_is_the_recursion(tmp_path):
     seen = []
 
     def remember(step):
-        if (tmp_path / CHECKPOINT).exists():
+        if (tmp_path / CHECKPOINT / "run.json").exists():
             tensors, at = checkpoint(tmp_path)
             assert at == step
             seen.append({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})

@@ -148,9 +148,9 @@ def denoising_error(classifier: DiffusionClassifier, data: LabelledImages, capti
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Between the normal distributions of features (N, D) and (M, D) (Heusel et al. 2017, equation 6)."""
-    gap = (a.mean(0) - b.mean(0)).square().sum()
-    roots = torch.linalg.eigvals(a.T.cov() @ b.T.cov()).real.clamp(min=0).sqrt()
-    return float(gap + a.T.cov().trace() + b.T.cov().trace() - 2 * roots.sum())
+    gap, first, second = (a.mean(0) - b.mean(0)).square().sum(), a.T.cov(), b.T.cov()
+    roots = torch.linalg.eigvals(first @ second).real.clamp(min=0).sqrt()
+    return float(gap + first.trace() + second.trace() - 2 * roots.sum())
 
 
 def sample_distance(denoiser: Denoiser, data: LabelledImages, captions: Sequence[str]) -> float:

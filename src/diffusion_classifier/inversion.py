@@ -73,12 +73,13 @@ def reconstruct(
     latent = denoiser.encode(pixels)
     back = denoiser.decode(latent)
     original = back if denoiser.in_pixels else pixels
+    null = denoiser.null_condition() if guidance != 1 else None
     found = []
     for some in torch.split(torch.arange(len(prompts)), BATCH):
         options: dict[str, Any] = {}
-        if guidance != 1:
-            null = denoiser.null_condition()[torch.zeros(len(some), dtype=torch.int64)]
-            options = {"null": null.to(denoiser.device), "guidance": guidance}
+        if null is not None:
+            rows = null[torch.zeros(len(some), dtype=torch.int64)]
+            options = {"null": rows.to(denoiser.device), "guidance": guidance}
         latents = latent.expand(len(some), *latent.shape[1:])
         noise = invert(denoiser, conditioning[some], latents, steps=steps)
         images = denoiser.decode(ddim(denoiser, conditioning[some], noise, steps=steps, **options))

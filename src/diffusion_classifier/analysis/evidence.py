@@ -125,7 +125,7 @@ def where(
     classes: Sequence[str] | Sequence[int],
     *,
     num_draws: int = 64,
-    loss: str = "l2",
+    loss: str | None = None,
     draws: Draws | None = None,
     weights: Weights | None = None,
 ) -> tuple[Image.Image, NDArray[np.float64]]:
@@ -139,13 +139,15 @@ def where(
         image: one.
         classes: two; prompts of a model that reads text.
         num_draws: of both.
-        loss: one of `losses.LOSSES`.
+        loss: one of `losses.LOSSES`; the model's own if None, or ℓ2 where that is a bound, which has no places.
         draws: which; even times if None.
         weights: of each draw by its time; uniform if None.
 
     Raises:
         InputError: no such loss; as `load_image` and `Denoiser.condition`.
     """
+    if loss is None:
+        loss = denoiser.defaults.loss if denoiser.defaults.loss in LOSSES else "l2"
     if loss not in LOSSES:
         raise InputError(f"the loss of a map is one of {', '.join(LOSSES)}; got {loss!r}")
     draws = draws or Draws()
@@ -154,6 +156,7 @@ def where(
     conditioning = denoiser.condition(classes).to(denoiser.device)
     total, times = torch.zeros(latent.shape[1:]), draws.times(denoiser.schedule, range(num_draws), 0)
     shares = weights_at(weights or (1.0, 1.0), times / denoiser.schedule.num_timesteps)
+    shares /= shares.sum()
     for n in range(num_draws):
         t = times[n : n + 1]
         eps = to_device(draws.noise(n, 0, denoiser.latent_shape)[None], denoiser.device)
@@ -161,7 +164,7 @@ def where(
         noisy = add_noise(latent, eps, alpha, sigma)
         predicted = finite_noise(denoiser, noisy, t, conditioning, torch.zeros(2, dtype=torch.int64))
         first, second = (_at_each_place(loss, eps[0], p).cpu() for p in predicted)
-        total += float(shares[n] / shares.sum()) * (second - first)
+        total += float(shares[n]) * (second - first)
     patch = (getattr(denoiser, "patch_size", None) or 1) if denoiser.in_pixels else 1
     found = torch.nn.functional.pixel_shuffle(total, patch).mean(0)
     return to_image(pixels), found.double().numpy()

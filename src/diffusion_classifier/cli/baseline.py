@@ -8,17 +8,14 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
-from .common import Device, Dtype, ImageSize, app, progress_bar, say, stderr
+from .common import ClassNames, Device, Dtype, ImageColumn, ImageSize, LabelColumn, app, progress_bar, say, stderr
 from .training import (
     Architecture,
     Augment,
     CheckpointEvery,
-    ClassNames,
     Ema,
     Epochs,
     HeldOut,
-    ImageColumn,
-    LabelColumn,
     LabelledData,
     LearningRate,
     ModelOut,

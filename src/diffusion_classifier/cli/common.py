@@ -68,6 +68,12 @@ Calibration = Annotated[
 ImageSize = Annotated[
     int | None, typer.Option(min=1, help="Pixels along an edge; what a text-to-image model was trained for else.")
 ]
+ClassNames = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."),
+]
+ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
 Lora = Annotated[
     list[str] | None,
     typer.Option(help="LoRA weights: file, folder or hub id, with a scale as in FILE@0.8. Repeatable."),

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, app, say
+from .common import Device, ImageColumn, LabelColumn, app, say
 from .training import (
     Architecture,
     Augment,
@@ -15,8 +15,6 @@ from .training import (
     Ema,
     Epochs,
     HeldOut,
-    ImageColumn,
-    LabelColumn,
     LearningRate,
     ModelOut,
     Optimizer,

@@ -17,11 +17,14 @@ from .common import (
     Average,
     BatchSize,
     Calibration,
+    ClassNames,
     Compile,
     Config,
     Device,
     Dtype,
+    ImageColumn,
     ImageSize,
+    LabelColumn,
     Lora,
     Loss,
     Model,
@@ -57,14 +60,9 @@ def evaluate(
     model: Model = "fashion",
     data: Annotated[str | None, typer.Option(help="Where the task's images are, if not on the hub.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the data; the task's own, or test, if not given.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
-    class_names: Annotated[
-        str | None,
-        typer.Option(
-            help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."
-        ),
-    ] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
+    class_names: ClassNames = None,
     images: Annotated[str | None, typer.Option(help="Of captions: folder where paths of images begin.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Of captions: column of the true ones.")] = None,
     false_column: Annotated[

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Dtype, Loss, Model, Template, app, load_classifier, say
+from .common import Device, Dtype, ImageColumn, LabelColumn, Loss, Model, Template, app, load_classifier, say
 
 figure = typer.Typer(
     help="Pictures of what decided: of one image, or of a run. Needs the extra 'figures'.", no_args_is_help=True
@@ -107,7 +107,6 @@ def where(
     from ..analysis.evidence import where as find
     from ..denoisers import load_denoiser
     from ..exceptions import InputError
-    from ..losses import LOSSES
     from ..prompts import fill_template, parse_labels
 
     names = parse_labels(labels)
@@ -115,8 +114,6 @@ def where(
         raise InputError(f"two labels are compared; got {len(names)}: {labels}")
     denoiser = load_denoiser(model, device=device, dtype=dtype)
     first, second = names if denoiser.class_names is not None else fill_template(template, names)
-    own = denoiser.defaults.loss
-    loss = loss or (own if own in LOSSES else "l2")  # a bound has no places
     picture, difference = find(denoiser, image, (first, second), num_draws=draws, loss=loss)
     draw_where(picture, difference, (names[0], names[1]), out)
     say(f"drawn to {out}")
@@ -213,8 +210,8 @@ def confused(
     out: _Out,
     data: Annotated[str | None, typer.Option(help="Where the images are; where they were if not given.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """The pairs of classes that are confused most often, with images.
 

@@ -9,13 +9,22 @@ import typer
 
 from ..exceptions import InputError
 from ..readouts import print_gains
-from .common import Device, Dtype, ImageSize, TableFormat, app, check_format, refuse_unused, say
+from .common import (
+    ClassNames,
+    Device,
+    Dtype,
+    ImageColumn,
+    ImageSize,
+    LabelColumn,
+    TableFormat,
+    app,
+    check_format,
+    refuse_unused,
+    say,
+)
 from .training import (
     CheckpointEvery,
-    ClassNames,
     Ema,
-    ImageColumn,
-    LabelColumn,
     LearningRate,
     Split,
     StepSize,

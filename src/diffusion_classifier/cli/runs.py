@@ -9,7 +9,7 @@ import typer
 
 from ..exceptions import InputError
 from ..readouts import print_outliers, print_robustness, print_summaries
-from .common import TableFormat, app, check_format, read_lines, say
+from .common import ImageColumn, LabelColumn, TableFormat, app, check_format, read_lines, say
 
 
 @app.command()
@@ -48,8 +48,8 @@ def report(
         str | None, typer.Option(help="Where the images are, for showing some; where they were if not given.")
     ] = None,
     split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
-    image_column: Annotated[str | None, typer.Option(help="Column of the images.")] = None,
-    label_column: Annotated[str | None, typer.Option(help="Column of the labels.")] = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Write a run as one page: figures, best and worst images, and how to repeat it. Needs the extra 'figures'.
 

@@ -8,14 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from ..exceptions import InputError
-from .common import Compile, Device, app, refuse_unused, say
+from .common import ClassNames, Compile, Device, ImageColumn, LabelColumn, app, refuse_unused, say
 from .training import (
     CheckpointEvery,
-    ClassNames,
     Ema,
     Epochs,
-    ImageColumn,
-    LabelColumn,
     LabelledData,
     LearningRate,
     ModelOut,

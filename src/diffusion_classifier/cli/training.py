@@ -32,13 +32,7 @@ ModelOut = Annotated[
     Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
 ]
 Size = Annotated[int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")]
-ClassNames = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."),
-]
 Split = Annotated[str, typer.Option(help="Split of the data to train on.")]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
 HeldOut = Annotated[
     int | None, typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given.")
 ]

@@ -19,7 +19,6 @@ from ..draws import Draws
 from ..exceptions import InputError
 from ..images import load_image
 from ..inversion import reconstruct
-from ..losses import LOSSES
 from ..posterior import Classification
 from ..prompts import fill_template, parse_labels
 from ..results import Row, as_row
@@ -181,8 +180,7 @@ def build(models: Models) -> None:
             name, image, pair, prompts, reading = found
             denoiser = models[name].denoiser
             picture, difference = where(
-                denoiser, image, prompts, draws=Draws(reading.timesteps, reading.seed), weights=reading.weights,
-                loss=reading.loss if reading.loss in LOSSES else "l2",
+                denoiser, image, prompts, draws=Draws(reading.timesteps, reading.seed), weights=reading.weights
             )  # fmt: skip
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "where.png"

@@ -75,6 +75,8 @@ def finetune(
         raise InputError(f"a {type(pipeline or denoiser).__name__} is not fine-tuned here")
     if denoiser.dtype == torch.float16:
         raise InputError("gradients vanish in float16: fine-tune in bfloat16, or in float32")
+    if any(out.glob("*.safetensors")) and not (out / "checkpoint").exists():
+        raise InputError(f"{out} holds weights that no fine-tuning here made: choose another --out")
     if rank < 1:
         raise InputError(f"the rank must be at least 1; got {rank}")
     config = replace(config, objective=denoiser.prediction_type, times=denoiser.times)
@@ -132,8 +134,6 @@ def finetune(
         part = "unet" if "unet" in pipeline.components else "transformer"
         pipeline.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(network, weights)})
 
-    if any(out.glob("*.safetensors")) and not (out / "checkpoint").exists():
-        raise InputError(f"{out} holds weights that no fine-tuning here made: choose another --out")
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     steps = num_steps(config, len(data))

@@ -39,6 +39,7 @@ class CaptionSource:
         read: image i, as `load_image` takes it; b"" where there is none.
         tags: M kinds, by which results are given as well; none if ().
         paired: whether images 2e and 2e + 1 have the same two captions, of which each has its own.
+        notes: as in `sources.Source`.
 
     Raises:
         InputError: something of this does not hold; the message names the image.
@@ -51,6 +52,7 @@ class CaptionSource:
     read: Callable[[int], ImageSource]
     tags: tuple[str, ...] = ()
     paired: bool = False
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.ids)

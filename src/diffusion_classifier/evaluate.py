@@ -206,6 +206,7 @@ def about_run(source: Images, positions: Sequence[int], model: str, command: str
         "num_images": len(positions),
         "source": source.name,
         "shift": getattr(source, "shift", ""),
+        "notes": source.notes,
         "model": model,
         "command": command,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES}

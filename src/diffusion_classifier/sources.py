@@ -37,6 +37,7 @@ class Source:
         read: image i, as `load_image` takes it; b"" where there is none.
         templates: of prompts, with {} for the name, where the data set comes with some.
         shift: by which the images are changed, if they are; see `shifts`.
+        notes: sentences about files that were left out and choices that were made in reading the data.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Source:
     read: Callable[[int], ImageSource]
     templates: tuple[str, ...] = ()
     shift: str = ""
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -130,11 +132,13 @@ class Captioned:
         name: what was opened.
         captions: M.
         read: image i, as `load_image` takes it; b"" where there is none.
+        notes: as in `Source`.
     """
 
     name: str
     captions: tuple[str, ...]
     read: Callable[[int], ImageSource]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.captions)

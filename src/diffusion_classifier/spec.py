@@ -78,6 +78,7 @@ class RunSpec:
         command: that began it.
         versions: of libraries.
         created: when, in UTC.
+        notes: sentences about files that were left out and choices that were made in reading the data.
     """
 
     data: str = _identity()
@@ -115,6 +116,7 @@ class RunSpec:
     command: str = _runtime(default="")
     versions: Mapping[str, str] = _runtime(default_factory=dict)
     created: str = _runtime(default="")
+    notes: tuple[str, ...] = _runtime(default=())
     kind: str = _identity(default="classes")
     unconditional: bool = _identity(default=False)
     shift: str = _identity(default="")
@@ -173,7 +175,7 @@ def read_spec(folder: Path) -> RunSpec:
         if version != VERSION:
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
         # Fields that the first runs of this version lack.
-        later = {"kind": "classes", "unconditional": False, "shift": "", "channels_last": False}
+        later = {"kind": "classes", "unconditional": False, "shift": "", "channels_last": False, "notes": []}
         values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
-from .common import ClassNames, Device, Dtype, ImageColumn, ImageSize, LabelColumn, app, progress_bar, say, stderr
+from .common import (
+    ClassNames,
+    Device,
+    Dtype,
+    ImageColumn,
+    ImageSize,
+    LabelColumn,
+    app,
+    progress_bar,
+    say,
+    say_all,
+    stderr,
+)
 from .training import (
     Architecture,
     Augment,
@@ -172,6 +184,7 @@ def gaussian(
     names = class_names.split(",") if class_names is not None else None
     source = open_source(data, split=split, image_column=image_column, label_column=label_column, class_names=names)
     kind = "hub" if model is None else "diffusion"
+    say_all(source.notes)
     loaded = load_encoder(name := str(model or encoder), kind, device=device, dtype=dtype)
     with progress_bar(disable=not stderr.is_terminal) as bar:
         task = bar.add_task("encoding", total=len(source))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -158,6 +158,12 @@ def read_lines(path: Path) -> list[str]:
 def say(line: str) -> None:
     """One line on standard error, above the progress bar if there is one."""
     stderr.print(Text(line), soft_wrap=True)
+
+
+def say_all(notes: Iterable[str]) -> None:
+    """A line of standard error for each."""
+    for note in notes:
+        say(note)
 
 
 def _version(value: bool) -> None:

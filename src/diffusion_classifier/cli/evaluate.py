@@ -43,6 +43,7 @@ from .common import (
     read_lines,
     refuse_unused,
     say,
+    say_all,
     shortlist_of,
     stderr,
 )
@@ -175,6 +176,7 @@ def evaluate(
         "shift": shift,
     }  # fmt: skip
     known, source = _open_task(task, where)
+    say_all(source.notes)
     captioned = isinstance(source, CaptionSource)
     if captioned and narrowing is not None:
         raise InputError("a --shortlist is of classes, and these images have captions of their own")
@@ -206,8 +208,7 @@ def evaluate(
         right, answered = 0, 0
 
         def on_start(done: int, total: int, notes: Sequence[str]) -> None:
-            for note in notes:
-                say(note)
+            say_all(notes)
             if done:
                 say(f"{done} of {total} images are done: going on")
             bar.update(line.id, completed=done, total=total)

@@ -21,6 +21,7 @@ from .common import (
     check_format,
     refuse_unused,
     say,
+    say_all,
 )
 from .training import (
     CheckpointEvery,
@@ -173,7 +174,10 @@ def finetune(
             say(f"evaluating the model as it is on {len(validation)} images")
             before = right_answers(DiffusionClassifier(denoiser), validation, confused, template if reads else None)
         else:
-            images = CaptionedImages(labelled.images, tuple(captions[i] for i in labelled.labels.tolist()))
+            images = CaptionedImages(
+                labelled.images, tuple(captions[i] for i in labelled.labels.tolist()), notes=labelled.notes
+            )
+    say_all(images.notes)
     say(f"{len(images)} images with {len(set(images.captions))} different captions")
     with reporter() as report:
         finetune_lora(

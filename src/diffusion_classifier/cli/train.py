@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..exceptions import InputError
-from .common import ClassNames, Compile, Device, ImageColumn, LabelColumn, app, refuse_unused, say
+from .common import ClassNames, Compile, Device, ImageColumn, LabelColumn, app, refuse_unused, say, say_all
 from .training import (
     CheckpointEvery,
     Ema,
@@ -157,6 +157,7 @@ def train(
         captioned = load_captioned_images(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column
         )
+        say_all(captioned.notes)
         say(f"{len(captioned)} images with {len(set(captioned.captions))} different captions")
         with reporter() as report:
             train_text(

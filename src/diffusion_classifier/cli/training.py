@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress as Bar
 
-from .common import progress_bar, say, stderr
+from .common import progress_bar, say, say_all, stderr
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..training.data import LabelledImages
@@ -68,6 +68,7 @@ def load_and_hold_out(
 
 def hold_out(images: LabelledImages, held_out: int | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
     """Training and validation images; a tenth is held out, at most 1000, if None."""
+    say_all(images.notes)
     training, validation = images.split(min(1000, len(images) // 10) if held_out is None else held_out, seed)
     say(f"{len(training)} training and {len(validation)} validation images of {len(images.class_names)} classes")
     return training, validation

@@ -80,7 +80,7 @@ def confused_images(
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:number]]
     labels = data.labels[rows].tolist()
     false = tuple(tuple(captions[i] for i in indices.tolist() if i != label) for label in labels)
-    return CaptionedImages(data.images[rows], tuple(captions[label] for label in labels), false)
+    return CaptionedImages(data.images[rows], tuple(captions[label] for label in labels), false, data.notes)
 
 
 def right_answers(

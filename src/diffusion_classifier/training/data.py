@@ -58,12 +58,14 @@ class LabelledImages(_Images):
         labels: (N,), int64, indices into class_names.
         class_names: one per class.
         posteriors: (N, K), float32, of a teacher, which are learned in place of the labels; or none.
+        notes: as in `sources.Source`.
     """
 
     images: Tensor
     labels: Tensor
     class_names: tuple[str, ...]
     posteriors: Tensor | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def targets(self) -> Tensor:
@@ -79,7 +81,7 @@ class LabelledImages(_Images):
     def take(self, rows: Tensor) -> LabelledImages:
         """See `_Images`."""
         posteriors = None if self.posteriors is None else self.posteriors[rows]
-        return LabelledImages(self.images[rows], self.labels[rows], self.class_names, posteriors)
+        return LabelledImages(self.images[rows], self.labels[rows], self.class_names, posteriors, self.notes)
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ class CaptionedImages(_Images):
         images: (N, C, S, S), uint8, C = 1 or 3.
         captions: N.
         contrasts: false captions of each image; none of any if ().
+        notes: as in `sources.Source`.
     """
 
     images: Tensor
     captions: tuple[str, ...]
     contrasts: tuple[tuple[str, ...], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """SHA-256 of images and captions."""
@@ -107,7 +111,7 @@ class CaptionedImages(_Images):
         """See `_Images`."""
         chosen = rows.tolist()
         contrasts = tuple(self.contrasts[i] for i in chosen) if self.contrasts else ()
-        return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in chosen), contrasts)
+        return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in chosen), contrasts, self.notes)
 
 
 def load_labelled_images(
@@ -140,7 +144,7 @@ def load_labelled_images(
     labels = torch.tensor(found.labels)
     if bool((labels == labels[0]).all()):
         raise InputError(f"all images of {source} are of one class; at least two are needed to train a classifier")
-    return LabelledImages(decode(found, size, crop), labels, found.class_names)
+    return LabelledImages(decode(found, size, crop), labels, found.class_names, notes=found.notes)
 
 
 def load_captioned_images(
@@ -157,7 +161,7 @@ def load_captioned_images(
         InputError: the data cannot be read as captioned images; a broken image is named.
     """
     found = open_captioned(source, split=split, image_column=image_column, caption_column=caption_column)
-    return CaptionedImages(decode(found, size), found.captions)
+    return CaptionedImages(decode(found, size), found.captions, notes=found.notes)
 
 
 def load_contrasted_images(source: CaptionSource, size: int | None = None) -> CaptionedImages:
@@ -168,7 +172,7 @@ def load_contrasted_images(source: CaptionSource, size: int | None = None) -> Ca
     """
     own = zip(source.captions, source.truth, strict=True)
     captions, contrasts = zip(*((c[truth], (*c[:truth], *c[truth + 1 :])) for c, truth in own), strict=True)
-    return CaptionedImages(decode(source, size), captions, contrasts)
+    return CaptionedImages(decode(source, size), captions, contrasts, source.notes)
 
 
 def decode(source: Source | Captioned | CaptionSource, size: int | None, crop: Crop = "center") -> Tensor:

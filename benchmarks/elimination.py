@@ -239,7 +239,9 @@ def oracle(options: argparse.Namespace) -> None:
     held: dict[str, Tensor] = {}
     for keep, num_draws in ((50, 4), (200, 4), (50, 16), (200, 16)):
         name = f"gradient:{num_draws}, {keep} kept, then sequential, 250 draws"
-        setting = Setting(denoiser, tuple(denoiser.class_names or ()), None, conditioning, Draws(), "l2", None, 256)
+        setting = Setting(
+            denoiser, tuple(denoiser.class_names or ()), None, "error", conditioning, Draws(), "l2", None, 256
+        )
         narrowed = list(Gradient(keep, num_draws).narrow(setting, iter(jobs)))
         held[name] = torch.tensor([bool((job.candidates == c).any()) for job, c in zip(narrowed, truth, strict=True)])
         found = {int(r.name): r for r in score(denoiser, iter(narrowed), conditioning, last, batch_size=256)}

@@ -19,7 +19,7 @@ from .denoisers.base import ModelDefaults
 from .exceptions import InputError
 from .metrics import difference_interval, expected_calibration_error, share_interval
 from .posterior import mean_errors
-from .strategies import Sequential, Strategy, replay
+from .strategies import TIE, Sequential, Strategy, replay
 from .strategies.sequential import largest_lag
 from .tables import ErrorTables
 from .weights import FOLDS, Weights, by_knots, fit_weights, folds, weights_at
@@ -101,13 +101,14 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
         at_draws = [weights_at(w, u) for w in (*fold_weights, fitted)]
         right = torch.empty(num_images, dtype=torch.bool)
         for held_out, w in zip(folds(num_images), at_draws, strict=False):
-            right[held_out] = _best(errors, w)[held_out] == truth[held_out]
-        gain = difference_interval(right, _best(errors, usual) == truth)
+            right[held_out] = is_right(_means(errors, w), truth)[held_out]
+        gain = difference_interval(right, is_right(_means(errors, usual), truth))
         about = {"gain": gain, "fitted_weights": fitted, "fold_weights": tuple(fold_weights)}
         if gain[1] > 0:
             weights, taken = [*at_draws], fitted
     label, score = torch.empty(num_images, dtype=torch.int64), torch.empty(num_images, dtype=torch.float64)
     spent, best = torch.empty(num_images), torch.empty_like(label)
+    hits, full_hits = torch.zeros(num_images, dtype=torch.bool), torch.zeros(num_images, dtype=torch.bool)
 
     def temperature(means: Tensor, of: Tensor) -> float | None:
         return None if truth is None else fit_temperature(means, truth[of], num_dimensions)
@@ -118,15 +119,18 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
         tau = temperature(means[~held_out], ~held_out) or 1.0
         label[held_out], spent[held_out] = means.argmin(1)[held_out], evaluations[held_out]
         score[held_out] = _scores(means[held_out], num_dimensions, tau)
-        best[held_out] = _best(errors, own)[held_out]
+        full = _means(errors, own)
+        best[held_out] = full.argmin(1)[held_out]
+        if truth is not None:
+            hits[held_out] = is_right(means, truth)[held_out]
+            full_hits[held_out] = is_right(full, truth)[held_out]
     whole = _calibrated(max_draws, error_rate, _largest_lags(errors, weights[-1]))
     if truth is not None:
-        right = label == truth
         about |= {
-            "accuracy": share_interval(right),
-            "full_accuracy": share_interval(best == truth),
-            "calibration_error": expected_calibration_error(score, right),
-            "answers": tuple(zip(score.tolist(), right.tolist(), strict=True)),
+            "accuracy": share_interval(hits),
+            "full_accuracy": share_interval(full_hits),
+            "calibration_error": expected_calibration_error(score, hits),
+            "answers": tuple(zip(score.tolist(), hits.tolist(), strict=True)),
         }
     return Calibration(
         defaults=ModelDefaults(
@@ -176,10 +180,21 @@ def calibrated_folds(
         yield held_out, _calibrated(errors.shape[2], error_rate, lags[~held_out])
 
 
-def _best(errors: Tensor, weights: Tensor | None) -> Tensor:
-    """The class of the least mean (M,)."""
-    means = errors.double().mean(2) if weights is None else (errors * weights[:, None]).mean(2)
-    return means.argmin(1)
+def is_right(means: Tensor, truth: Tensor) -> Tensor:
+    """Return whether the true class has the least mean error, and no other class ties with it, (M, …), bool.
+
+    Args:
+        means: mean errors (M, K, …), infinite for classes that are out.
+        truth: (M, …).
+    """
+    least = means.amin(1, keepdim=True)
+    alone = (means - least <= TIE * least.abs()).sum(1) == 1
+    return (means.argmin(1) == truth) & alone
+
+
+def _means(errors: Tensor, weights: Tensor | None) -> Tensor:
+    """Means over the draws (M, K)."""
+    return errors.double().mean(2) if weights is None else (errors * weights[:, None]).mean(2)
 
 
 def _largest_lags(errors: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -222,7 +237,7 @@ def fit_temperature(means: Tensor, truth: Tensor, num_dimensions: int) -> float:
 
 def forecast_error(means: Tensor, truth: Tensor, num_dimensions: int, temperature: float) -> float:
     """Cross-entropy, in nats, of the scores as forecasts of whether the answers are right; see `fit_temperature`."""
-    right = (means.argmin(1) == truth).to(means.dtype)
+    right = is_right(means, truth).to(means.dtype)
     return float(torch.nn.functional.binary_cross_entropy(_scores(means, num_dimensions, temperature), right))
 
 

@@ -45,6 +45,7 @@ class Candidates:
         template: Template,
         average: Average = "error",
         conditioning: Conditioning | None = None,
+        prompt_names: Sequence[str] | None = None,
     ) -> tuple[tuple[str, ...], Conditioning]:
         """Names (K) and conditioning; arguments as in `DiffusionClassifier.stream`.
 
@@ -55,6 +56,8 @@ class Candidates:
         known = self._denoiser.class_names
         if conditioning is not None:
             return self._given(classes, template, conditioning)
+        if prompt_names is not None:
+            return self._worded(classes, template, average, prompt_names)
         if classes is None:
             if known is None:
                 raise InputError("this model reads text: give it the labels to choose from")
@@ -65,6 +68,17 @@ class Candidates:
             return tuple(parse_labels(distinct_names(known, ids))), conditioning
         names = parse_labels(classes)  # type: ignore[arg-type]
         return tuple(names), self.encode(names, template, average)
+
+    def _worded(
+        self, classes: Classes | None, template: Template, average: Average, prompt_names: Sequence[str]
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        """Classes whose names only label the results: `prompt_names`, of which some may be equal, make the prompts."""
+        names = tuple(map(str, classes or ()))
+        if len(set(names)) < len(names) or len(names) != len(prompt_names):
+            raise InputError(
+                f"{len(prompt_names)} names for prompts were given for {len(names)} classes, which need different names"
+            )
+        return names, self.encode(list(prompt_names), template, average)
 
     def encode(
         self, classes: Sequence[str] | Sequence[int], template: Template = None, average: Average = "error"

@@ -112,6 +112,8 @@ class DiffusionClassifier(CaptionReader):
                 themselves.
             average: over what several prompts of a class are averaged: "error", for as many predictions, or
                 "embedding", for one.
+            prompt_names: what stands for each class in its prompt; the class names themselves if None. Classes of equal
+                prompts tie.
             conditioning: ready encodings of the classes, as `Denoiser.condition` returns them, in place of prompts.
             shortlist: narrows down the candidates of each image before the search, such as `Screened(clip, keep=20)`
                 or "gradient:4"; see `shortlists`.
@@ -146,13 +148,14 @@ class DiffusionClassifier(CaptionReader):
         *,
         template: Template = None,
         average: Average = "error",
+        prompt_names: Sequence[str] | None = None,
         conditioning: Conditioning | None = None,
         shortlist: Shortlist | str | None = None,
         also: Sequence[str] = (),
         **options: Any,
     ) -> Iterator[tuple[int, Classification]]:
         """As `stream`, with the position of each image among those that were given."""
-        names, conditioning = self._candidates.named(classnames, template, average, conditioning)
+        names, conditioning = self._candidates.named(classnames, template, average, conditioning, prompt_names)
         reading = self.reading(names, **options)
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
         narrowing = parse_shortlist(shortlist) if isinstance(shortlist, str) else shortlist
@@ -169,7 +172,8 @@ class DiffusionClassifier(CaptionReader):
         if narrowing is not None:
             batch_size = self._ready(conditioning, strategy, draws, loss, weights)
             templates = as_templates(template)
-            setting = Setting(self.denoiser, names, templates, average, conditioning, draws, loss, weights, batch_size)
+            words = names if prompt_names is None else tuple(prompt_names)
+            setting = Setting(self.denoiser, words, templates, average, conditioning, draws, loss, weights, batch_size)
             jobs = narrowing.narrow(setting, jobs)
         scores = self._score(jobs, conditioning, strategy, draws, loss, names, weights, also)
         return ((i, decide(scored, names, notes=notes, **settings)) for i, scored, notes in intake.results(scores))

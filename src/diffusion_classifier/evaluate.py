@@ -84,6 +84,8 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
                 "reads text: give their names in this order, --class-names"
             )
         return names
+    if source.prompt_names and [n.lower() for n in source.prompt_names] == [name.lower() for name in known]:
+        return range(len(known))  # by name, classes that share one could not be told apart
     strange = {name.lower() for name in names} - {name.lower() for name in known}
     if not strange:  # in whatever order
         return names
@@ -136,11 +138,19 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def prompts(self, classifier: DiffusionClassifier, source: Source) -> dict[str, Any]:
-        """Arguments that make classes conditions."""
+        """Arguments that make classes conditions, and what conditions are made of."""
+        classes = candidates(classifier.denoiser.class_names, self.task, source)
+        by_name = classes is source.class_names
         template = self.template
         if template is None and classifier.denoiser.class_names is None:
             template = self.task.template if self.task else source.templates[:1] or None
-        return {"template": template, "average": self.average}
+        words = classes if classifier.denoiser.class_names is not None else source.prompt_names or classes
+        return {
+            "classnames": classes,
+            "template": template,
+            "average": self.average,
+            "prompt_names": words if by_name else None,
+        }
 
     def describe(
         self,
@@ -154,9 +164,7 @@ class Question:
         """See `Asked`."""
         prompts = self.prompts(classifier, source)
         classifier.full_batches = True
-        names, conditioning = classifier.condition(
-            candidates(classifier.denoiser.class_names, self.task, source), **prompts
-        )
+        names, conditioning = classifier.condition(**prompts)
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
             **about_run(source, positions, model, command),
@@ -179,7 +187,6 @@ class Question:
         """See `Asked`."""
         results = classifier.enumerated(
             (source.read(i) for i in positions),
-            candidates(classifier.denoiser.class_names, self.task, source),
             **self.prompts(classifier, source),
             shortlist=self.shortlist,
             also=self.also,
@@ -305,10 +312,8 @@ def _as_row(result: Classification, source: Source, position: int, store_errors:
     if result.failure is not None:
         return row | {"status": "failed", "reason": result.failure}
     name = dict(zip(result.class_names, source.class_names, strict=True))
-    row |= answer_of(result) | {
-        "prediction": name[result.label] if result.label is not None else None,
-        "undecided": [name[label] for label in result.undecided],
-    }
+    row |= answer_of(result) | prediction_of(result)
+    row["prediction"], row["undecided"] = name.get(row["prediction"]), [name[label] for label in row["undecided"]]
     return row | errors_of(result) if store_errors else row
 
 
@@ -322,6 +327,12 @@ def answer_of(result: Classification) -> Row:
         "seconds": result.seconds,
         "status": "done",
     }
+
+
+def prediction_of(result: Classification) -> Row:
+    """Return what rows say of the label: none is predicted where float32 does not tell some apart."""
+    tied = (str(result.label), *result.ties) if result.ties else ()
+    return {"prediction": None if tied else result.label, "undecided": list(result.undecided or tied)}
 
 
 def errors_of(result: Classification | Scored) -> Row:

@@ -16,14 +16,24 @@ from .caption_sources import CaptionSource
 from .captions import caption_scores
 from .classifier import DiffusionClassifier
 from .denoisers import Average
-from .evaluate import Images, about_reading, about_run, answer_of, candidates, choose, errors_of, kept_errors
+from .evaluate import (
+    Images,
+    about_reading,
+    about_run,
+    answer_of,
+    candidates,
+    choose,
+    errors_of,
+    kept_errors,
+    prediction_of,
+)
 from .exceptions import InputError
 from .images import ImageError, load_image
 from .posterior import scale_of
 from .reading import Reading
 from .runs import Row
 from .spec import WITHOUT_DRAWS, RunSpec
-from .strategies import Fixed
+from .strategies import TIE, Fixed
 from .tasks import CaptionTask, Task
 
 WITH_NULL = "fixed:64"
@@ -148,11 +158,7 @@ class CaptionQuestion:
             if result.failure is not None:
                 yield row | {"status": "failed", "reason": result.failure}
                 continue
-            row |= answer_of(result) | {
-                "prediction": None if result.ties else result.label,
-                "undecided": list(result.undecided),
-                "fits": None,
-            }
+            row |= answer_of(result) | prediction_of(result) | {"fits": None}
             if unconditional:
                 row["fits"] = [score.score for score in caption_scores(scored, result.class_names, True, scale)]
             yield row | errors_of(scored) if self.store_errors else row
@@ -227,7 +233,10 @@ class BaselineQuestion:
         """See `evaluate.Asked`."""
         names = self._names(classifier, source, run)
         index = {name: k for k, name in enumerate(names)}
-        scorer = classifier.scorer(names, self._templates(classifier, source) or ())
+        words = names
+        if classifier.class_names is None and not isinstance(source, CaptionSource):
+            words = source.prompt_names or names
+        scorer = classifier.scorer(words, self._templates(classifier, source) or ())
         for i in positions:
             if isinstance(source, CaptionSource):
                 row, own = _row(source, i), source.captions[i]
@@ -241,11 +250,12 @@ class BaselineQuestion:
             except ImageError as e:
                 yield row | {"status": "failed", "reason": str(e).removeprefix(f"{source.ids[i]}: ")}
                 continue
-            tied = bool((logits == logits.max()).sum() > 1)
+            best = logits.max()
+            tied = [name for name, logit in zip(own, logits, strict=True) if best - logit <= TIE * best.abs()]
             yield row | {
-                "prediction": None if tied and "candidates" in row else own[int(logits.argmax())],
+                "prediction": tied[0] if len(tied) == 1 else None,
                 "posterior": logits.softmax(0).tolist(),
-                "undecided": [],
+                "undecided": tied if len(tied) > 1 else [],
                 "num_evaluations": 0,
                 "cost": 0.0,
                 "seconds": time.perf_counter() - started,

@@ -127,10 +127,14 @@ class Reader:
         return Job(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
 
     def condition(
-        self, classes: Classes | None, template: Template, average: Average = "error"
+        self,
+        classnames: Classes | None,
+        template: Template,
+        average: Average = "error",
+        prompt_names: Sequence[str] | None = None,
     ) -> tuple[tuple[str, ...], Conditioning]:
         """The candidates' names (K) and their conditioning; see `Candidates.named`."""
-        return self._candidates.named(classes, template, average)
+        return self._candidates.named(classnames, template, average, prompt_names=prompt_names)
 
     def encode(self, captions: Sequence[str], template: Template, average: Average = "error") -> Conditioning:
         """The conditioning of captions; see `Candidates.encode`."""

@@ -82,9 +82,10 @@ def print_frontier(points: list[Point], as_json: bool) -> None:
         for point in points:
             print(json.dumps(asdict(point)))
         return
-    table = Table("family", "strategy", "evaluations", "right, with 95 % interval")
+    measure = "accuracy" if points[0].agreement is None else "agreement with all draws"
+    table = Table("family", "strategy", "evaluations", f"{measure}, with 95 % interval")
     for point in points:
-        table.add_row(point.family, point.strategy, f"{point.num_evaluations:.1f}", percent(point.accuracy))
+        table.add_row(point.family, point.strategy, f"{point.num_evaluations:.1f}", percent(point.share))
     Console().print(table)
 
 

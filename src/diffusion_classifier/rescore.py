@@ -162,10 +162,10 @@ def _answered(rows: pa.Table, spec: RunSpec, weights: Weights | None, scale: flo
         known = (~errors.isnan()).sum(2)
         left = known == known.amax(1, keepdim=True)
         logits = (log_prior - scale * means if len(log_prior) else -scale * means).where(left, -torch.inf)
-        for i, p, mean, among in zip(at, probabilities(logits.log_softmax(1)), means, left, strict=True):
+        for i, p, logit, mean in zip(at, probabilities(logits.log_softmax(1)), logits, means, strict=True):
             best, posteriors[i] = int(p.argmax()), p.tolist()
             own = names[i] if captioned else spec.class_names
-            tied = captioned and int((mean[among] - mean[best] <= TIE * mean[best]).sum()) > 1
+            tied = int((logit[best] - logit <= scale * TIE * mean[best]).sum()) > 1
             predictions[i] = None if tied else own[best]
     answers: dict[str, list[Any]] = {"prediction": predictions, "posterior": posteriors, "fits": fits}
     return _replaced(rows, answers | {"confidence": [None] * len(rows)})

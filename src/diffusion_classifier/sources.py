@@ -8,6 +8,7 @@ Shape legend: M images.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,12 +32,13 @@ class Source:
 
     Args:
         name: what was opened.
-        class_names: one per class, in the data set's own order where it has one, else sorted.
+        class_names: K different names, in the data set's own order where it has one, else sorted.
         labels: (M,), indices into class_names; -1 where the class is not known.
         ids: M different names: paths and keys where the data set has them, else positions.
         read: image i, as `load_image` takes it; b"" where there is none.
         templates: of prompts, with {} for the name, where the data set comes with some.
         shift: by which the images are changed, if they are; see `shifts`.
+        prompt_names: K, what stands for each class in a prompt, where that is not its name; () if it is.
         notes: sentences about files that were left out and choices that were made in reading the data.
     """
 
@@ -47,6 +49,7 @@ class Source:
     read: Callable[[int], ImageSource]
     templates: tuple[str, ...] = ()
     shift: str = ""
+    prompt_names: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -121,7 +124,7 @@ def open_source(
         found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__)
     else:
         found = _read_table(source, split, image_column, label_column, class_names)
-    return found if class_names is None else renamed(found, class_names)
+    return with_distinct_names(found) if class_names is None else renamed(found, class_names)
 
 
 @dataclass(frozen=True)
@@ -200,7 +203,27 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
         raise InputError(
             f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"
         )
-    return replace(source, class_names=tuple(parse_labels(class_names)))
+    return replace(source, class_names=tuple(parse_labels(class_names)), prompt_names=())
+
+
+def with_distinct_names(source: Source) -> Source:
+    """Return the source with a name of its own for each class: of those that share one, each with its index.
+
+    Two pairs of ImageNet's thousand classes share a name: "missile" and "sunglasses". Prompts keep the shared name.
+
+    Raises:
+        InputError: another class already has the name that is made.
+    """
+    names = source.class_names
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    if not shared:
+        return source
+    distinct_names = tuple(f"{name} ({i})" if name in shared else name for i, name in enumerate(names))
+    if len(set(distinct_names)) < len(names):
+        raise InputError(f"{source.name} has several classes of one name, and one more that is called as they would be")
+    apart = ", ".join(new for new, old in zip(distinct_names, names, strict=True) if old in shared)
+    note = f"class names that several classes share are told apart by the index of the class: {apart}"
+    return replace(source, class_names=distinct_names, prompt_names=names, notes=(*source.notes, note))
 
 
 def _positions(count: int) -> tuple[str, ...]:

@@ -248,7 +248,8 @@ def compare_rows(first: str, second: str, rows: Sequence[pa.Table], paired: bool
 
 
 def _indices(names: Any, spec: RunSpec) -> NDArray[np.int64]:
-    index = {name: i for i, name in enumerate(spec.class_names)}
+    """Indices of the classes of that name (M,); -1 where there is no name, as of a tie."""
+    index: dict[str | None, int] = {name: i for i, name in enumerate(spec.class_names)} | {None: -1}
     return np.array([index[name] for name in names.to_pylist()])
 
 

@@ -75,7 +75,13 @@ def weights_at(weights: Weights, u: Tensor) -> Tensor:
 
 
 def folds(num_images: int) -> Iterator[Tensor]:
-    """Every fifth of the images, as a mask (M,)."""
+    """Every fifth of the images, as a mask (M,).
+
+    Raises:
+        InputError: there are fewer than five images.
+    """
+    if num_images < FOLDS:
+        raise InputError(f"cross-validation needs at least {FOLDS} images; got {num_images}")
     for fold in range(FOLDS):
         yield torch.arange(num_images) % FOLDS == fold
 

@@ -7,7 +7,9 @@ from matplotlib.image import imread
 from scipy.stats import norm
 
 from diffusion_classifier.analysis.frontier import draw_frontier, frontier, scaling
+from diffusion_classifier.calibration import calibrate
 from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.readouts import print_frontier
 from diffusion_classifier.strategies import parse_strategy, replay
 from diffusion_classifier.tables import ErrorTables
 
@@ -110,7 +112,38 @@ def test_without_truths_it_is_agreement_with_all_draws():
     (full,) = [
         p for p in frontier(made(truths=False)) if (p.family, p.strategy) == ("every class, all times", "fixed:8")
     ]
-    assert full.accuracy[0] == 1
+    assert full.accuracy is None
+    assert full.agreement[0] == 1
+
+
+def test_agreement_is_not_called_accuracy(capsys):
+    print_frontier(list(frontier(made(truths=False))), as_json=False)
+    assert "accuracy" not in (told := capsys.readouterr().out)
+    assert "agreement" in told
+    print_frontier(list(frontier(made())), as_json=False)
+    assert "accuracy" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("fit", [lambda tables: list(frontier(tables)), lambda t: calibrate(t, error_rate=0.5)])
+@pytest.mark.parametrize("count", range(1, 5))
+def test_fewer_than_five_images_cannot_be_cross_validated(fit, count):
+    tables = made()
+    few = replace(
+        tables, images=tables.images[:count], truth=tables.truth[:count], errors=tables.errors[:count],
+        t=tables.t[:count],
+    )  # fmt: skip
+    with pytest.raises(InputError, match=f"at least 5 images; got {count}|needs a calibration on at least"):
+        fit(few)
+
+
+def test_a_tie_is_not_right():
+    """Two classes of one prompt have the same errors: neither is the answer, whichever is the true one."""
+    tables = made()
+    doubled = tuple(table[[0, 1, 2, 3, 4, 4]] for table in tables.errors)  # the last two classes
+    points = {(p.family, p.strategy): p for p in frontier(replace(tables, errors=doubled))}
+    best = [int(table.mean(1).argmin()) for table in doubled]
+    right = [NAMES[k] == t and k < 4 for k, t in zip(best, tables.truth, strict=True)]
+    assert points["every class, all times", "fixed:8"].accuracy[0] == pytest.approx(np.mean(right))
 
 
 def test_one_draw_leaves_nothing_to_choose():

@@ -15,7 +15,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from ..calibration import true_classes
+from ..calibration import is_right, true_classes
 from ..exceptions import InputError
 from ..images import load_image
 from ..metrics import mean_interval, share_interval
@@ -38,7 +38,8 @@ def draw_confusion(axes: Any, truth: NDArray[Any], answer: NDArray[Any], names: 
     index = {name: i for i, name in enumerate(names)}
     counts = np.zeros((len(names), len(names)))
     for t, a in zip(truth, answer, strict=True):
-        counts[index[t], index[a]] += 1
+        if a is not None:  # as where classes tie
+            counts[index[t], index[a]] += 1
     shares = counts / counts.sum(1, keepdims=True).clip(min=1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="answer", ylabel="true class")
@@ -132,7 +133,8 @@ def confused(folder: Path) -> list[tuple[str, str, list[str]]]:
     """
     _, done = answers_of(folder)
     rows = done.select(["id", "label", "prediction", "posterior"]).to_pylist()
-    wrong = sorted((row for row in rows if row["label"] != row["prediction"]), key=lambda row: -max(row["posterior"]))
+    wrong = [row for row in rows if row["prediction"] not in (None, row["label"])]
+    wrong.sort(key=lambda row: -max(row["posterior"]))
     counts = Counter((row["label"], row["prediction"]) for row in wrong)
     return [
         (*pair, [row["id"] for row in wrong if (row["label"], row["prediction"]) == pair])
@@ -188,7 +190,7 @@ def draw_single_times(folder: Path, file: Path) -> None:
     refuse_unlabelled(folder, read_rows(folder, ["label"]))
     errors, truth = tables.complete(), true_classes(tables)
     assert truth is not None
-    right = errors.argmin(1) == truth[:, None]
+    right = is_right(errors, truth[:, None])
     bins = (tables.fractions() * NUM_BINS).long().clamp(max=NUM_BINS - 1)
     there = [b for b in range(NUM_BINS) if bool((bins == b).any())]
     shares = [_share_of(right, bins == b) for b in there]

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..calibration import calibrated_folds, search_all, true_classes
+from ..calibration import calibrated_folds, is_right, search_all, true_classes
 from ..exceptions import InputError
 from ..metrics import share_interval
 from ..strategies import Fixed, Sequential, Staged, Strategy
 from ..tables import ErrorTables
-from ..weights import WeightsSource, read_weights, weights_at
+from ..weights import WeightsSource, folds, read_weights, weights_at
 from .figures import pyplot, save
 
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
@@ -37,14 +37,22 @@ class Point:
         family: of strategies, joined by a line.
         strategy: as the command line spells it.
         num_evaluations: mean of an image.
-        accuracy: share of right answers, with the ends of its 95 % interval; where truths are not known, of answers
-            that are those of the full tables.
+        accuracy: share of right answers, with the ends of its 95 % interval; None where images have no labels.
+        agreement: share of answers that are those of the full tables, likewise; only where images have no labels.
     """
 
     family: str
     strategy: str
     num_evaluations: float
-    accuracy: tuple[float, float, float]
+    accuracy: tuple[float, float, float] | None = None
+    agreement: tuple[float, float, float] | None = None
+
+    @property
+    def share(self) -> tuple[float, float, float]:
+        """The accuracy, or the agreement."""
+        share = self.accuracy or self.agreement
+        assert share is not None
+        return share
 
 
 def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Iterator[Point]:
@@ -55,21 +63,21 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         weights: over time, as `read_weights` takes them, or "uniform"; those that the tables were read with if None.
 
     Raises:
-        InputError: tables that are not full, or have a single draw; weights that cannot be read.
+        InputError: tables that are not full, have a single draw, or are of fewer than five images; weights that cannot
+            be read.
     """
     errors = tables.complete()
     num_classes, num_draws = errors.shape[1:]
     if num_draws < 2:
         raise InputError("tables of a single draw leave strategies nothing to choose")
     w = _weights(tables, weights)
-    truth = true_classes(tables)
-    if truth is None:
-        truth = search_all(Fixed(num_draws), errors, w)[0].argmin(1)
+    reference = _Reference(tables, errors, w)
+    next(folds(len(errors)))  # for its complaint
 
     def point(family: str, strategy: Strategy) -> Point:
-        return _point(family, strategy, errors, w, truth)
+        return _point(family, strategy, errors, w, reference)
 
-    yield from _fixed("every class, all times", errors, w, truth)
+    yield from _fixed("every class, all times", errors, w, reference)
     u = torch.stack(tables.t)
     u = (u - u.min()) / (u.max() - u.min())
     for family, (low, high) in WINDOWS.items():
@@ -78,7 +86,7 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         if count:  # each image's first draws in the window
             columns = inside.int().argsort(dim=1, descending=True, stable=True)[:, :count]
             part = errors.gather(2, columns[:, None].expand(-1, num_classes, -1))
-            yield from _fixed(f"every class, {family}", part, w.gather(1, columns), truth)
+            yield from _fixed(f"every class, {family}", part, w.gather(1, columns), reference)
     for share in (16, 4):
         for last in _doublings(num_draws):
             kept = min(5, num_classes // 2)
@@ -90,12 +98,11 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         for error_rate in ERROR_RATES:
             if error_rate * (len(errors) * 4 // 5 + 1) >= 1:
                 family = f"sequential, calibrated, at most {budget} draws"
-                right, spent = torch.empty(len(errors), dtype=torch.bool), torch.empty(len(errors))
+                means, spent = errors.new_empty(errors.shape[:2]).double(), torch.empty(len(errors))
                 part, own = errors[..., :budget], w[:, :budget]
                 for held_out, strategy in calibrated_folds(part, error_rate, own):
-                    means, spent[held_out] = search_all(strategy, part[held_out], own[held_out])
-                    right[held_out] = means.argmin(1) == truth[held_out]
-                yield Point(family, str(strategy), float(spent.mean()), share_interval(right))
+                    means[held_out], spent[held_out] = search_all(strategy, part[held_out], own[held_out])
+                yield reference.point(family, strategy, means, spent)
 
 
 def scaling(runs: Mapping[str, ErrorTables]) -> Iterator[Point]:
@@ -111,10 +118,10 @@ def scaling(runs: Mapping[str, ErrorTables]) -> Iterator[Point]:
     for name, tables in runs.items():
         if (tables.images, tables.truth) != (first.images, first.truth):
             raise InputError(f"{name} is of other images than the run before it: nothing to compare")
-        truth = true_classes(tables)
-        if truth is None:
+        if true_classes(tables) is None:
             raise InputError(f"{name} has images without labels, which have no accuracy")
-        yield from _fixed(name, tables.complete(), _weights(tables), truth)
+        errors, w = tables.complete(), _weights(tables)
+        yield from _fixed(name, errors, w, _Reference(tables, errors, w))
 
 
 def _weights(tables: ErrorTables, weights: WeightsSource | None = None) -> Tensor:
@@ -124,14 +131,27 @@ def _weights(tables: ErrorTables, weights: WeightsSource | None = None) -> Tenso
     return weights_at((1.0, 1.0) if weights == "uniform" else read_weights(weights), tables.fractions())
 
 
-def _point(family: str, strategy: Strategy, errors: Tensor, w: Tensor, truth: Tensor) -> Point:
-    means, spent = search_all(strategy, errors, w)
-    return Point(family, str(strategy), float(spent.mean()), share_interval(means.argmin(1) == truth))
+class _Reference:
+    """Labels that answers are compared with: the true ones, or those of the full tables where some are not known."""
+
+    def __init__(self, tables: ErrorTables, errors: Tensor, w: Tensor) -> None:
+        truth = true_classes(tables)
+        self._measure = "agreement" if truth is None else "accuracy"
+        self._labels = search_all(Fixed(errors.shape[2]), errors, w)[0].argmin(1) if truth is None else truth
+
+    def point(self, family: str, strategy: Strategy, means: Tensor, spent: Tensor) -> Point:
+        """The strategy that left these mean errors (M, K) after so many evaluations (M,)."""
+        share = share_interval(is_right(means, self._labels))
+        return Point(family, str(strategy), float(spent.mean()), **{self._measure: share})
 
 
-def _fixed(family: str, errors: Tensor, w: Tensor, truth: Tensor) -> Iterator[Point]:
+def _point(family: str, strategy: Strategy, errors: Tensor, w: Tensor, reference: _Reference) -> Point:
+    return reference.point(family, strategy, *search_all(strategy, errors, w))
+
+
+def _fixed(family: str, errors: Tensor, w: Tensor, reference: _Reference) -> Iterator[Point]:
     for n in _doublings(errors.shape[-1]):
-        yield _point(family, Fixed(n), errors, w, truth)
+        yield _point(family, Fixed(n), errors, w, reference)
 
 
 def _doublings(last: int) -> list[int]:
@@ -145,7 +165,7 @@ def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> N
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     families = list(dict.fromkeys(p.family for p in points))
     for i, family in enumerate(families):
-        line = sorted((p.num_evaluations, *p.accuracy) for p in points if p.family == family)
+        line = sorted((p.num_evaluations, *p.share) for p in points if p.family == family)
         x, y, low, high = zip(*line, strict=True)
         style = "o-" if family.startswith("sequential") else "s--" if family.startswith("staged") else "."
         (drawn,) = axes.plot(x, y, style, color=f"C{i}", ms=4, lw=1.2, label=family, zorder=3 if style == "o-" else 2)

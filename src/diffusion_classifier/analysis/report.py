@@ -110,7 +110,7 @@ def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], so
         wrong = (
             "" if row["prediction"] == row["label"] else f" <span class=wrong>not {html.escape(row['label'])}</span>"
         )
-        told = f"{html.escape(row['prediction'])} {score[i]:.1%}{wrong}<br>{html.escape(row['id'])}"
+        told = f"{html.escape(row['prediction'] or 'undecided')} {score[i]:.1%}{wrong}<br>{html.escape(row['id'])}"
         figures.append(f"<figure>{picture}<figcaption>{told}</figcaption></figure>")
     return f"<div class=shown>{''.join(figures) or 'None.'}</div>"
 

@@ -67,8 +67,8 @@ def distinct_names(class_names: Sequence[str], ids: Sequence[int] | None = None)
 def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:
     """Indices of the classes of a class-conditional network, given by index, by name or by a synonym.
 
-    Case does not matter. A name may list synonyms, separated by commas, as those of ImageNet do. A name that several
-    classes have in full is told by its index, as `distinct_names` writes it.
+    Case does not matter, unless classes differ in case only. A name may list synonyms, separated by commas, as those of
+    ImageNet do. A name that several classes have in full is told by its index, as `distinct_names` writes it.
 
     Raises:
         InputError: an index or a name that the network does not know, with the nearest names that it does; a name that
@@ -82,9 +82,12 @@ def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]
             index.setdefault(synonym.strip(), set()).add(i)
     index |= whole
     index |= {name.lower(): {i} for i, name in enumerate(distinct_names(class_names)) if name != class_names[i]}
+    count = Counter(class_names)
+    exact = {name: {i} for i, name in enumerate(class_names) if count[name] == 1}
     ids: list[int] = []
     for c in classes:
-        known = {int(c)} if isinstance(c, Integral) else index.get(str(c).strip().lower(), set())
+        word = str(c).strip()
+        known = {int(c)} if isinstance(c, Integral) else exact.get(word) or index.get(word.lower(), set())
         if not known:
             near = get_close_matches(str(c).lower(), index, n=3, cutoff=0.5)
             hint = (

@@ -115,7 +115,9 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         row = rows[event.index]
         facts = f"<p>{html.escape(row['id'])}<br>truth: {html.escape(row['label'] or 'not known')}<br>"
         facts += f"{row['num_evaluations']:,} network predictions</p>"
-        return bars(dict(zip(row["names"], row["posterior"], strict=True)), title=row["prediction"]) + facts
+        return (
+            bars(dict(zip(row["names"], row["posterior"], strict=True)), title=row["prediction"] or "undecided") + facts
+        )
 
     def refit(folder: str, wanted: str, true_class: str, number: int, power: float, *values: float) -> tuple[Any, ...]:
         with sentences():
@@ -201,7 +203,7 @@ def _source(folder: Path, data: str | None) -> tuple[Source | None, str]:
 
 
 def _picture(source: Source, row: dict[str, Any]) -> tuple[Any, str]:
-    told = f"{row['prediction']} {max(row['posterior']):.0%}"
+    told = f"{row['prediction'] or 'undecided'} {max(row['posterior']):.0%}"
     told += f", not {row['label']}" if row["label"] not in (None, row["prediction"]) else ""
     try:
         image = load_image(source.read(source.ids.index(row["id"]))).image

@@ -29,7 +29,7 @@ class Setting:
 
     Args:
         denoiser: the model.
-        class_names: K.
+        class_names: K, as they stand in prompts.
         templates: what makes a name a prompt; None where names are prompts, or the model reads no text.
         average: over what several prompts of a class are averaged.
         conditioning: K rows.

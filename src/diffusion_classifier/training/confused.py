@@ -112,7 +112,8 @@ def are_right(
         [image.permute(1, 2, 0).numpy() for image in data.images], list(among), template=template
     )
     truth = [data.class_names[label] for label in data.labels.tolist()]
-    return torch.tensor([str(r.label).lower() == name.lower() for r, name in zip(answers, truth, strict=True)])
+    pairs = zip(answers, truth, strict=True)
+    return torch.tensor([not r.ties and str(r.label).lower() == name.lower() for r, name in pairs])
 
 
 def gains(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[Gain]:

@@ -14,6 +14,7 @@ import torch
 from diffusers import DDPMPipeline, DiTTransformer2DModel, SchedulerMixin, UNet2DModel
 from torch import Tensor
 
+from ..calibration import is_right
 from ..denoisers import load_denoiser
 from ..denoisers.base import scheduler_config
 from ..denoisers.late import LateConditioned, LateConditionedPipeline
@@ -249,7 +250,7 @@ def validate(folder: Path, validation: LabelledImages, device: str) -> dict[str,
     of_true_class = errors[torch.arange(len(labels)), labels]
     return {
         "loss": float(of_true_class.mean()),
-        "accuracy": float((errors.mean(-1).argmin(1) == labels).float().mean()),
+        "accuracy": float(is_right(errors.mean(-1), labels).float().mean()),
     }
 
 

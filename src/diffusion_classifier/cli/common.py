@@ -70,7 +70,10 @@ ImageSize = Annotated[
 ]
 ClassNames = Annotated[
     str | None,
-    typer.Option(help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."),
+    typer.Option(
+        help="Comma-separated, in the order of the sorted folders or of the data set; a name with a comma in double "
+        "quotes. Its own names by default."
+    ),
 ]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..exceptions import InputError
+from ..prompts import split_labels
 from ..readouts import print_summaries
 from .common import (
     Average,
@@ -171,7 +172,7 @@ def evaluate(
         )  # fmt: skip
     where: dict[str, Any] = {
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
-        "class_names": None if class_names is None else class_names.split(","), "images": images,
+        "class_names": None if class_names is None else split_labels(class_names), "images": images,
         "caption_column": caption_column, "false_column": false_column or None, "tag_column": tag_column,
         "shift": shift,
     }  # fmt: skip

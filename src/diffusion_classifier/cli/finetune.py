@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
+from ..prompts import split_labels
 from ..readouts import print_gains
 from .common import (
     ClassNames,
@@ -161,7 +162,7 @@ def finetune(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column
         )
     else:
-        names = None if class_names is None else class_names.split(",")
+        names = None if class_names is None else split_labels(class_names)
         labelled = load_labelled_images(
             data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names,
             crop=denoiser.crop,

@@ -9,7 +9,6 @@ from difflib import get_close_matches
 
 from .exceptions import InputError
 
-
 _LIST = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|\(\s*['\"][^()]*\)")
 """A list, set or tuple that a program wrote as text."""
 _OPENING, _CLOSING = ("'", "‘", "“", "„", "«"), ("'", "’", "”", "“", "»")

@@ -61,7 +61,7 @@ FLOWERS102 = _listed("""
     desert-rose, tree mallow, magnolia, cyclamen, watercress, canna lily, hippeastrum, bee balm, air plant, foxglove,
     bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily""")
 
-FLOWERS102_ALSO = {"pink-yellow dahlia?": "pink and yellow dahlia", "ball moss": "air plant"}
+FLOWERS102_ALSO = {"pink yellow dahlia": "pink and yellow dahlia", "ball moss": "air plant"}
 """As TensorFlow Datasets has them, from which the hub's copy was made."""
 
 FOOD101 = _listed("""

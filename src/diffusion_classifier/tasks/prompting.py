@@ -1,0 +1,122 @@
+"""What a model that reads text is given for the classes of a data set: names, templates, and notes on both.
+
+Shape legend: K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..exceptions import InputError
+from ..sources import Source
+from .base import Preset, Task
+
+_NUMBER = re.compile(r"((class|label)[\s_-]*|[+-])?\d+([.,]\d+)?", re.IGNORECASE)
+"""Names that say nothing, such as 3 and class_3."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of the classes of a data set.
+
+    Args:
+        names: what prompts call the classes, (K,).
+        templates: that make prompts of names; None where names are prompts.
+        notes: sentences about choices that the user did not make.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def spelled(name: str) -> str:
+    """A name in the spelling by which names are compared: small letters and digits, and one space for all else."""
+    return " ".join(re.findall(r"[^\W_]+", name.lower().replace("'", "")))
+
+
+def class_prompts(
+    source: Source,
+    task: Task | None = None,
+    *,
+    preset: Preset | None = None,
+    template: Sequence[str] | None = None,
+    several: bool = False,
+) -> Prompts:
+    """Names and templates for a model that reads text.
+
+    Args:
+        source: the images.
+        task: which they are of.
+        preset: of the task.
+        template: the user's own, in place of all others.
+        several: whether all templates that lie beside the data are used, as a contrastive model averages them; else one
+            template is.
+
+    Raises:
+        InputError: the classes are called by numbers, and the user gave no template for these; or the preset has
+            prompts for classes of other names.
+    """
+    templates, notes = _templates(source, task, preset, several) if template is None else (tuple(template), ())
+    names, more = _names(source, task, preset, strict=template is None)
+    if template is None and not _are_named(names, task):
+        raise InputError(
+            f"the classes of {source.name} are called by numbers, {', '.join(names[:3])} …, which say nothing to a "
+            "model that reads text: give their names, --class-names; or, where numbers are meant, a --template such "
+            "as 'the number {}'"
+        )
+    return Prompts(names, templates, (*notes, *more))
+
+
+def _are_named(names: Sequence[str], task: Task | None) -> bool:
+    return (task is not None and names == task.class_names) or not all(map(_NUMBER.fullmatch, names))
+
+
+def _templates(
+    source: Source, task: Task | None, preset: Preset | None, several: bool
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    beside = source.templates
+    if preset is not None and preset.template is not None:
+        return (preset.template,), ()
+    if several and beside:
+        said = f"{len(beside)} templates beside the data are averaged, the first is {beside[0]!r}"
+        used = beside
+    elif task is not None:
+        said = f"the template of {task.name} is used, {task.template!r}, not the {len(beside)} beside the data"
+        used = (task.template,)
+    else:
+        said = f"1 of {len(beside)} templates beside the data is used, {''.join(beside[:1])!r}"
+        used = beside[:1]
+    chosen = len(beside) > 1 or (task is not None and beside not in ((), (task.template,)))
+    return used or None, (f"{said}; --template names others",) if chosen else ()
+
+
+def _names(
+    source: Source, task: Task | None, preset: Preset | None, strict: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names in prompts: those of the preset or the task for classes of the same names but for spelling."""
+    own = source.class_names
+    if task is None or task.class_names is None:
+        rough = [name for name in own if "_" in name]
+        said = f"{len(rough)} class names have underscores, which prompts keep, as {''.join(rough[:1])!r}"
+        return own, (f"{said}; --class-names gives others",) if rough else ()
+    known = {spelled(name): i for i, name in enumerate(task.class_names)}
+    known |= {other: known[spelled(name)] for other, name in task.also.items()}
+    places = [known.get(spelled(name)) for name in own]
+    wanted = (preset and preset.names) or task.class_names
+    if None in places or len(set(places)) < len(places):
+        strange = own[places.index(None)] if None in places else own[-1]
+        if strict and preset is not None:
+            raise InputError(
+                f"the preset has prompts for the classes of {task.name}, and {source.name} has one called {strange!r}: "
+                f"give names as {', '.join(task.class_names[:3])} …, --class-names, or prompts of your own, --template"
+            )
+        return own, ()
+    names = tuple(wanted[i] for i in places if i is not None)
+    changed = [(a, b) for a, b in zip(own, names, strict=True) if a != b]
+    if not changed:
+        return names, ()
+    (was, now), who = changed[0], "the preset" if preset is not None and preset.names else f"the task {task.name}"
+    return names, (f"prompts call {len(changed)} classes as {who} does, as {now!r} for {was!r}",)

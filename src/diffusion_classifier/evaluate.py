@@ -301,7 +301,7 @@ def evaluate(
     with open_run(folder, spec, part) as run:
         mine = chosen[part.index :: part.count]
         todo = [i for i in mine if source.ids[i] not in run.done]
-        on_start(len(mine) - len(todo), len(mine), (*spec.notes[len(source.notes) :], *run.notes))
+        on_start(len(mine) - len(todo), len(mine), [*spec.notes[len(source.notes) :], *run.notes])
         for row in question.answers(classifier, source, todo, chosen):
             run.write(row)
             yield row

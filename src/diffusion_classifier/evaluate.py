@@ -24,7 +24,7 @@ from .jobs import Scored
 from .posterior import Classification
 from .reading import Reading
 from .runs import Part, Row, open_run
-from .shortlists import Shortlist, Tree
+from .shortlists import Screened, Shortlist, Tree
 from .sources import Source
 from .spec import RunSpec, read_begun_spec
 from .tasks import Preset, Prompts, Task, class_prompts
@@ -169,11 +169,14 @@ class Question:
     ) -> RunSpec:
         """See `Asked`."""
         prompts, classes = self._classes(classifier, source)
+        notes = prompts.notes
+        if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
+            notes += (f"the shortlist is by the first template alone, {(prompts.templates or ())[0]!r}",)
         classifier.full_batches = True
         names, conditioning = classifier.condition(classes, template=prompts.templates, average=self.average)
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
-            **about_run(source, positions, model, command, prompts.notes),
+            **about_run(source, positions, model, command, notes),
             **about_reading(classifier, classifier.reading(names, **self.options), conditioning),
             class_names=source.class_names,
             templates=prompts.templates,

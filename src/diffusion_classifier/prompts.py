@@ -11,6 +11,7 @@ from .exceptions import InputError
 
 _LIST = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|\(\s*['\"][^()]*\)")
 """A list, set or tuple that a program wrote as text."""
+_NUMBER = re.compile(r"((class|label)[\s_-]*|[+-])?\d+([.,]\d+)?", re.IGNORECASE)
 _OPENING, _CLOSING = ("'", "‘", "“", "„", "«"), ("'", "’", "”", "“", "»")
 """Quotes that are none in a CSV file."""
 
@@ -59,6 +60,24 @@ def parse_labels(labels: str | Sequence[str]) -> list[str]:
             raise InputError(f"the label {name!r} is given twice")
         seen.add(name.lower())
     return names
+
+
+def refuse_numbers(names: Sequence[str], source: str) -> None:
+    """Complain of classes that are called by numbers, where these would become prompts without having been asked for.
+
+    Args:
+        names: of all classes.
+        source: of what data set.
+
+    Raises:
+        InputError: all are numbers, such as 3 and class_3.
+    """
+    if all(map(_NUMBER.fullmatch, names)):
+        raise InputError(
+            f"the classes of {source} are called by numbers, {', '.join(names[:3])} …, which say nothing to a model "
+            "that reads text: give their names, --class-names; or, where numbers are meant, a --template such as "
+            "'the number {}'"
+        )
 
 
 def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:

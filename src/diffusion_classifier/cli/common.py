@@ -109,6 +109,12 @@ def check_format(output: str) -> None:
         raise InputError(f"the format must be table, json or markdown; got {output!r}")
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> None:
     """Complain of options that were given and would be ignored.
 
@@ -121,8 +127,7 @@ def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> 
         InputError: one was given.
     """
     for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if is_given(context, name):
             raise InputError(f"--{name.replace('_', '-')} {reason}")
 
 

@@ -20,6 +20,7 @@ from .common import (
     TableFormat,
     app,
     check_format,
+    is_given,
     refuse_unused,
     say,
     say_all,
@@ -113,7 +114,7 @@ def finetune(
     from ..classifier import DiffusionClassifier
     from ..denoisers import load_denoiser
     from ..devices import resolve_device, resolve_dtype
-    from ..prompts import fill_template, parse_labels
+    from ..prompts import fill_template, parse_labels, refuse_numbers
     from ..sources import is_captioned
     from ..training.confused import confused_images, gains, right_answers
     from ..training.data import (
@@ -167,6 +168,8 @@ def finetune(
             data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names,
             crop=denoiser.crop,
         )  # fmt: skip
+        if reads and not is_given(context, "template"):
+            refuse_numbers(labelled.class_names, data)
         captions = fill_template(template, labelled.class_names) if reads else list(labelled.class_names)
         if confused:
             count = min(1000, len(labelled) // 10) if held_out is None else held_out

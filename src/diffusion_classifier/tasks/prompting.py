@@ -10,11 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..exceptions import InputError
+from ..prompts import refuse_numbers
 from ..sources import Source
 from .base import Preset, Task
-
-_NUMBER = re.compile(r"((class|label)[\s_-]*|[+-])?\d+([.,]\d+)?", re.IGNORECASE)
-"""Names that say nothing, such as 3 and class_3."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +59,9 @@ def class_prompts(
     """
     templates, notes = _templates(source, task, preset, several) if template is None else (tuple(template), ())
     names, more = _names(source, task, preset, strict=template is None)
-    if template is None and not _are_named(names, task):
-        raise InputError(
-            f"the classes of {source.name} are called by numbers, {', '.join(names[:3])} …, which say nothing to a "
-            "model that reads text: give their names, --class-names; or, where numbers are meant, a --template such "
-            "as 'the number {}'"
-        )
+    if template is None and (task is None or names != task.class_names):
+        refuse_numbers(names, source.name)
     return Prompts(names, templates, (*notes, *more))
-
-
-def _are_named(names: Sequence[str], task: Task | None) -> bool:
-    return (task is not None and names == task.class_names) or not all(map(_NUMBER.fullmatch, names))
 
 
 def _templates(

@@ -146,9 +146,7 @@ class Question:
             InputError: as `candidates` and `tasks.class_prompts`.
         """
         template = as_templates(self.template)
-        if known is not None:
-            return Prompts(source.class_names, template)
-        return class_prompts(source, self.task, preset=self.preset, template=template)
+        return class_prompts(source, self.task, known=known, preset=self.preset, template=template)
 
     def _classes(
         self, classifier: DiffusionClassifier, source: Source

@@ -273,7 +273,5 @@ class BaselineQuestion:
         template = as_templates(self.template)
         if isinstance(source, CaptionSource):
             return Prompts((), template)
-        if known is not None:
-            return Prompts(source.class_names, template)
         task = self.task if isinstance(self.task, Task) else None
-        return class_prompts(source, task, template=template, several=True)
+        return class_prompts(source, task, known=known, template=template, several=True)

@@ -67,7 +67,7 @@ class RunSpec:
         num_dimensions: of a latent.
         num_timesteps: of the schedule.
         usual_weights: over time, of the model.
-        prompt_names: what prompts call the classes, K; as they are called if None.
+        prompt_names: what prompts, or the model, call the classes, K; as they are called if None.
         task: its name.
         model: as it was named.
         source: where the images were.

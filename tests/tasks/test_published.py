@@ -15,9 +15,10 @@ import pytest
 from test_caption_sources import winoground as winoground_file
 from test_sources import add, png
 
+from diffusion_classifier.evaluate import candidates
 from diffusion_classifier.runs import read_rows
 from diffusion_classifier.spec import read_spec
-from diffusion_classifier.tasks import CAPTION_TASKS, TASKS
+from diffusion_classifier.tasks import CAPTION_TASKS, TASKS, open_task
 
 PUBLISHED = json.loads(Path(__file__).with_name("class_names.json").read_text("utf-8"))
 NAMES, TEMPLATES = PUBLISHED["names"], PUBLISHED["templates"]
@@ -92,7 +93,16 @@ def models(tmp_path_factory):
 def run(call, models, tmp_path):
     def run(task, model, *options, data=None):
         where = ("--data", data) if data else ()
-        code, _, err = call("evaluate", task, *where, "--model", models / model, "--out", tmp_path / "run", *options)
+        code, _, err = call(
+            "evaluate",
+            task,
+            *where,
+            "--model",
+            models / model if isinstance(model, str) else model,
+            "--out",
+            tmp_path / "run",
+            *options,
+        )
         assert code == 0, err
         return read_spec(tmp_path / "run"), read_rows(tmp_path / "run").to_pylist(), err
 
@@ -159,6 +169,18 @@ def test_a_table_of_the_hub(name, run, tmp_path):
     assert spec.class_names == tuple(names)
     assert [row["label"] for row in sorted(rows, key=lambda row: row["id"])] == [names[9], names[0], names[1]]
     assert (spec.prompt_names or spec.class_names) == TASKS[name].class_names
+
+
+def test_models_of_the_classes_by_their_published_names_or_by_numbers(run, tmp_path):
+    """The bundled model knows "T-shirt/top"; the hub's table has "T - shirt / top"."""
+    data = table(tmp_path / "d", "fashion-mnist", [9, 0])
+    spec, rows, err = run("fashion-mnist", Path("fashion"), "--strategy", "fixed:1", data=data)
+    assert (spec.class_names[0], spec.prompt_names) == ("T - shirt / top", TASKS["fashion-mnist"].class_names)
+    assert {row["label"] for row in rows} == {"Ankle boot", "T - shirt / top"}
+    assert "the model is given 1 class names of the task fashion-mnist" in err
+    _, source = open_task("cifar10", data=str(folders(tmp_path / "n", map(str, range(10)))))
+    assert list(candidates([*"0123456789"], TASKS["cifar10"], source)) == list(range(10))
+    assert candidates(NAMES["cifar10"][::-1], TASKS["cifar10"], source) == tuple(NAMES["cifar10"])
 
 
 @pytest.mark.parametrize("name", ["fashion-sample", "scenes-nouns"])
@@ -238,7 +260,7 @@ class TestPrompts:
         wanted = dict(zip(task.class_names, preset.names or task.class_names, strict=True))
         template = preset.template or task.template
         assert [row[2] for row in rows] == [template.format(wanted[own[row[1]]]) for row in rows]
-        assert "prompts call" in err
+        assert "the model is given" in err
 
     def test_names_that_the_preset_has_no_prompts_for(self, show, tmp_path):
         data = folders(tmp_path / "d", ["plane", *NAMES["cifar10"][1:]])

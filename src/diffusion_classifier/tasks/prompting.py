@@ -39,15 +39,17 @@ def class_prompts(
     source: Source,
     task: Task | None = None,
     *,
+    known: Sequence[str] | None = None,
     preset: Preset | None = None,
     template: Sequence[str] | None = None,
     several: bool = False,
 ) -> Prompts:
-    """Names and templates for a model that reads text.
+    """Names and templates for a model that reads text; names for one that knows classes.
 
     Args:
         source: the images.
         task: which they are of.
+        known: the classes that the model knows; None where it reads text.
         preset: of the task.
         template: the user's own, in place of all others.
         several: whether all templates that lie beside the data are used, as a contrastive model averages them; else one
@@ -57,6 +59,12 @@ def class_prompts(
         InputError: the classes are called by numbers, and the user gave no template for these; or the preset has
             prompts for classes of other names.
     """
+    if known is not None:
+        lower = {name.lower() for name in known}
+        names, notes = _names(source, task, None, strict=False)
+        if task is None or lower.issuperset(map(str.lower, source.class_names)) or {*map(str.lower, names)} - lower:
+            names, notes = source.class_names, ()
+        return Prompts(names, None if template is None else tuple(template), notes)
     templates, notes = _templates(source, task, preset, several) if template is None else (tuple(template), ())
     names, more = _names(source, task, preset, strict=template is None)
     if template is None and (task is None or names != task.class_names):
@@ -96,8 +104,8 @@ def _names(
     known |= {other: known[spelled(name)] for other, name in task.also.items()}
     places = [known.get(spelled(name)) for name in own]
     wanted = (preset and preset.names) or task.class_names
-    if None in places or len(set(places)) < len(places):
-        strange = own[places.index(None)] if None in places else own[-1]
+    strange = next((name for i, name in enumerate(own) if places[i] is None or places[i] in places[:i]), None)
+    if strange is not None:
         if strict and preset is not None:
             raise InputError(
                 f"the preset has prompts for the classes of {task.name}, and {source.name} has one called {strange!r}: "
@@ -108,5 +116,5 @@ def _names(
     changed = [(a, b) for a, b in zip(own, names, strict=True) if a != b]
     if not changed:
         return names, ()
-    (was, now), who = changed[0], "the preset" if preset is not None and preset.names else f"the task {task.name}"
-    return names, (f"prompts call {len(changed)} classes as {who} does, as {now!r} for {was!r}",)
+    (was, now), whose = changed[0], "the preset" if preset is not None and preset.names else f"the task {task.name}"
+    return names, (f"the model is given {len(changed)} class names of {whose}, as {now!r} for {was!r}",)

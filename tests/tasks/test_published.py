@@ -177,7 +177,7 @@ def test_models_of_the_classes_by_their_published_names_or_by_numbers(run, tmp_p
     spec, rows, err = run("fashion-mnist", Path("fashion"), "--strategy", "fixed:1", data=data)
     assert (spec.class_names[0], spec.prompt_names) == ("T - shirt / top", TASKS["fashion-mnist"].class_names)
     assert {row["label"] for row in rows} == {"Ankle boot", "T - shirt / top"}
-    assert "the model is given 1 class names of the task fashion-mnist" in err
+    assert "1 of 10 classes are named for the model by the task fashion-mnist, as 'T-shirt/top' for" in err
     _, source = open_task("cifar10", data=str(folders(tmp_path / "n", map(str, range(10)))))
     assert list(candidates([*"0123456789"], TASKS["cifar10"], source)) == list(range(10))
     assert candidates(NAMES["cifar10"][::-1], TASKS["cifar10"], source) == tuple(NAMES["cifar10"])
@@ -260,7 +260,7 @@ class TestPrompts:
         wanted = dict(zip(task.class_names, preset.names or task.class_names, strict=True))
         template = preset.template or task.template
         assert [row[2] for row in rows] == [template.format(wanted[own[row[1]]]) for row in rows]
-        assert "the model is given" in err
+        assert "are named for the model by" in err
 
     def test_names_that_the_preset_has_no_prompts_for(self, show, tmp_path):
         data = folders(tmp_path / "d", ["plane", *NAMES["cifar10"][1:]])
@@ -315,7 +315,7 @@ class TestPrompts:
     def test_underscores_are_kept_and_said(self, show, tmp_path):
         out, err = show(str(folders(tmp_path / "d", ["apple_pie", "ramen"])))
         assert shown(out) == [["0", "apple_pie", "apple_pie"], ["1", "ramen", "ramen"]]
-        assert "1 class names have underscores, which prompts keep, as 'apple_pie'" in err
+        assert "1 of 2 class names have underscores, which prompts keep, as 'apple_pie'" in err
 
     def test_a_model_of_classes(self, show, tmp_path):
         out, _ = show("imagenet-a", "--limit", 0, model="dit", data=shards(tmp_path / "d", "imagenet-a", [0, 1]))

@@ -98,7 +98,7 @@ def _names(
     own = source.class_names
     if task is None or task.class_names is None:
         rough = [name for name in own if "_" in name]
-        said = f"{len(rough)} class names have underscores, which prompts keep, as {''.join(rough[:1])!r}"
+        said = f"{len(rough)} of {len(own)} class names have underscores, which prompts keep, as {''.join(rough[:1])!r}"
         return own, (f"{said}; --class-names gives others",) if rough else ()
     known = {spelled(name): i for i, name in enumerate(task.class_names)}
     known |= {other: known[spelled(name)] for other, name in task.also.items()}
@@ -117,4 +117,4 @@ def _names(
     if not changed:
         return names, ()
     (was, now), whose = changed[0], "the preset" if preset is not None and preset.names else f"the task {task.name}"
-    return names, (f"the model is given {len(changed)} class names of {whose}, as {now!r} for {was!r}",)
+    return names, (f"{len(changed)} of {len(own)} classes are named for the model by {whose}, as {now!r} for {was!r}",)

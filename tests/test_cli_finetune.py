@@ -131,3 +131,14 @@ def test_classes_are_no_captions(finetune):
         code, _, err = finetune("--classes", "cat,dog", option, "text")
         assert code == 2
         assert "--classes is for images with labels" in error(err)
+
+
+def test_classes_that_are_called_by_numbers(finetune, tmp_path):
+    """Captions "a 0" and "a 1" are nobody's wish."""
+    for name in "01":
+        save(tmp_path / "numbers" / name / "0.png", 60)
+        save(tmp_path / "numbers" / name / "1.png", 90)
+    code, _, err = finetune(data="numbers")
+    assert (code, "are called by numbers, 0, 1" in err) == (2, True)
+    code, _, err = finetune("--template", "digit {}", data="numbers")
+    assert code == 0, err

@@ -116,7 +116,7 @@ def evaluate_distributed(
         raise _cause(e) from e
     with open_run(folder, spec) as run:
         todo = [i for i in chosen if source.ids[i] not in run.done]
-        on_start(len(chosen) - len(todo), len(chosen), run.notes)
+        on_start(len(chosen) - len(todo), len(chosen), [*spec.notes[len(source.notes) :], *run.notes])
         if not todo:
             return
         chunk = chunk or chunk_for(len(todo), num_workers)

@@ -8,7 +8,7 @@ import json
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
@@ -24,10 +24,10 @@ from .jobs import Scored
 from .posterior import Classification
 from .reading import Reading
 from .runs import Part, Row, open_run
-from .shortlists import Shortlist, Tree
+from .shortlists import Screened, Shortlist, Tree
 from .sources import Source
 from .spec import RunSpec, read_begun_spec
-from .tasks import Task
+from .tasks import Preset, Prompts, Task, class_prompts
 
 Images: TypeAlias = Source | CaptionSource
 OnStart = Callable[[int, int, Sequence[str]], None]
@@ -89,6 +89,8 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
     strange = {name.lower() for name in names} - {name.lower() for name in known}
     if not strange:  # in whatever order
         return names
+    if task is not None and names == task.class_names and list(known) == list(map(str, range(len(names)))):
+        return range(len(names))  # trained on the same classes, called by numbers
     # Networks of ImageNet name its classes in other words, but have them in its order, which is not of letters.
     if ids_of_imagenet and len(known) == 1000 and (of_wordnet or list(names) != sorted(names)):
         return ids_of_imagenet
@@ -127,6 +129,7 @@ class Question:
         store_errors: keep error tables, for `rescore`.
         also: other losses, whose error tables are kept too.
         options: strategy, timesteps, loss, weights, seed, reduction, temperature, prior; see there.
+        preset: of the task, for its prompts.
     """
 
     task: Task | None = None
@@ -136,21 +139,30 @@ class Question:
     store_errors: bool = False
     also: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    preset: Preset | None = None
 
-    def prompts(self, classifier: DiffusionClassifier, source: Source) -> dict[str, Any]:
-        """Arguments that make classes conditions, and what conditions are made of."""
-        classes = candidates(classifier.denoiser.class_names, self.task, source)
-        by_name = classes is source.class_names
-        template = self.template
-        if template is None and classifier.denoiser.class_names is None:
-            template = self.task.template if self.task else source.templates[:1] or None
-        words = classes if classifier.denoiser.class_names is not None else source.prompt_names or classes
-        return {
-            "classnames": classes,
-            "template": template,
+    def prompts(self, known: Sequence[str] | None, source: Source) -> Prompts:
+        """Names and templates, for a model that knows these classes; any text if None.
+
+        Raises:
+            InputError: as `candidates` and `tasks.class_prompts`.
+        """
+        template = as_templates(self.template)
+        return class_prompts(source, self.task, known=known, preset=self.preset, template=template)
+
+    def _asked(self, classifier: DiffusionClassifier, source: Source) -> tuple[Prompts, dict[str, Any]]:
+        """Prompts, and the arguments of `DiffusionClassifier.condition` that they make."""
+        known = classifier.denoiser.class_names
+        prompts = self.prompts(known, source)
+        classes = candidates(known, self.task, replace(source, class_names=prompts.names))
+        by_index = not isinstance(classes[0], str)
+        asked = {
+            "classnames": classes if by_index else source.class_names,
+            "prompt_names": None if by_index else classes,
+            "template": prompts.templates,
             "average": self.average,
-            "prompt_names": words if by_name else None,
         }
+        return prompts, asked
 
     def describe(
         self,
@@ -162,15 +174,19 @@ class Question:
         command: str = "",
     ) -> RunSpec:
         """See `Asked`."""
-        prompts = self.prompts(classifier, source)
+        prompts, asked = self._asked(classifier, source)
+        notes = prompts.notes
+        if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
+            notes += (f"the shortlist is by the first template alone, {(prompts.templates or ())[0]!r}",)
         classifier.full_batches = True
-        names, conditioning = classifier.condition(**prompts)
+        names, conditioning = classifier.condition(**asked)
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
-            **about_run(source, positions, model, command),
+            **about_run(source, positions, model, command, notes),
             **about_reading(classifier, classifier.reading(names, **self.options), conditioning),
             class_names=source.class_names,
-            templates=as_templates(prompts["template"]),
+            templates=prompts.templates,
+            prompt_names=None if prompts.names == source.class_names else prompts.names,
             average=self.average,
             shortlist=None if self.shortlist is None else _about_shortlist(self.shortlist),
             task=None if self.task is None else self.task.name,
@@ -185,9 +201,10 @@ class Question:
         run: Sequence[int],  # noqa: ARG002 - of the protocol
     ) -> Iterator[Row]:
         """See `Asked`."""
+        _, asked = self._asked(classifier, source)
         results = classifier.enumerated(
             (source.read(i) for i in positions),
-            **self.prompts(classifier, source),
+            **asked,
             shortlist=self.shortlist,
             also=self.also,
             **self.options,
@@ -205,7 +222,9 @@ def _about_shortlist(shortlist: Shortlist) -> str:
     return ", ".join((str(shortlist), *told))
 
 
-def about_run(source: Images, positions: Sequence[int], model: str, command: str) -> dict[str, Any]:
+def about_run(
+    source: Images, positions: Sequence[int], model: str, command: str, notes: tuple[str, ...] = ()
+) -> dict[str, Any]:
     """What specs of all runs say of their images and of themselves."""
     return {
         "data": source.fingerprint(),
@@ -213,7 +232,7 @@ def about_run(source: Images, positions: Sequence[int], model: str, command: str
         "num_images": len(positions),
         "source": source.name,
         "shift": getattr(source, "shift", ""),
-        "notes": source.notes,
+        "notes": (*source.notes, *notes),
         "model": model,
         "command": command,
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES}
@@ -289,7 +308,7 @@ def evaluate(
     with open_run(folder, spec, part) as run:
         mine = chosen[part.index :: part.count]
         todo = [i for i in mine if source.ids[i] not in run.done]
-        on_start(len(mine) - len(todo), len(mine), run.notes)
+        on_start(len(mine) - len(todo), len(mine), [*spec.notes[len(source.notes) :], *run.notes])
         for row in question.answers(classifier, source, todo, chosen):
             run.write(row)
             yield row

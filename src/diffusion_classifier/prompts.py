@@ -2,20 +2,51 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
 from .exceptions import InputError
 
+_LIST = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|\(\s*['\"][^()]*\)")
+"""A list, set or tuple that a program wrote as text."""
+_NUMBER = re.compile(r"((class|label)[\s_-]*|[+-])?\d+([.,]\d+)?", re.IGNORECASE)
+_OPENING, _CLOSING = ("'", "‘", "“", "„", "«"), ("'", "’", "”", "“", "»")
+"""Quotes that are none in a CSV file."""
 
-def parse_labels(labels: str | Sequence[str]) -> list[str]:
-    """Candidate labels from a list or a comma-separated string.
+
+def split_labels(text: str) -> list[str]:
+    """Split a line of labels at its commas, as a line of a CSV file: a label with a comma is in double quotes.
 
     Raises:
-        InputError: fewer than two, an empty one, one twice, or one that is not a string.
+        InputError: double quotes that do not enclose whole labels, other quotes that do, several lines, or a list as
+            Python, JSON and pandas write it.
     """
-    labels = labels.split(",") if isinstance(labels, str) else labels
+    text = text.strip()
+    if _LIST.fullmatch(text):
+        raise InputError(f"labels are separated by commas, without brackets around them; got {text!r}")
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as e:
+        what = "it has several lines" if len(text.splitlines()) > 1 else "its double quotes do not enclose whole labels"
+        raise InputError(
+            f"labels are one line, separated by commas, a label that has one in double quotes; {what}: {text!r}"
+        ) from e
+    labels = [label.strip() for label in rows[0]] if rows and rows[0] else [""]
+    for i, label in enumerate(labels):
+        if label.startswith(_OPENING) and any(other.endswith(_CLOSING) for other in labels[i:]):
+            raise InputError(f"only double quotes can enclose a label, where it has a comma; got {label} in {text}")
+    return labels
+
+
+def parse_labels(labels: str | Sequence[str]) -> list[str]:
+    """Candidate labels from a list, or a string that `split_labels` splits.
+
+    Raises:
+        InputError: fewer than two, an empty one, one twice, one that is not a string, or as `split_labels`.
+    """
+    labels = split_labels(labels) if isinstance(labels, str) else labels
     if strange := [name for name in labels if not isinstance(name, str)]:
         raise InputError(f"labels are words; got {strange[0]!r}")
     names = [name.strip() for name in labels]
@@ -29,6 +60,24 @@ def parse_labels(labels: str | Sequence[str]) -> list[str]:
             raise InputError(f"the label {name!r} is given twice")
         seen.add(name.lower())
     return names
+
+
+def refuse_numbers(names: Sequence[str], source: str) -> None:
+    """Complain of classes that are called by numbers, where these would become prompts without having been asked for.
+
+    Args:
+        names: of all classes.
+        source: of what data set.
+
+    Raises:
+        InputError: all are numbers, such as 3 and class_3.
+    """
+    if all(map(_NUMBER.fullmatch, names)):
+        raise InputError(
+            f"the classes of {source} are called by numbers, {', '.join(names[:3])} …, which say nothing to a model "
+            "that reads text: give their names, --class-names; or, where numbers are meant, a --template such as "
+            "'the number {}'"
+        )
 
 
 def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:

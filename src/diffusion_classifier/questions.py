@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .baselines.hub import Baseline
@@ -34,7 +34,7 @@ from .reading import Reading
 from .runs import Row
 from .spec import WITHOUT_DRAWS, RunSpec
 from .strategies import TIE, Fixed
-from .tasks import CaptionTask, Task
+from .tasks import CaptionTask, Prompts, Task, class_prompts
 
 WITH_NULL = "fixed:64"
 """The strategy where none is given and the null condition is evaluated, too: it has to see all draws."""
@@ -199,8 +199,8 @@ class BaselineQuestion:
 
     Args:
         task: which the images are of.
-        template: around each caption or class, where the model reads texts; of classes the task's if None. Of several,
-            the embeddings are averaged, as CLIP's authors do.
+        template: around each caption or class, where the model reads texts; of classes those beside the data or the
+            task's if None. Of several, the embeddings are averaged, as CLIP's authors do.
     """
 
     task: Task | CaptionTask | None = None
@@ -213,12 +213,15 @@ class BaselineQuestion:
         classes = {} if isinstance(source, CaptionSource) else {"class_names": source.class_names}
         metric = self.task.metric if isinstance(self.task, Task) else "accuracy"
         self._names(classifier, source, positions)  # for its complaints
+        prompts = self.prompts(classifier.class_names, source)
+        names = None if isinstance(source, CaptionSource) or prompts.names == source.class_names else prompts.names
         return RunSpec(
-            **about_run(source, positions, model, command),
+            **about_run(source, positions, model, command, prompts.notes),
             **_about_captions(source) if isinstance(source, CaptionSource) else classes | {"metric": metric},
             weights_of_model=classifier.fingerprint(),
             strategy=classifier.strategy,
-            templates=self._templates(classifier, source),
+            templates=prompts.templates,
+            prompt_names=names,
             image_size=classifier.image_size,
             dtype=str(classifier.dtype).removeprefix("torch."),
             device=str(classifier.device),
@@ -233,10 +236,7 @@ class BaselineQuestion:
         """See `evaluate.Asked`."""
         names = self._names(classifier, source, run)
         index = {name: k for k, name in enumerate(names)}
-        words = names
-        if classifier.class_names is None and not isinstance(source, CaptionSource):
-            words = source.prompt_names or names
-        scorer = classifier.scorer(words, self._templates(classifier, source) or ())
+        scorer = classifier.scorer(names, self.prompts(classifier.class_names, source).templates or ())
         for i in positions:
             if isinstance(source, CaptionSource):
                 row, own = _row(source, i), source.captions[i]
@@ -265,12 +265,20 @@ class BaselineQuestion:
 
     def _names(self, classifier: Baseline, source: Images, run: Sequence[int]) -> Sequence[str] | Sequence[int]:
         if not isinstance(source, CaptionSource):
-            return candidates(classifier.class_names, self.task if isinstance(self.task, Task) else None, source)
+            asked = replace(source, class_names=self.prompts(classifier.class_names, source).names)
+            return candidates(classifier.class_names, self.task if isinstance(self.task, Task) else None, asked)
         if classifier.class_names is not None:
             raise InputError("this model knows classes and reads no captions, of which these images have their own")
         return _all_captions(source, run)
 
-    def _templates(self, classifier: Baseline, source: Images) -> tuple[str, ...] | None:
-        if self.template is not None or isinstance(source, CaptionSource) or classifier.class_names is not None:
-            return as_templates(self.template)
-        return as_templates(self.task.template if isinstance(self.task, Task) else source.templates[:1] or None)
+    def prompts(self, known: Sequence[str] | None, source: Images) -> Prompts:
+        """Names and templates, for a model that knows these classes; any text if None. Captions have no names.
+
+        Raises:
+            InputError: as `evaluate.candidates` and `tasks.class_prompts`.
+        """
+        template = as_templates(self.template)
+        if isinstance(source, CaptionSource):
+            return Prompts((), template)
+        task = self.task if isinstance(self.task, Task) else None
+        return class_prompts(source, task, known=known, template=template, several=True)

@@ -67,6 +67,7 @@ class RunSpec:
         num_dimensions: of a latent.
         num_timesteps: of the schedule.
         usual_weights: over time, of the model.
+        prompt_names: what prompts, or the model, call the classes, K; as they are called if None.
         task: its name.
         model: as it was named.
         source: where the images were.
@@ -117,6 +118,7 @@ class RunSpec:
     versions: Mapping[str, str] = _runtime(default_factory=dict)
     created: str = _runtime(default="")
     notes: tuple[str, ...] = _runtime(default=())
+    prompt_names: tuple[str, ...] | None = _identity(default=None)
     kind: str = _identity(default="classes")
     unconditional: bool = _identity(default=False)
     shift: str = _identity(default="")
@@ -175,7 +177,10 @@ def read_spec(folder: Path) -> RunSpec:
         if version != VERSION:
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
         # Fields that the first runs of this version lack.
-        later = {"kind": "classes", "unconditional": False, "shift": "", "channels_last": False, "notes": []}
+        later: dict[str, Any] = {
+            "kind": "classes", "unconditional": False, "shift": "", "channels_last": False, "notes": [],
+            "prompt_names": None,
+        }  # fmt: skip
         values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):

@@ -45,7 +45,7 @@ def test_tasks_are_complete(task):
 
 def test_the_papers_are_there():
     assert {name for name, task in TASKS.items() if "paper" in task.presets} == {
-        "food101", "cifar10", "aircraft", "pets", "flowers102", "stl10", "imagenet", "objectnet",
+        "food101", "cifar10", "cifar100", "aircraft", "pets", "flowers102", "stl10", "imagenet", "objectnet",
     }  # fmt: skip
     assert {name for name, task in TASKS.items() if "paper-dit" in task.presets} == {
         "imagenet", "imagenetv2", "imagenet-a",

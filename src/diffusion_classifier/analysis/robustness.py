@@ -33,7 +33,7 @@ NATURAL = 0
 """What stands for the severity of a shift that has none: a test set of its own."""
 PLAIN = ("", 0)
 """Name and severity of no shift."""
-_OF_TASKS = ("class_names", "templates")
+_OF_TASKS = ("class_names", "templates", "prompt_names")
 """What runs of one model on two test sets may differ in, too."""
 
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
+from ..prompts import split_labels
 from .common import (
     ClassNames,
     Device,
@@ -181,7 +182,7 @@ def gaussian(
 
     if (model is None) == (encoder is None):
         raise InputError("say what makes features of the images: --model, a diffusion model, or --encoder")
-    names = class_names.split(",") if class_names is not None else None
+    names = split_labels(class_names) if class_names is not None else None
     source = open_source(data, split=split, image_column=image_column, label_column=label_column, class_names=names)
     kind = "hub" if model is None else "diffusion"
     say_all(source.notes)

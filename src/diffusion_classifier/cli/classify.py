@@ -55,7 +55,11 @@ def classify(
     images: Images,
     model: Model = "fashion",
     labels: Annotated[
-        str | None, typer.Option(help="Comma-separated candidates; all that it knows for a class-conditional model.")
+        str | None,
+        typer.Option(
+            help="Comma-separated candidates, one with a comma in double quotes; by default all classes of a "
+            "class-conditional model."
+        ),
     ] = None,
     labels_file: Annotated[Path | None, typer.Option(help="Candidates, one a line.")] = None,
     template: Template = None,

@@ -70,7 +70,10 @@ ImageSize = Annotated[
 ]
 ClassNames = Annotated[
     str | None,
-    typer.Option(help="Comma-separated, in the order of the sorted folders or of the data set; its own if not given."),
+    typer.Option(
+        help="Comma-separated, in the order of the sorted folders or of the data set; a name with a comma in double "
+        "quotes. Its own names by default."
+    ),
 ]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
@@ -106,6 +109,12 @@ def check_format(output: str) -> None:
         raise InputError(f"the format must be table, json or markdown; got {output!r}")
 
 
+def is_given(context: typer.Context, name: str) -> bool:
+    """Whether an option was given on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> None:
     """Complain of options that were given and would be ignored.
 
@@ -118,8 +127,7 @@ def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> 
         InputError: one was given.
     """
     for name in names:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if is_given(context, name):
             raise InputError(f"--{name.replace('_', '-')} {reason}")
 
 

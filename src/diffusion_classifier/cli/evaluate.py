@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..exceptions import InputError
+from ..prompts import split_labels
 from ..readouts import print_summaries
 from .common import (
     Average,
@@ -57,7 +58,9 @@ if TYPE_CHECKING:
 def evaluate(
     context: typer.Context,
     task: Annotated[str, typer.Argument(help="Name of a task, see `tasks`; or a data set: folder, file or hub id.")],
-    out: Annotated[Path, typer.Option(help="Folder of the run. Started again, it goes on where it was.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the run, required. Started again, the run is resumed.")
+    ] = None,
     model: Model = "fashion",
     data: Annotated[str | None, typer.Option(help="Where the task's images are, if not on the hub.")] = None,
     split: Annotated[str | None, typer.Option(help="Of the data; the task's own, or test, if not given.")] = None,
@@ -104,6 +107,13 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Another loss whose error tables are kept, for `rescore --loss`. Repeatable."),
     ] = None,
+    show_prompts: Annotated[
+        bool,
+        typer.Option(
+            "--show-prompts",
+            help="Print what is asked for each class or image and stop, before a text-to-image model is loaded.",
+        ),
+    ] = False,
     template: Template = None,
     average: Average = "error",
     strategy: Annotated[str | None, typer.Option(help="As for `classify`; the model's own if not given.")] = None,
@@ -144,6 +154,7 @@ def evaluate(
     from ..baselines.supervised import Supervised
     from ..caption_sources import CaptionSource
     from ..classifier import DiffusionClassifier
+    from ..denoisers.load import reads_text
     from ..evaluate import Asked, Question, choose
     from ..evaluate import evaluate as run_evaluation
     from ..questions import BaselineQuestion, CaptionQuestion, choose_captioned
@@ -152,6 +163,8 @@ def evaluate(
     from ..tasks import find_preset
     from ..trackers import check_tracker, log_run
 
+    if out is None and not show_prompts:
+        raise InputError("give the folder of the run, --out; or --show-prompts, which needs none")
     if log is not None:
         check_tracker(log)
     if ray is None:
@@ -171,7 +184,7 @@ def evaluate(
         )  # fmt: skip
     where: dict[str, Any] = {
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
-        "class_names": None if class_names is None else class_names.split(","), "images": images,
+        "class_names": None if class_names is None else split_labels(class_names), "images": images,
         "caption_column": caption_column, "false_column": false_column or None, "tag_column": tag_column,
         "shift": shift,
     }  # fmt: skip
@@ -186,8 +199,8 @@ def evaluate(
         "strategy": strategy, "timesteps": timesteps, "loss": loss, "weights": weights, "temperature": temperature,
         "seed": seed,
     }  # fmt: skip
-    if preset is not None:
-        published = find_preset(known, preset)
+    published = None if preset is None else find_preset(known, preset)
+    if published is not None:
         options["strategy"] = strategy or published.strategy
         options["loss"] = loss or published.loss
         options["weights"] = weights or "uniform"
@@ -196,11 +209,47 @@ def evaluate(
             limit = published.num_images
     ids = None if subset is None else read_lines(subset)
     select: Any = choose_captioned if captioned else choose
-    positions = select(source, limit=limit, subset=ids)
+    positions = select(source, limit=None if show_prompts and limit == 0 else limit, subset=ids)
     load = load_arguments(
         model, device, dtype, batch_size, compile_network, calibration,
         image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
     )  # fmt: skip
+    settings: dict[str, Any] = {
+        "task": known, "template": template or None, "average": average, "store_errors": store_errors,
+        "also": tuple(also or ()), "options": options,
+    }  # fmt: skip
+    question: Asked
+    if baseline is not None:
+        question = BaselineQuestion(known, template or None)
+    elif captioned:
+        question = CaptionQuestion(unconditional=unconditional, **settings)
+    else:
+        question = Question(shortlist=narrowing, preset=published, **settings)
+    kinds: dict[str, Any] = {"contrastive": Contrastive, "supervised": Supervised, "features": Features}
+
+    def load_model() -> Any:
+        if baseline is not None:
+            return kinds[baseline].from_pretrained(model, device=device, dtype=dtype)
+        return DiffusionClassifier.from_pretrained(**load)
+
+    if show_prompts:
+        from .prompts import print_captions, print_classes
+
+        if isinstance(source, CaptionSource):
+            print_captions(question, source, positions)  # type: ignore[arg-type]
+            return
+        text = baseline == "contrastive" or (baseline is None and reads_text(model))
+        loaded = None if text else load_model()
+        say_all(
+            print_classes(
+                question,  # type: ignore[arg-type]
+                source,
+                positions,
+                None if loaded is None else getattr(loaded, "denoiser", loaded).class_names,
+            )
+        )
+        return
+    assert out is not None
     end_in_order()
     with progress_bar("{task.fields[right]}", disable=not stderr.is_terminal) as bar:
         bar.add_task("evaluating", total=len(positions), right="")
@@ -213,28 +262,11 @@ def evaluate(
                 say(f"{done} of {total} images are done: going on")
             bar.update(line.id, completed=done, total=total)
 
-        settings: dict[str, Any] = {
-            "task": known, "template": template or None, "average": average, "store_errors": store_errors,
-            "also": tuple(also or ()), "options": options,
-        }  # fmt: skip
-        question: Asked
-        if baseline is not None:
-            question = BaselineQuestion(known, template or None)
-        elif captioned:
-            question = CaptionQuestion(unconditional=unconditional, **settings)
-        else:
-            question = Question(shortlist=narrowing, **settings)
         about: dict[str, Any] = {
             "model": model, "positions": positions, "command": shlex.join(sys.argv[1:]), "on_start": on_start,
         }  # fmt: skip
         if ray is None:
-            kinds: dict[str, Any] = {"contrastive": Contrastive, "supervised": Supervised, "features": Features}
-            classifier = (
-                DiffusionClassifier.from_pretrained(**load)
-                if baseline is None
-                else kinds[baseline].from_pretrained(model, device=device, dtype=dtype)
-            )
-            rows = run_evaluation(classifier, source, out, question, part=one, **about)
+            rows = run_evaluation(load_model(), source, out, question, part=one, **about)
         else:
             from ..distributed import Work, evaluate_distributed
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..exceptions import InputError
+from ..prompts import split_labels
 from ..readouts import print_gains
 from .common import (
     ClassNames,
@@ -19,6 +20,7 @@ from .common import (
     TableFormat,
     app,
     check_format,
+    is_given,
     refuse_unused,
     say,
     say_all,
@@ -112,7 +114,7 @@ def finetune(
     from ..classifier import DiffusionClassifier
     from ..denoisers import load_denoiser
     from ..devices import resolve_device, resolve_dtype
-    from ..prompts import fill_template, parse_labels
+    from ..prompts import fill_template, parse_labels, refuse_numbers
     from ..sources import is_captioned
     from ..training.confused import confused_images, gains, right_answers
     from ..training.data import (
@@ -161,11 +163,13 @@ def finetune(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column
         )
     else:
-        names = None if class_names is None else class_names.split(",")
+        names = None if class_names is None else split_labels(class_names)
         labelled = load_labelled_images(
             data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names,
             crop=denoiser.crop,
         )  # fmt: skip
+        if reads and not is_given(context, "template"):
+            refuse_numbers(labelled.class_names, data)
         captions = fill_template(template, labelled.class_names) if reads else list(labelled.class_names)
         if confused:
             count = min(1000, len(labelled) // 10) if held_out is None else held_out

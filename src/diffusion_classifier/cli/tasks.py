@@ -8,7 +8,10 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from ..exceptions import InputError
+from ..prompts import fill_template
 from .common import app, stdout
+from .prompts import print_task, prompts_of
 
 if TYPE_CHECKING:
     from ..tasks import CaptionTask, Task
@@ -41,14 +44,28 @@ def _list(context: typer.Context) -> None:
 
 
 @tasks.command()
-def show(name: Annotated[str, typer.Argument(help="Of a task.")]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(help="Of a task.")],
+    prompts: Annotated[
+        bool, typer.Option("--prompts", help="Print the prompt of each class instead, and those of each preset.")
+    ] = False,
+) -> None:
     """Explain a task.
 
-    Example: `diffusion-classifier tasks show imagenet-a`
+    Examples:
+    `diffusion-classifier tasks show imagenet-a`
+
+    `diffusion-classifier tasks show pets --prompts`
     """
     from ..tasks import CaptionTask, find_task
 
     task = find_task(name)
+    if prompts:
+        if isinstance(task, CaptionTask) or task.class_names is None:
+            what = "captions" if isinstance(task, CaptionTask) else "class names"
+            raise InputError(f"the {what} of {name} are with its images: use `evaluate {name} --show-prompts`")
+        print_task(task)
+        return
     table = Table(show_header=False, title=task.title)
     about = _about_captions(task) if isinstance(task, CaptionTask) else _about_classes(task)
     about |= {"licence": task.licence, "cite": task.citation, "note": task.note or "–"}
@@ -56,18 +73,30 @@ def show(name: Annotated[str, typer.Argument(help="Of a task.")]) -> None:
         size = "" if p.image_size is None else f", images of {p.image_size} pixels"
         images = "" if p.num_images is None else f", {p.num_images:,} images evenly spread"
         published = "" if p.accuracy is None else f"; published: {p.accuracy} % by Stable Diffusion 2.0"
-        about[f"preset {preset}"] = f"{p.strategy}, loss {p.loss}{size}{images}{published}"
+        prompt = "" if isinstance(task, CaptionTask) else f"; prompts {_example(task, preset)}"
+        about[f"preset {preset}"] = f"{p.strategy}, loss {p.loss}{size}{images}{published}{prompt}"
     about["checked"] = task.checked
     for key, value in about.items():
         table.add_row(key, Text(value))
     stdout.print(table)
 
 
+def _example(task: Task, preset: str | None = None) -> str:
+    """The template, and the prompt of the first class where its name is known."""
+    prompts = prompts_of(task, preset)
+    (template,) = prompts.templates or ("{}",)
+    return f"{template}" + "".join(f", as {prompt!r}" for prompt in fill_template(template, prompts.names[:1]))
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+
+
 def _about_classes(task: Task) -> dict[str, str]:
     return {
         "images": f"{task.num_images:,}, split {task.split}, from {task.source or 'the package'}",
-        "classes": f"{task.num_classes:,}" + (f": {', '.join(task.class_names)}" if task.class_names else ""),
-        "prompt": task.template,
+        "classes": f"{task.num_classes:,}" + (f": {_some(task.class_names)}" if task.class_names else ""),
+        "prompts": f"{_example(task)}; all with --prompts" if task.class_names else task.template,
         "metric": task.metric.replace("_", " "),
     }
 

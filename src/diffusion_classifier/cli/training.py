@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.progress import Progress as Bar
 
+from ..prompts import split_labels
 from .common import progress_bar, say, say_all, stderr
 
 if TYPE_CHECKING:  # takes seconds to import
@@ -62,7 +63,7 @@ def load_and_hold_out(
     """Training and validation images, as the options say; other arguments as in `load_labelled_images`."""
     from ..training.data import load_labelled_images
 
-    names = class_names.split(",") if class_names is not None else None
+    names = split_labels(class_names) if class_names is not None else None
     return hold_out(load_labelled_images(data, class_names=names, **options), held_out, seed)
 
 

@@ -65,6 +65,19 @@ def located(source: str | Path) -> Path:
     return folder / inner if (folder / inner).exists() and not Path(source).exists() else Path(source)
 
 
+def reads_text(source: str | Path) -> bool:
+    """Whether a model takes prompts, and not classes, by its model_index.json alone.
+
+    Raises:
+        InputError: nothing there, or a pipeline of an unknown kind.
+    """
+    folder = located(source)
+    if folder.is_file():
+        return True  # a checkpoint of one file is of a text-to-image model
+    index = folder / "model_index.json" if folder.exists() else Path(_download_index(str(source)))
+    return not issubclass(FAMILIES[_pipeline_class(_read_json(index), source).__name__], ClassConditional)
+
+
 def load_denoiser(
     source: str | Path,
     *,

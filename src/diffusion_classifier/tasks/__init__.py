@@ -17,6 +17,8 @@ from .base import CaptionTask as CaptionTask
 from .base import Preset as Preset
 from .base import Task as Task
 from .captions import CAPTION_TASKS as CAPTION_TASKS
+from .prompting import Prompts as Prompts
+from .prompting import class_prompts as class_prompts
 from .registry import TASKS as TASKS
 
 
@@ -82,22 +84,46 @@ def open_task(
         source = task.make(data, split)
         return task, source if class_names is None else renamed(source, class_names)
     source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
+    numbered, source = _by_number(source, task.num_classes)
     if len(source.class_names) != task.num_classes:
         raise InputError(f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}")
-    if task.imagenet_ids is not None and set(source.class_names) == set(map(str, range(task.num_classes))):
-        source = _by_number(source)
-    nameless = source.class_names == tuple(map(str, range(task.num_classes)))
-    if class_names is None and task.class_names is not None and (nameless or data is None):
-        class_names = task.class_names
+    if class_names is None and task.class_names is not None and (numbered or (task.renamed and data is None)):
+        source = _named_by(task.class_names, source)
     return task, source if class_names is None else renamed(source, class_names)
 
 
-def _by_number(source: Source) -> Source:
-    """The same with classes, which are called by numbers, in the order of these: 10 comes after 9."""
-    order = sorted(range(len(source.class_names)), key=lambda i: int(source.class_names[i]))
-    place = {old: new for new, old in enumerate(order)}
-    names, labels = (source.class_names[i] for i in order), (place[label] for label in source.labels)
-    return replace(source, class_names=tuple(names), labels=tuple(labels))
+def _by_number(source: Source, num_classes: int) -> tuple[bool, Source]:
+    """Classes that are called by numbers, in the order of these: 10 comes after 9.
+
+    Returns:
+        whether they are called by the numbers from 0 on, and the images, as they were if they are not. Where 0 is among
+        the numbers, others may be missing: of classes without an image.
+    """
+    names = source.class_names
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return False, source
+    numbers = [int(name) for name in names]
+    if len(set(numbers)) < len(numbers) or 0 not in numbers or max(numbers) >= num_classes:
+        return False, source
+    if numbers == list(range(num_classes)):
+        return True, source
+    found = dict(zip(numbers, names, strict=True))
+    note = f"{num_classes - len(found)} of the {num_classes} classes, which are called by numbers, have no image"
+    return True, replace(
+        source,
+        class_names=tuple(found.get(i, str(i)) for i in range(num_classes)),
+        labels=tuple(-1 if label < 0 else numbers[label] for label in source.labels),
+        notes=(*source.notes, note) if len(found) < num_classes else source.notes,
+    )
+
+
+def _named_by(names: tuple[str, ...], source: Source) -> Source:
+    """The same images with a task's names for their classes, and a note of it."""
+    if names == source.class_names:
+        return source
+    pairs = ", ".join(f"{own!r} is {name!r}" for own, name in zip(source.class_names[:3], names, strict=False))
+    note = f"class names are the task's, in place of those of {source.name}: {pairs} …; --class-names gives others"
+    return replace(renamed(source, names), notes=(*source.notes, note))
 
 
 def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:

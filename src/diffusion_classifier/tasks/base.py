@@ -23,6 +23,8 @@ class Preset:
         image_size: edge of the images in pixels.
         num_images: of the test images, evenly spread, so many were evaluated; all of them if None.
         accuracy: in percent, as published, for comparison; of Stable Diffusion 2.0.
+        template: of its prompts; the task's if None.
+        names: what its prompts call the classes, in the order of the task's `class_names`; those if ().
     """
 
     strategy: str
@@ -30,6 +32,8 @@ class Preset:
     image_size: int | None = 512
     num_images: int | None = None
     accuracy: float | None = None
+    template: str | None = None
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,12 @@ class Task:
         licence: of the images.
         citation: authors, year, title, place.
         split: that is evaluated.
-        class_names: where the data set has none of its own.
+        class_names: as its keepers publish them, in the order of the labels, for data whose classes are called by
+            numbers, and for prompts, where those of the data differ in spelling alone; None where it is in `source`.
+        also: other names of classes, in the spelling of `tasks.prompting.spelled`, → those in class_names.
+        renamed: whether class_names replace the names in `source`, too.
+        told_apart: names that several of its classes share → what prompts call these instead, by index; the published
+            tables, whose prompts presets keep, leave them alike.
         imagenet_ids: where its classes are some of ImageNet's thousand, which ones, so that models of that thousand can
             be evaluated.
         presets: by name.
@@ -97,6 +106,9 @@ class Task:
     citation: str
     split: str = "test"
     class_names: tuple[str, ...] | None = None
+    also: Mapping[str, str] = field(default_factory=dict)
+    renamed: bool = False
+    told_apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     imagenet_ids: tuple[int, ...] | None = None
     presets: Mapping[str, Preset] = field(default_factory=dict)
     make: Callable[[str | None, str | None], Source] | None = None

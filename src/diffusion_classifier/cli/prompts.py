@@ -1,0 +1,117 @@
+"""What `evaluate --show-prompts` and `tasks show --prompts` print: prompts, before any weights are loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # takes seconds to import
+    from ..caption_sources import CaptionSource
+    from ..evaluate import Question
+    from ..questions import BaselineQuestion, CaptionQuestion
+    from ..sources import Source
+    from ..tasks import Prompts, Task
+
+
+def print_classes(
+    question: Question | BaselineQuestion, source: Source, positions: Sequence[int], known: Sequence[str] | None
+) -> tuple[str, ...]:
+    """Print the prompt of each class of a data set, or the class of the model that stands for it.
+
+    Args:
+        question: what is asked of each image.
+        source: the images.
+        positions: of those that are evaluated.
+        known: the classes that the model knows; None where it reads text.
+
+    Returns:
+        notes on the prompts.
+
+    Raises:
+        InputError: as the question's `describe`, but for what depends on the model's weights and tokenizer.
+    """
+    from dataclasses import replace
+
+    from ..denoisers.classes import class_ids
+    from ..evaluate import candidates
+    from ..prompts import fill_template
+    from ..tasks import Task
+
+    prompts = question.prompts(known, source)
+    task = question.task if isinstance(question.task, Task) else None
+    asked = candidates(known, task, replace(source, class_names=prompts.names))
+    print(f"images: {len(positions):,} of the {len(source):,} of {source.name}")
+    print(f"classes: {len(source.class_names):,}")
+    if known is not None:
+        print("prompts: none; the model is given the index of a class\n\nlabel\tclass\tclass of the model")
+        rows = [f"{i} {known[i]}" for i in class_ids(asked, known)]
+    else:
+        _print_templates(prompts.templates, getattr(question, "average", "embedding"))
+        print("null condition: not evaluated\n\nlabel\tclass\tprompt")
+        rows = fill_template((prompts.templates or ("{}",))[0], [str(name) for name in asked])
+    for i, (name, row) in enumerate(zip(source.class_names, rows, strict=True)):
+        print(i, name, row, sep="\t")
+    return prompts.notes
+
+
+def print_captions(
+    question: CaptionQuestion | BaselineQuestion, source: CaptionSource, positions: Sequence[int]
+) -> None:
+    """Print the captions of each image, true and false, as prompts.
+
+    Args:
+        question: what is asked of each image.
+        source: the images.
+        positions: of those that are evaluated.
+    """
+    from ..candidates import as_templates
+    from ..prompts import fill_template
+
+    templates = as_templates(question.template)
+    print(f"images: {len(positions):,} of the {len(source):,} of {source.name}{', in pairs' if source.paired else ''}")
+    _print_templates(templates, getattr(question, "average", "embedding"))
+    print(f"null condition: {_null_condition(question, source)}\n\nimage\tcaption\tprompt")
+    for i in positions:
+        for k, prompt in enumerate(fill_template((templates or ("{}",))[0], source.captions[i])):
+            print(source.ids[i], "true" if k == source.truth[i] else "false", prompt, sep="\t")
+
+
+def _null_condition(question: CaptionQuestion | BaselineQuestion, source: CaptionSource) -> str:
+    unconditional = getattr(question, "unconditional", False)
+    options = getattr(question, "options", {})
+    wanted = source.paired if unconditional is None else unconditional
+    seen = (options.get("strategy") or "fixed").startswith("fixed")
+    if not wanted or not seen or (options.get("timesteps") or "").startswith("random"):
+        return "not evaluated"
+    return "evaluated; the empty prompt of a text-to-image model"
+
+
+def _print_templates(templates: Sequence[str] | None, average: str) -> None:
+    if templates is None:
+        print("template: none; prompts are the names or captions as they are")
+    elif len(templates) == 1:
+        print(f"template: {templates[0]}")
+    else:
+        over = "errors" if average == "error" else "embeddings"
+        print(f"templates: {len(templates)}, over which {over} are averaged; prompts below are by the first")
+        print(*(f"  {template}" for template in templates), sep="\n")
+
+
+def print_task(task: Task) -> None:
+    """Print the prompt of each class of a task, by itself and by each preset."""
+    from ..prompts import fill_template
+
+    ways = {"prompt": prompts_of(task), **{f"preset {name}": prompts_of(task, name) for name in task.presets}}
+    print("label", "class", *ways, sep="\t")
+    columns = [fill_template((way.templates or ("{}",))[0], way.names) for way in ways.values()]
+    for i, row in enumerate(zip(task.class_names or (), *columns, strict=True)):
+        print(i, *row, sep="\t")
+
+
+def prompts_of(task: Task, preset: str | None = None) -> Prompts:
+    """Names and template of a task, for data that call its classes as the task does."""
+    from ..tasks import Prompts
+
+    chosen = None if preset is None else task.presets[preset]
+    template = (chosen and chosen.template) or task.template
+    return Prompts((chosen and chosen.names) or task.class_names or (), (template,))

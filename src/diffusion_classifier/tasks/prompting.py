@@ -1,0 +1,146 @@
+"""What a model that reads text is given for the classes of a data set: names, templates, and notes on both.
+
+Shape legend: K classes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..exceptions import InputError
+from ..prompts import refuse_numbers
+from ..sources import Source
+from .base import Preset, Task
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts of the classes of a data set.
+
+    Args:
+        names: what prompts call the classes, (K,).
+        templates: that make prompts of names; None where names are prompts.
+        notes: sentences about choices that the user did not make.
+    """
+
+    names: tuple[str, ...]
+    templates: tuple[str, ...] | None
+    notes: tuple[str, ...] = ()
+
+
+def spelled(name: str) -> str:
+    """A name in the spelling by which names are compared: small letters and digits, and one space for all else."""
+    return " ".join(re.findall(r"[^\W_]+", name.lower().replace("'", "")))
+
+
+def class_prompts(
+    source: Source,
+    task: Task | None = None,
+    *,
+    known: Sequence[str] | None = None,
+    preset: Preset | None = None,
+    template: Sequence[str] | None = None,
+    several: bool = False,
+) -> Prompts:
+    """Names and templates for a model that reads text; names for one that knows classes.
+
+    Args:
+        source: the images.
+        task: which they are of.
+        known: the classes that the model knows; None where it reads text.
+        preset: of the task.
+        template: the user's own, in place of all others.
+        several: whether all templates that lie beside the data are used, as a contrastive model averages them; else one
+            template is.
+
+    Raises:
+        InputError: the classes are called by numbers, and the user gave no template for these; or the preset has
+            prompts for classes of other names.
+    """
+    if known is not None:
+        lower = {name.lower() for name in known}
+        names, notes = _names(source, task, None, strict=False)
+        if task is None or lower.issuperset(map(str.lower, source.class_names)) or {*map(str.lower, names)} - lower:
+            names, notes = source.class_names, ()
+        return Prompts(names, None if template is None else tuple(template), notes)
+    templates, notes = _templates(source, task, preset, several) if template is None else (tuple(template), ())
+    names, more = _names(source, task, preset, strict=template is None)
+    if template is None and (task is None or names != task.class_names):
+        refuse_numbers(names, source.name)
+    if preset is None and task is not None:
+        names, told = _told_apart(names, task.told_apart)
+        more += told
+    count = Counter(names)
+    tied = [name for name, words in zip(source.class_names, names, strict=True) if count[words] > 1]
+    if tied:
+        more += (f"classes of one prompt cannot be told apart, and their ties count as wrong: {', '.join(tied)}",)
+    return Prompts(names, templates, (*notes, *more))
+
+
+def _told_apart(
+    names: tuple[str, ...], words: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give the classes that share a name the words of the task, in the order of their indices; and a note of it."""
+    places = {name: [i for i, other in enumerate(names) if other == name] for name in words}
+    found = {
+        i: word
+        for name, of in words.items()
+        if len(of) == len(places[name])
+        for i, word in zip(places[name], of, strict=True)
+    }
+    if not found:
+        return names, ()
+    told = ", ".join(f"{word!r} (class {i})" for i, word in sorted(found.items()))
+    note = f"prompts tell classes that share a name apart by WordNet's words: {told}"
+    return tuple(found.get(i, name) for i, name in enumerate(names)), (note,)
+
+
+def _templates(
+    source: Source, task: Task | None, preset: Preset | None, several: bool
+) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    beside = source.templates
+    if preset is not None and preset.template is not None:
+        return (preset.template,), ()
+    if several and beside:
+        said = f"{len(beside)} templates beside the data are averaged, the first is {beside[0]!r}"
+        used = beside
+    elif task is not None:
+        said = f"the template of {task.name} is used, {task.template!r}, not the {len(beside)} beside the data"
+        used = (task.template,)
+    else:
+        said = f"1 of {len(beside)} templates beside the data is used, {''.join(beside[:1])!r}"
+        used = beside[:1]
+    chosen = len(beside) > 1 or (task is not None and beside not in ((), (task.template,)))
+    return used or None, (f"{said}; --template names others",) if chosen else ()
+
+
+def _names(
+    source: Source, task: Task | None, preset: Preset | None, strict: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names in prompts: those of the preset or the task for classes of the same names but for spelling."""
+    own = source.prompt_names or source.class_names
+    if task is None or task.class_names is None:
+        rough = [name for name in own if "_" in name]
+        said = f"{len(rough)} of {len(own)} class names have underscores, which prompts keep, as {''.join(rough[:1])!r}"
+        return own, (f"{said}; --class-names gives others",) if rough else ()
+    known = {spelled(name): i for i, name in enumerate(task.class_names)}
+    known |= {other: known[spelled(name)] for other, name in task.also.items()}
+    places = [known.get(spelled(name)) for name in own]
+    wanted = (preset and preset.names) or task.class_names
+    strange = next((name for i, name in enumerate(own) if places[i] is None or places[i] in places[:i]), None)
+    if strange is not None:
+        if strict and preset is not None:
+            raise InputError(
+                f"the preset has prompts for the classes of {task.name}, and {source.name} has one called {strange!r}: "
+                f"give names as {', '.join(task.class_names[:3])} …, --class-names, or prompts of your own, --template"
+            )
+        return own, ()
+    names = tuple(wanted[i] for i in places if i is not None)
+    changed = [(a, b) for a, b in zip(own, names, strict=True) if a != b]
+    if not changed:
+        return names, ()
+    (was, now), whose = changed[0], "the preset" if preset is not None and preset.names else f"the task {task.name}"
+    return names, (f"{len(changed)} of {len(own)} classes are named for the model by {whose}, as {now!r} for {was!r}",)

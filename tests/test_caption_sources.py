@@ -209,7 +209,7 @@ def test_rows_that_cannot_be_used(tmp_path, row, message):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("{", {}, "cannot be read as JSON, JSON Lines, CSV or Parquet"),
+        ("{", {}, "cannot be read as JSON: .* line 1 column 2"),
         ("[]", {}, "holds no list of objects"),
         ("[1]", {}, "holds no list of objects"),
         ('[{"image": "x", "caption": "a"}]', {}, "no column of false captions, .*; it has image, caption: name"),

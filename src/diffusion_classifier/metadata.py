@@ -1,0 +1,72 @@
+"""Folders of images that a metadata.csv, metadata.jsonl or metadata.parquet in them lists, as `datasets` has them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .columns import Table
+from .exceptions import InputError
+from .file_sets import SPLITS, check_complete, files_of_split
+from .images import find_images
+from .parquet_tables import open_parquet
+from .text_tables import read_rows, rows_as_table
+
+_NAME = "file_name"
+
+
+def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | None, allow_incomplete: bool) -> Table:
+    """The table of all images that are listed, by their paths, in the order of these, with the other columns.
+
+    Args:
+        source: what was opened.
+        root: the folder.
+        files: those of metadata in it; paths begin at the folder of each.
+        split: see `files_of_split`.
+        allow_incomplete: leave out images that no file lists.
+
+    Raises:
+        InputError: a file cannot be read, or an image is listed twice or not at all.
+    """
+    chosen, notes = files_of_split(root, sorted(files, key=str), split, allow_incomplete)
+    rows: dict[str, dict[str, Any]] = {}
+    for file in chosen:
+        for row in _rows(file):
+            name = row.pop(_NAME, None)
+            if not isinstance(name, str):
+                raise InputError(f"{file} has a row without {_NAME}, the path of an image")
+            path = os.path.relpath(file.parent / name, root)
+            if path in rows:
+                raise InputError(f"{file} lists {name} twice, or another file of metadata lists it, too")
+            rows[path] = {"image": path, **row}
+    listed = set(rows)
+    rows = _of_split(root, rows, split)
+    suffixes = {*Image.registered_extensions(), ".heic", ".heif"}
+    found = [file for file in find_images([file.parent for file in chosen]) if file.suffix.lower() in suffixes]
+    unlisted = [path for path in dict.fromkeys(os.path.relpath(file, root) for file in found) if path not in listed]
+    problem = f"{len(unlisted)} images in {source} are not listed in {chosen[0].name}, as {''.join(unlisted[:1])}"
+    notes += check_complete([problem] if unlisted else [], allow_incomplete)
+    return rows_as_table(source, "metadata", [rows[path] for path in sorted(rows)], (), root, notes)
+
+
+def _of_split(root: Path, rows: dict[str, dict[str, Any]], split: str | None) -> dict[str, dict[str, Any]]:
+    """Those of a split, if one file lists images that all are in folders of splits."""
+    if not all(path.split("/")[0].lower() in SPLITS and "/" in path for path in rows):
+        return rows
+    tops = {Path(path).parts[0] for path in rows}
+    chosen = {
+        file.parent.name for file in files_of_split(root, [root / top / "_" for top in sorted(tops)], split, False)[0]
+    }
+    return {path: row for path, row in rows.items() if Path(path).parts[0] in chosen}
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    if file.suffix != ".parquet":
+        return read_rows(file)[0]
+    table = open_parquet(str(file), [file])
+    columns = {name: table.values(name) for name in table.columns}
+    return [{name: column[i] for name, column in columns.items()} for i in range(len(table))]

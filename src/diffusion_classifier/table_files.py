@@ -1,0 +1,194 @@
+"""What holds a table is found and opened: a file, a folder of files, or a data set of the hub."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from .columns import Column, Table, column_of
+from .exceptions import InputError
+from .file_sets import check_complete, files_of_split, missing_shards
+from .folders import folder_table, is_plain
+from .images import find_images
+from .metadata import open_metadata
+from .parquet_tables import open_parquet
+from .shards import open_shards
+from .text_tables import TEXT_TABLES, read_rows, rows_as_table
+
+_FILES = (".parquet", *TEXT_TABLES, ".tar")
+"""Files that hold a data set, or a part of one."""
+_ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
+
+_CONVERTED = "refs/convert/parquet"
+"""Where the hub keeps what it made of a data set that comes with a program to read it, which is not run."""
+
+
+def load_table(source: str, split: str | None, allow_incomplete: bool = False) -> Table:
+    """The table of a data set; arguments as in `sources.open_source`.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    path = Path(source)
+    if path.is_file():
+        return _of_file(source, path, allow_incomplete)
+    if path.is_dir():
+        return _of_folder(source, path, split, allow_incomplete)
+    if path.suffix.lower() in _FILES:
+        raise InputError(f"there is no file {source}")
+    if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
+        raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")
+    return _of_hub(source, split, allow_incomplete)
+
+
+def _of_file(source: str, path: Path, allow_incomplete: bool) -> Table:
+    """Whatever the split: it is the file."""
+    suffix = path.suffix.lower()
+    if suffix in _ARCHIVES:
+        raise InputError(f"{source} is compressed: unpack it first")
+    if suffix not in _FILES:
+        raise InputError(f"{source} is no data set: of files, {', '.join(_FILES)} can be read")
+    notes: tuple[str, ...] = ()
+    if (match := re.search(r"(\d+)-of-(\d+)", path.stem)) and int(match[2]) > 1:
+        notes = (f"{source} is one shard of {int(match[2])}: the others are not read",)
+    if suffix == ".parquet":
+        return open_parquet(source, [path], notes)
+    if suffix == ".tar":
+        return open_shards(source, [path], allow_incomplete, notes)
+    return rows_as_table(source, "text", *read_rows(path), path.parent)
+
+
+def _of_folder(source: str, path: Path, split: str | None, allow_incomplete: bool) -> Table:
+    there = find_images([path])
+    if metadata := [f for f in there if re.fullmatch(r"metadata\.(csv|jsonl|parquet)", f.name)]:
+        return open_metadata(source, path, metadata, split, allow_incomplete)
+    if all(f.suffix.lower() in TEXT_TABLES for f in there):
+        raise InputError(f"{source} is a folder without images: give the file, {there[0]}")
+    files = {suffix: [f for f in there if f.suffix.lower() == suffix] for suffix in (".parquet", ".tar")}
+    if all(files.values()):
+        parquet, tar = (found[0] for found in files.values())
+        raise InputError(f"{source} holds both {parquet} and {tar}: give a folder or a file of one kind")
+    suffix = next((suffix for suffix, found in files.items() if found), None)
+    if suffix is None:
+        return _image_folder(source, path, split)
+    chosen, notes = files_of_split(path, sorted(files[suffix], key=str), split, allow_incomplete)
+    notes += check_complete(missing_shards(chosen), allow_incomplete)
+    if suffix == ".parquet":
+        return open_parquet(source, chosen, notes)
+    return open_shards(source, chosen, allow_incomplete, notes)
+
+
+def _image_folder(source: str, path: Path, split: str | None) -> Table:
+    if is_plain(path):
+        return _of_dataset(source, "imagefolder", folder_table(source, split))
+    return _of_dataset(source, "imagefolder", _load("imagefolder", split, data_dir=source))  # images in archives
+
+
+def _of_hub(source: str, split: str | None, allow_incomplete: bool) -> Table:
+    try:
+        found = _load(source, split)
+    except InputError as e:
+        if "scripts are no longer supported" not in str(e):
+            raise
+        found = _load(source, split, revision=_CONVERTED)
+    if list(found.features) == ["text"] and (shards := _shards_of_hub(source, split)) is not None:
+        return _of_folder(source, shards, split, allow_incomplete)
+    return _of_dataset(source, "hub", found)
+
+
+def _shards_of_hub(source: str, split: str | None) -> Path | None:
+    """Shards of a data set that `datasets` took for one of text, since there are as many files of text beside them."""
+    from huggingface_hub import snapshot_download
+
+    patterns = [f"{split or 'test'}/{name}" for name in ("*.tar", "nshards.txt")]
+    try:
+        folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
+    except (OSError, ValueError) as e:
+        raise InputError(f"shards of {source} cannot be had from the hub: {e}") from e
+    return folder if any(folder.rglob("*.tar")) else None
+
+
+def _load(source: str, split: str | None, **options: Any) -> Any:
+    """What `datasets` loads.
+
+    Raises:
+        InputError: it cannot, with the cause at the bottom of its exceptions.
+    """
+    import datasets
+
+    try:
+        with _bars_on_terminals():
+            if split is None:
+                splits = datasets.get_dataset_split_names(source, **options)
+                split = splits[0] if len(splits) == 1 else "test"
+            return datasets.load_dataset(source, split=split, **options)
+    except Exception as e:
+        if "gated dataset" in str(e):
+            raise InputError(
+                f"{source} is for those who accepted its licence: do so at https://huggingface.co/datasets/{source}, "
+                "and log in on this machine by `hf auth login`"
+            ) from e
+        name = options.get("data_dir", source)
+        raise InputError(f"{name} cannot be read as a data set (split {split!r}): {cause_of(e)}") from e
+
+
+def cause_of(error: BaseException) -> str:
+    """What an exception and the one at the bottom of it say, in one line."""
+    deepest = error
+    while (below := deepest.__cause__ or (None if deepest.__suppress_context__ else deepest.__context__)) is not None:
+        deepest = below
+    told = [str(error)] if deepest is error else [str(error), f"{type(deepest).__name__}: {deepest}"]
+    return "; ".join(" ".join(text.split()).rstrip(".") for text in told)
+
+
+def _of_dataset(source: str, kind: str, found: Any) -> Table:
+    """The table of `datasets.Dataset`."""
+    if not len(found):
+        raise InputError(f"{source} holds no data: it has no rows")
+    arrow = found.with_format("arrow")
+    columns: dict[str, Column] = {}
+    for field in found.features.arrow_schema:
+        feature = found.features[field.name]
+        columns[field.name] = column_of(
+            field.type, {"_type": type(feature).__name__, "names": getattr(feature, "names", ())}
+        )
+    one = {name: arrow.select_columns(name) for name in columns}
+
+    def values(name: str) -> list[Any]:
+        if columns[name].kind != "image":
+            found: list[Any] = one[name][:].column(name).to_pylist()
+            return found
+        paths: list[str | None] = []
+        for table in one[name].iter(1000):
+            chunks = table.column(name).chunks
+            paths += [p for chunk in chunks for p in pa.compute.struct_field(chunk, "path").to_pylist()]
+        return paths
+
+    def cell(name: str, i: int) -> Any:
+        return one[name][i].column(name)[0].as_py()
+
+    keys = tuple(map(str, values("__key__"))) if "__key__" in columns else None
+    return Table(
+        source, kind, columns, len(found), values, cell, lambda _: Path(source), lambda i: f"{source}[{i}]", keys
+    )
+
+
+@contextmanager
+def _bars_on_terminals() -> Iterator[None]:
+    """Without progress bars where nobody watches them."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    if shown and not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

@@ -208,9 +208,12 @@ def open_captions(
 
 
 def _tags(table: Table, column: str) -> tuple[str, ...]:
-    if table.columns[column].kind == "integer":
-        return tuple(str(value) if value is not None else "" for value in table.values(column))
-    return tuple(_required(table, column, "tag"))
+    if table.columns[column].kind != "integer":
+        return tuple(_required(table, column, "tag"))
+    numbers = table.values(column)
+    if None in numbers:
+        raise InputError(f"{table.row(numbers.index(None))} has no tag: column {column!r} holds None")
+    return tuple(map(str, numbers))
 
 
 def _column(source: str, there: Iterable[str], given: str | None, usual: Sequence[str], what: str, option: str) -> str:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from .columns import Table
 from .exceptions import InputError
-from .file_sets import SPLITS, check_complete, files_of_split
+from .file_sets import SPLITS, check_complete, files_of_split, split_of
 from .images import find_images
 from .parquet_tables import open_parquet
 from .text_tables import read_rows, rows_as_table
@@ -32,7 +32,10 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
     Raises:
         InputError: a file cannot be read, or an image is listed twice or not at all.
     """
-    chosen, notes = files_of_split(root, sorted(files, key=str), split, allow_incomplete)
+    notes: tuple[str, ...] = ()
+    chosen = sorted(files, key=str)
+    if lists_of_splits := any(split_of(file.relative_to(root)) for file in files):
+        chosen, notes = files_of_split(root, chosen, split, allow_incomplete)
     rows: dict[str, dict[str, Any]] = {}
     for file in chosen:
         for row in _rows(file):
@@ -44,7 +47,8 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
                 raise InputError(f"{file} lists {name} twice, or another file of metadata lists it, too")
             rows[path] = {"image": path, **row}
     listed = set(rows)
-    rows = _of_split(root, rows, split)
+    if not lists_of_splits:
+        rows = _of_split(root, rows, split)
     suffixes = {*Image.registered_extensions(), ".heic", ".heif"}
     found = [file for file in find_images([file.parent for file in chosen]) if file.suffix.lower() in suffixes]
     unlisted = [path for path in dict.fromkeys(os.path.relpath(file, root) for file in found) if path not in listed]
@@ -54,14 +58,13 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
 
 
 def _of_split(root: Path, rows: dict[str, dict[str, Any]], split: str | None) -> dict[str, dict[str, Any]]:
-    """Those of a split, if one file lists images that all are in folders of splits."""
-    if not all(path.split("/")[0].lower() in SPLITS and "/" in path for path in rows):
-        return rows
-    tops = {Path(path).parts[0] for path in rows}
+    """Those of a split, if all that are listed are in folders of splits; else all, which are of the only split."""
+    in_splits = all(path.split("/")[0].lower() in SPLITS and "/" in path for path in rows)
+    tops = {Path(path).parts[0] for path in rows} if in_splits else {"."}
     chosen = {
         file.parent.name for file in files_of_split(root, [root / top / "_" for top in sorted(tops)], split, False)[0]
     }
-    return {path: row for path, row in rows.items() if Path(path).parts[0] in chosen}
+    return {path: row for path, row in rows.items() if Path(path).parts[0] in chosen} if in_splits else rows
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:

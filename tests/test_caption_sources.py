@@ -79,9 +79,7 @@ class TestWinoground:
         texts = table[column].to_pylist()
         new = pa.array([texts[0], value, texts[2]])
         pq.write_table(table.set_column(table.schema.get_field_index(column), column, new), tmp_path / "w.parquet")
-        with pytest.raises(
-            InputError, match=rf"w.parquet\[1\] has no (caption|tag): column '{column}' holds {value!r}"
-        ):
+        with pytest.raises(InputError, match=rf"\[1\] has no (caption|tag): column '{column}' holds {value!r}"):
             open_winoground(data=str(tmp_path / "w.parquet"))
 
     def test_a_licence_that_was_not_accepted(self, monkeypatch):

@@ -250,7 +250,7 @@ class TestTheHub:
         with pytest.raises(InputError) as e:
             open_source("some/pets", split="test")
         assert str(e.value) == (
-            "some/pets cannot be read as a data set (split 'test'): An error occurred while generating the dataset; "
+            "some/pets cannot be read as a data set (split 'test'): Generating the dataset failed; "
             "ValueError: invalid literal for int() with base 10: 'bag' and more"
         )
 

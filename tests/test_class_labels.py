@@ -292,3 +292,12 @@ class TestNamesBesideTheImages:
             InputError, match=r"line 2 of zeroshot_classification_templates.txt .* must hold \{c\} once"
         ):
             opened(tmp_path, [0, 2])
+
+
+def test_an_image_that_is_named_twice(tmp_path):
+    (tmp_path / "l.csv").write_text("image,label\n0.png,a\n0.png,b\n1.png,b\n")
+    source = open_source(str(tmp_path / "l.csv"))
+    assert source.ids == ("0", "1", "2")
+    assert source.notes == (
+        f"{tmp_path / 'l.csv'} names an image twice, as '0.png': its images are called by their positions",
+    )

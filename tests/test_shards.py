@@ -212,8 +212,9 @@ def test_a_file_of_no_split(tmp_path):
 def test_the_folder_of_a_split_is_its_only_one(tmp_path):
     folder = webdataset(tmp_path / "d")
     assert open_source(str(folder / "test"), split="test").class_names == ("cat", "dog")  # of the folder above
-    with pytest.raises(InputError, match=r"has no split 'train'.* it has one split, test"):
-        open_source(str(folder / "test"), split="train")
+    assert len(open_source(str(folder / "test"), split="train")) == 3  # the default where one trains
+    with pytest.raises(InputError, match=r"has no split 'val'.* it has one split, test"):
+        open_source(str(folder / "test"), split="val")
 
 
 def test_two_kinds_of_files(tmp_path):

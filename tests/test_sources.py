@@ -242,9 +242,7 @@ class TestTheHub:
                 except ValueError as e:
                     raise RuntimeError("An error occurred") from e
             except RuntimeError as e:
-                raise datasets.exceptions.DatasetGenerationError(
-                    "An error occurred while generating the dataset"
-                ) from e
+                raise datasets.exceptions.DatasetGenerationError("Generating the dataset failed") from e
 
         monkeypatch.setattr(datasets, "load_dataset", fail)
         with pytest.raises(InputError) as e:

@@ -47,7 +47,7 @@ def files_of_split(
     wanted = None if split is None else SPLITS.get(split, split)
     if not found:
         name = SPLITS.get(root.resolve().name.lower(), "train")
-        if wanted not in (None, name):
+        if wanted not in (None, name, "train"):  # the default of the commands that train
             raise InputError(f"{root} has no split {split!r}: no file in it is called so; it has one split, {name}")
         return strays, ()
     notes: tuple[str, ...] = ()

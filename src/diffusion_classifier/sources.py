@@ -8,6 +8,7 @@ Shape legend: M images.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -256,7 +257,11 @@ def _read_table(
         )
         notes += (more if names == beside and class_names is None else ()) + read_notes
     read, keys = images_of(table, image_column)
-    found = Source(source, names, labels, distinct(table.keys or keys), read, templates, notes=notes)
+    keys = list(table.keys or keys)
+    if None not in keys and len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        notes += (f"{source} names an image twice, as {twice!r}: its images are called by their positions",)
+    found = Source(source, names, labels, distinct(keys), read, templates, notes=notes)
     lacking = labels.count(-1)
     if not 0 < lacking < len(labels):
         return found

@@ -87,6 +87,8 @@ def open_task(
         return task, source if class_names is None else renamed(source, class_names)
     split = split or (None if data else task.split)
     source = open_source(data or task.source, split=split, allow_incomplete=allow_incomplete, **columns)
+    if len(source.class_names) < task.num_classes:
+        source = _counted(source, task.num_classes)
     if len(source.class_names) != task.num_classes:
         raise InputError(f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}")
     if task.imagenet_ids is not None and set(source.class_names) == set(map(str, range(task.num_classes))):
@@ -95,6 +97,15 @@ def open_task(
     if class_names is None and task.class_names is not None and (nameless or data is None):
         class_names = task.class_names
     return task, source if class_names is None else renamed(source, class_names)
+
+
+def _counted(source: Source, num_classes: int) -> Source:
+    """The same with all classes, if those that occur are called by numbers below that: a part of a task's images."""
+    known = {str(i): i for i in range(num_classes)}
+    if not set(source.class_names) <= known.keys():
+        return source
+    labels = tuple(known[source.class_names[label]] if label >= 0 else -1 for label in source.labels)
+    return replace(source, class_names=tuple(known), labels=labels)
 
 
 def _by_number(source: Source) -> Source:

@@ -106,9 +106,9 @@ def test_types_of_numbers(tmp_path, type_):
 
 
 def test_spaces_and_unicode_forms(tmp_path):
-    source = opened(tmp_path, [" cat", "dog", "cafe\u0301"])
-    assert source.class_names == ("caf\xe9", "cat", "dog")
-    assert any("2 labels of" in note and "without spaces around them" in note for note in source.notes)
+    source = opened(tmp_path, [" cat", "dog", "cafe\u0301", "\ufeffowl", "a\u00a0"])
+    assert source.class_names == ("a", "caf\xe9", "cat", "dog", "owl")
+    assert any("4 labels of" in note and "without spaces around them" in note for note in source.notes)
 
 
 @pytest.mark.parametrize("two", [("cat", "cat "), ("caf\xe9", "cafe\u0301"), ("\tcat", " cat")])
@@ -211,6 +211,17 @@ def test_names_that_are_given(tmp_path, labels, given, found, told):
     assert names_of(source) == list(found)
     assert len(source.notes) == (told is not None)
     assert told is None or re.search(told, source.notes[0])
+
+
+@pytest.mark.parametrize(("labels", "given"), [([0, 1], "10"), ([0, 2], "201"), ([5, 6], "65"), (["0", "1"], "120")])
+def test_names_that_are_other_labels(tmp_path, labels, given):
+    with pytest.raises(InputError, match=r"are labels of .* in another order: (0|5) would be called (1|2|6)$"):
+        opened(tmp_path, labels, class_names=list(given))
+
+
+@pytest.mark.parametrize("given", [("0", "2"), ("0", "1", "2")])
+def test_names_that_are_the_labels(tmp_path, given):
+    assert names_of(opened(tmp_path, [0, 2], class_names=given)) == ["0", "2"]
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 5], ["0", "1", "5"]])

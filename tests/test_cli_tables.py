@@ -39,6 +39,17 @@ def test_incomplete_data_is_refused(call, model, incomplete, tmp_path, words):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("command", ["train", "baseline supervised", "baseline features", "baseline gaussian"])
+@pytest.mark.parametrize("names", [("Bag", "bag", "coat"), ("bag", "coat", "Coat")])
+def test_names_that_evaluate_refuses_are_not_trained_on(call, model, tmp_path, command, names):
+    data = table(tmp_path / "x.parquet", list(names))
+    of_model = ("--model", model) if command in ("baseline features", "baseline gaussian") else ()
+    code, _, err = call(*command.split(), data, "--out", tmp_path / "out", *of_model)
+    assert code == 2
+    assert "is given twice" in error(err)
+    assert not (tmp_path / "out").exists()
+
+
 def test_incomplete_data_is_evaluated_when_told_so(call, model, incomplete, tmp_path):
     words = ("evaluate", incomplete, "--model", model, "--out", tmp_path / "run", *FAST)
     code, out, err = call(*words, "--allow-incomplete")

@@ -224,6 +224,15 @@ def test_two_kinds_of_files(tmp_path):
         open_source(str(folder))
 
 
+def test_images_beside_archives(tmp_path):
+    folder = webdataset(tmp_path / "d")
+    (folder / "cat").mkdir()
+    (folder / "cat" / "a.PNG").write_bytes(png(1))
+    with pytest.raises(InputError, match=r"holds 1 images beside its .tar files, as .*cat/a.PNG: move them elsewhere"):
+        open_source(str(folder))
+    assert len(open_source(str(folder), allow_incomplete=True)) == 3
+
+
 def test_one_shard_of_several_is_noted(tmp_path):
     path = shard(tmp_path / "d-00001-of-00004.tar", samples("a", "b"))
     assert open_source(path).notes == (f"{path} is one shard of 4: the others are not read",)

@@ -206,6 +206,11 @@ def test_other_names(tmp_path):
         renamed(source, ["a", "b", "c"])
     with pytest.raises(InputError, match="in another order, which would exchange labels: they are feline, canine"):
         renamed(source, ["canine", "feline"])
+    with pytest.raises(InputError, match="in another order, which would exchange labels"):
+        renamed(source, ["Canine", "FELINE "])
+    with pytest.raises(InputError, match="in another order, which would exchange labels"):
+        renamed(source, ["Canine", "wolf"])
+    assert renamed(source, ["Feline", "wolf"]).class_names == ("Feline", "wolf")
 
 
 @pytest.mark.parametrize(

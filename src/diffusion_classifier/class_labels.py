@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -16,6 +17,8 @@ from .text_tables import read_names
 _NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 _WORDS = ("label_text", "label_name", "class_name")
 """Columns that often are beside a label that is a number."""
+_SPACES = f"{string.whitespace}\u00a0\u3000\ufeff"
+"""A byte order mark among them, which is in the first label where a file was read without care for it."""
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 """A whole number as Python writes it: 007 and 1.0 are text."""
 
@@ -92,22 +95,29 @@ def index_names(
     which some do not occur.
 
     Raises:
-        InputError: fewer names than labels, or a label beyond the names.
+        InputError: fewer names than labels, a label beyond the names, or names that are other labels.
     """
-    names, top = tuple(given), max(known)
+    names, in_order = tuple(given), sorted(known)
+    top = in_order[-1]
     if len(names) == len(known):
-        in_order = sorted(known)
-        told = (
-            f"labels of {source} are {', '.join(map(str, in_order[:3]))} …: label {in_order[0]} is called {names[0]!r}"
-        )
-        return names, {n: i for i, n in enumerate(in_order)}, (told,) if top >= len(names) else ()
-    if top >= len(names):
+        index = {n: i for i, n in enumerate(in_order)}
+        labels = ", ".join(map(str, in_order[:3]))
+        told = f"labels of {source} are {labels} …: label {in_order[0]} is called {names[0]!r}"
+        notes = (told,) if top >= len(names) else ()
+    elif top < len(names):
+        index = {n: n for n in in_order}
+        notes = (f"{len(names) - len(known)} of the class names, which labels count from 0, have no image in {source}",)
+    else:
         raise InputError(
             f"{len(names)} class names were given for the {len(known)} classes of {source}, whose labels are "
-            f"{min(known)} to {top}: give one for each, or {top + 1}"
+            f"{in_order[0]} to {top}: give one for each, or {top + 1}"
         )
-    told = f"{len(names) - len(known)} of the class names, which labels count from 0, have no image in {source}"
-    return names, {n: n for n in range(len(names))}, (told,)
+    if exchanged := [n for n, i in index.items() if str(n) in names and names[i] != str(n)]:
+        raise InputError(
+            f"the class names that were given are labels of {source} in another order: {exchanged[0]} would be called "
+            f"{names[index[exchanged[0]]]}"
+        )
+    return names, index, notes
 
 
 def _in_order(known: Collection[Any], source: str, given: Sequence[str] | None) -> list[Any]:
@@ -134,7 +144,7 @@ def _hidden(
 def _texts(table: Table, column: str) -> tuple[list[Any], tuple[str, ...]]:
     """Labels without the spaces around them, in Unicode's form NFC, with None for empty ones; numbers, if all are."""
     written = table.texts(column)
-    texts = [None if text is None else unicodedata.normalize("NFC", text.strip()) or None for text in written]
+    texts = [None if text is None else unicodedata.normalize("NFC", text.strip(_SPACES)) or None for text in written]
     spelling: dict[str, str] = {}
     for text, label in zip(written, texts, strict=True):
         if label is not None and text is not None and spelling.setdefault(label, text) != text:

@@ -205,13 +205,8 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
     """The same images with other names for their classes.
 
     Raises:
-        InputError: not one for each, one twice, or the same names in another order.
+        InputError: not one for each, one twice, or one that is, but for capitals, the name of another class.
     """
-    if set(class_names) == set(source.class_names) and tuple(class_names) != source.class_names:
-        raise InputError(
-            f"the class names that were given are those of {source.name} in another order, which would exchange "
-            f"labels: they are {', '.join(source.class_names)}"
-        )
     if set(source.class_names) < set(class_names):  # some of which do not occur
         place = [list(class_names).index(name) for name in source.class_names]
         labels = tuple(place[label] if label >= 0 else -1 for label in source.labels)
@@ -219,6 +214,12 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
     if len(class_names) != len(source.class_names):
         raise InputError(
             f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"
+        )
+    own, new = ([name.strip().casefold() for name in names] for names in (source.class_names, class_names))
+    if any(name in own and name != old for name, old in zip(new, own, strict=True)):
+        raise InputError(
+            f"the class names that were given are those of {source.name} in another order, which would exchange "
+            f"labels: they are {', '.join(source.class_names)}"
         )
     return replace(source, class_names=tuple(parse_labels(class_names)))
 

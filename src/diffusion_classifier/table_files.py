@@ -23,6 +23,7 @@ from .text_tables import TEXT_TABLES, read_rows, rows_as_table
 
 _FILES = (".parquet", *TEXT_TABLES, ".tar")
 """Files that hold a data set, or a part of one."""
+_IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
 _CONVERTED = "refs/convert/parquet"
@@ -79,6 +80,11 @@ def _of_folder(source: str, path: Path, split: str | None, allow_incomplete: boo
         return _image_folder(source, path, split)
     chosen, notes = files_of_split(path, sorted(files[suffix], key=str), split, allow_incomplete)
     notes += check_complete(missing_shards(chosen), allow_incomplete)
+    if images := [f for f in there if f.suffix.lower() in _IMAGES]:
+        told = f"{source} holds {len(images)} images beside its {suffix} files, as {images[0]}"
+        if suffix == ".tar" and not allow_incomplete:
+            raise InputError(f"{told}: move them elsewhere, or leave them out by --allow-incomplete")
+        notes += (f"{told}: only those are used that a table names",)
     if suffix == ".parquet":
         return open_parquet(source, chosen, notes)
     return open_shards(source, chosen, allow_incomplete, notes)

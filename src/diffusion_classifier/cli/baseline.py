@@ -182,6 +182,7 @@ def gaussian(
     """
     from ..baselines.encoders import load_encoder
     from ..baselines.gaussian import save_gaussians
+    from ..prompts import parse_labels
     from ..sources import open_source
 
     if (model is None) == (encoder is None):
@@ -191,6 +192,7 @@ def gaussian(
         data, split=split, image_column=image_column, label_column=label_column, class_names=names,
         allow_incomplete=allow_incomplete,
     )  # fmt: skip
+    parse_labels(source.class_names)  # as `evaluate` does, before anything takes long
     kind = "hub" if model is None else "diffusion"
     say_all(source.notes)
     loaded = load_encoder(name := str(model or encoder), kind, device=device, dtype=dtype)

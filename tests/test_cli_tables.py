@@ -35,7 +35,7 @@ def test_incomplete_data_is_refused(call, model, incomplete, tmp_path, words):
     places = {"DATA": incomplete, "MODEL": model, "OUT": tmp_path / "out"}
     code, _, err = call(*(places.get(word, word) for word in words))
     assert code == 2
-    assert error(err) == f"{incomplete} lacks 1 shards of 3: test-1; --allow-incomplete takes what is there"
+    assert error(err) == f"{incomplete} lacks 1 shards of 3: test-1; use --allow-incomplete to read what is there"
     assert not (tmp_path / "out").exists()
 
 
@@ -53,7 +53,7 @@ def test_names_that_evaluate_refuses_are_not_trained_on(call, model, tmp_path, c
 def test_incomplete_data_is_evaluated_when_told_so(call, model, incomplete, tmp_path):
     words = ("evaluate", incomplete, "--model", model, "--out", tmp_path / "run", *FAST)
     code, out, err = call(*words, "--allow-incomplete")
-    told = f"{incomplete} lacks 1 shards of 3: test-1: what is there was taken"
+    told = f"{incomplete} lacks 1 shards of 3: test-1: read without the rest"
     assert (code, err) == (0, f"{told}\n")
     assert "6 of 6" in out
     assert read_spec(tmp_path / "run").notes == (told,)
@@ -71,7 +71,7 @@ def test_incomplete_data_is_trained_on_when_told_so(call, incomplete, tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("l.csv", b"image;label\n0.png;a\n", "separates its fields by semicolons"),
+        ("l.csv", b"image;label\n0.png;a\n", "separates fields with semicolons"),
         ("l.csv", "image,label\n0.png,café\n".encode("latin-1"), "is not in UTF-8"),
         ("l.csv", b"image,label\n0.png,a,b\n", "line 2 of"),
         ("l.CSV", b"image,label\n0.png,a\n1.png,\n", "(line 3) has no label"),

@@ -52,7 +52,7 @@ def test_captions(tmp_path):
 def test_images_that_are_not_listed(tmp_path):
     folder = folder_of(tmp_path / "d", "a.png", "b.png", "c.jpg", "in/d.png")
     write(folder / "metadata.csv", rows("a.png", "c.jpg"))
-    with pytest.raises(InputError, match=r"2 images in .* are not listed in metadata.csv, as b.png; --allow"):
+    with pytest.raises(InputError, match=r"2 images in .* are not listed in metadata.csv, such as b.png; use"):
         open_source(str(folder))
     source = open_source(str(folder), allow_incomplete=True)
     assert source.ids == ("a.png", "c.jpg")
@@ -88,7 +88,7 @@ def test_a_split_that_is_not_there(tmp_path):
 @pytest.mark.parametrize(
     ("found", "message"),
     [
-        (rows("a.png", "b.png", "a.png"), "lists a.png twice"),
+        (rows("a.png", "b.png", "a.png"), "lists a.png, which is listed twice"),
         ([{"file_name": "", "label": "x"}], "has a row without file_name"),
         ([{"image": "a.png", "label": "x"}], "has a row without file_name"),
     ],

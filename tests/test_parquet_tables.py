@@ -127,10 +127,10 @@ def test_lists_of_pixels_in_json(tmp_path):
     [
         (
             (GREY.astype(int) - 128).tolist(),
-            r"x.parquet\[0\], column 'image', holds numbers from -1\d\d to 1\d\d",
+            r"x.parquet\[0\], column 'image', holds integers from -1\d\d to 1\d\d",
         ),
-        ((GREY.astype(int) * 257).tolist(), r"holds numbers from \d+ to \d+; pixels are from 0 to 255"),
-        ((GREY > 128).astype(int).tolist(), "holds 0 and 1 alone where pixels are from 0 to 255"),
+        ((GREY.astype(int) * 257).tolist(), r"holds integers from \d+ to \d+; pixels must be 0 to 255"),
+        ((GREY > 128).astype(int).tolist(), "holds only 0 and 1, but pixels are 0 to 255"),
         (COLOUR.transpose(0, 3, 1, 2).tolist(), r"holds lists of shape \(3, 5, 6\)"),
         ([[[1, 2], [3]]] * 3, r"holds lists of shape \(2,\)"),
         (GREY.reshape(3, -1).tolist(), r"1 image columns|0 image columns|cannot be read as images"),
@@ -185,7 +185,7 @@ class TestPaths:
 
     @pytest.mark.parametrize("url", ["https://x.org/0.png", "s3://x/0.png", "file:///0.png", "data:image/png,x"])
     def test_that_are_urls(self, tmp_path, url):
-        with pytest.raises(InputError, match=r"x.parquet\[1\] has a URL in the place of a path, .*: download"):
+        with pytest.raises(InputError, match=r"x.parquet\[1\] has a URL instead of a path, .*: download"):
             open_source(write(tmp_path / "d" / "x.parquet", pa.array(["0.png", url])))
         source = open_source(write(tmp_path / "d" / "x.parquet", self.images("0.png", url)))
         with pytest.raises(InputError):
@@ -216,7 +216,7 @@ class TestFilesThatDoNotBelongTogether:
             features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=names))
             columns = {"image": [{"bytes": png(0), "path": None}], "label": [0]}
             datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "d" / f"{i}.parquet")
-        with pytest.raises(InputError, match=r"classes of column 'label' of .*1.parquet are called other than in"):
+        with pytest.raises(InputError, match=r"classes of column 'label' of .*1.parquet have other names than in"):
             open_source(str(tmp_path / "d"))
 
     def test_widths_do(self, tmp_path):

@@ -229,7 +229,7 @@ def test_columns_that_are_not_there(tmp_path, options, message):
 
 def test_files_that_are_no_data_set(tmp_path):
     (tmp_path / "x.npy").write_bytes(b"")
-    with pytest.raises(InputError, match=r"of files, .parquet, .csv, .tsv, .json, .jsonl, .tar can be read"):
+    with pytest.raises(InputError, match=r"supported files are .parquet, .csv, .tsv, .json, .jsonl, .tar"):
         open_source(str(tmp_path / "x.npy"))
     (tmp_path / "x.tar").write_bytes(b"no archive")
     with pytest.raises(InputError, match=r"x.tar cannot be read as a tar archive"):
@@ -290,7 +290,7 @@ class TestTheHub:
 
 def test_a_folder_of_tables_of_text(tmp_path):
     (tmp_path / "l.csv").write_text("image,label\n0.png,a\n")
-    with pytest.raises(InputError, match=r"is a folder without images: give the file, .*l.csv"):
+    with pytest.raises(InputError, match=r"is a folder without images: pass the file itself, .*l.csv"):
         open_source(str(tmp_path))
 
 

@@ -242,9 +242,9 @@ def _boxes(table: Table) -> list[tuple[int, ...]]:
         if min(width, height) < 1:
             raise InputError(f"{table.row(i)} has a box without room: {short(box)}")
         if max(map(abs, (left, top, width, height))) > MAX_EDGE or width * height > MAX_PIXELS:
-            raise InputError(f"{table.row(i)} has a box beyond any image: {short(box)}")
+            raise InputError(f"{table.row(i)} has a box larger than any image: {short(box)}")
         if left + width <= 0 or top + height <= 0:
-            raise InputError(f"{table.row(i)} has a box left of its image or above it: {short(box)}")
+            raise InputError(f"{table.row(i)} has a box outside of its image: {short(box)}")
         boxes.append((left, top, width, height))
     return boxes
 

@@ -1,4 +1,4 @@
-"""Labels as a table has them → indices of classes and their names; and names in files beside the images."""
+"""Turns the labels of a table into class indices and names, and reads class names from files beside the images."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .text_tables import read_names
 
 _NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 _WORDS = ("label_text", "label_name", "class_name")
-"""Columns that often are beside a label that is a number."""
+"""Columns that often state the class name beside a numeric label."""
 _SPACES = f"{string.whitespace}\u00a0\u3000\ufeff"
-"""A byte order mark among them, which is in the first label where a file was read without care for it."""
+"""Stripped from labels; includes the byte order mark, which other tools leave in a first label."""
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
-"""A whole number as Python writes it: 007 and 1.0 are text."""
+"""Canonical integers; 007 and 1.0 are text."""
 
 
 def read_labels(
@@ -31,7 +31,7 @@ def read_labels(
     given: Sequence[str] | None = None,
     allow_missing: bool = False,
 ) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
-    """Labels (M,), class names, and notes.
+    """Return labels (M,), class names, and notes.
 
     Labels of text are classes as they are written, in alphabetic order; whole numbers, in numeric order, unless there
     are names that they count, from 0. An empty label, and a number below 0, say that there is none: -1.
@@ -80,8 +80,8 @@ def read_labels(
         names, index = tuple(map(str, distinct)), {value: i for i, value in enumerate(distinct)}
         if numbers and (words := [name for name in _WORDS if name in table.columns and name != column]):
             notes += (
-                f"classes of {table.source} are called by numbers, as column {column!r} has them: for the texts of "
-                f"column {words[0]!r} give --label-column {words[0]}",
+                f"class names of {table.source} are the numbers in column {column!r}: use --label-column "
+                f"{words[0]} for the names in that column",
             )
     return tuple(-1 if value is None else index[value] for value in values), names, notes
 
@@ -89,10 +89,9 @@ def read_labels(
 def index_names(
     known: Collection[int], given: Sequence[str], source: str
 ) -> tuple[tuple[str, ...], dict[int, int], tuple[str, ...]]:
-    """Names for labels that are whole numbers: all that were given, the index of each label, and notes.
+    """Assign given names to integer labels: return all names, the index of each label, and notes.
 
-    As many names as labels that occur are theirs, in numeric order. More names are counted from 0 by the labels, of
-    which some do not occur.
+    With one name per label that occurs, names follow the numeric order. With more names, labels are indices into them.
 
     Raises:
         InputError: fewer names than labels, a label beyond the names, or names that are other labels.
@@ -102,62 +101,64 @@ def index_names(
     if len(names) == len(known):
         index = {n: i for i, n in enumerate(in_order)}
         labels = ", ".join(map(str, in_order[:3]))
-        told = f"labels of {source} are {labels} …: label {in_order[0]} is called {names[0]!r}"
+        told = f"labels of {source} are {labels} …: label {in_order[0]} is named {names[0]!r}"
         notes = (told,) if top >= len(names) else ()
     elif top < len(names):
         index = {n: n for n in in_order}
-        notes = (f"{len(names) - len(known)} of the class names, which labels count from 0, have no image in {source}",)
+        notes = (f"{len(names) - len(known)} of the class names have no image in {source}: labels are indices from 0",)
     else:
         raise InputError(
             f"{len(names)} class names were given for the {len(known)} classes of {source}, whose labels are "
-            f"{in_order[0]} to {top}: give one for each, or {top + 1}"
+            f"{in_order[0]} to {top}: give one per class, or {top + 1}"
         )
     if exchanged := [n for n, i in index.items() if str(n) in names and names[i] != str(n)]:
         raise InputError(
-            f"the class names that were given are labels of {source} in another order: {exchanged[0]} would be called "
+            f"the given class names are labels of {source} in another order: label {exchanged[0]} would be named "
             f"{names[index[exchanged[0]]]}"
         )
     return names, index, notes
 
 
 def _in_order(known: Collection[Any], source: str, given: Sequence[str] | None) -> list[Any]:
-    """Classes in order: of letters, unless all are numbers, as 01, 02, 10."""
+    """Sort classes: numerically if all are numbers, such as 01, 02, 10, else as text."""
     if not all(isinstance(value, str) and value.isdecimal() for value in known):
         return sorted(known)
     if given is not None and len({int(value) for value in known}) < len(known):
-        raise InputError(f"{source} has labels that are one number, as 01 and 1: no order of class names fits them")
+        raise InputError(
+            f"{source} has labels with the same number, such as 01 and 1, so class names cannot be assigned by order"
+        )
     return sorted(known, key=lambda value: (int(value), value))
 
 
 def _hidden(
     table: Table, column: str, given: Sequence[str] | None
 ) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
-    told = f"the labels of {table.source} are hidden: column {column!r} holds {short(table.values(column)[0])} alone"
+    told = f"the labels of {table.source} are hidden: column {column!r} holds {short(table.values(column)[0])} only"
     if given is None:
         raise InputError(
             f"{told}; take another split, or give the names of all classes, --class-names, to classify images without "
             "labels"
         )
-    return (-1,) * len(table), tuple(given), (f"{told}, so that its images are taken without labels",)
+    return (-1,) * len(table), tuple(given), (f"{told}: its images are used without labels",)
 
 
 def _texts(table: Table, column: str) -> tuple[list[Any], tuple[str, ...]]:
-    """Labels without the spaces around them, in Unicode's form NFC, with None for empty ones; numbers, if all are."""
+    """Return stripped labels in Unicode form NFC, None for empty ones, and integers if all labels are integers."""
     written = table.texts(column)
     texts = [None if text is None else unicodedata.normalize("NFC", text.strip(_SPACES)) or None for text in written]
     spelling: dict[str, str] = {}
     for text, label in zip(written, texts, strict=True):
         if label is not None and text is not None and spelling.setdefault(label, text) != text:
             raise InputError(
-                f"two labels of {table.source} look alike, {spelling[label]!a} and {text!a}: they differ by "
-                "spaces or in Unicode's form alone; write them alike"
+                f"two labels of {table.source} look the same, {spelling[label]!a} and {text!a}: they differ only "
+                "in spaces or Unicode form; use one spelling"
             )
     changed = [text for label, text in spelling.items() if label != text]
     notes: tuple[str, ...] = ()
     if changed:
         notes = (
-            f"{len(changed)} labels of {table.source} are read without spaces around them and in Unicode's form NFC, "
-            f"as {changed[0]!a}",
+            f"{len(changed)} labels of {table.source} are read without surrounding spaces and in Unicode form NFC, "
+            f"such as {changed[0]!a}",
         )
     if all(text is None or _WHOLE.fullmatch(text) for text in texts):
         return [None if text is None else int(text) for text in texts], notes
@@ -165,7 +166,7 @@ def _texts(table: Table, column: str) -> tuple[list[Any], tuple[str, ...]]:
 
 
 def read_beside(table: Table, column: str) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
-    """Class names and templates in files beside the images, as CLIP benchmark has them, and a note on the first.
+    """Read class names and templates from the files that CLIP benchmark puts beside the images; also return notes.
 
     Raises:
         InputError: a file cannot be read so; the hub does not answer.
@@ -193,7 +194,7 @@ def read_beside(table: Table, column: str) -> tuple[tuple[str, ...], tuple[str, 
 
 
 def _file_beside(source: str, name: str) -> Path | None:
-    """In the folder; in the one above, if the folder is of a split."""
+    """Return the file in the folder, or in its parent if the folder is a split."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -206,4 +207,4 @@ def _file_beside(source: str, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except (OSError, ValueError) as e:
-        raise InputError(f"{name} of {source} cannot be had from the hub: {e}") from e
+        raise InputError(f"{name} of {source} cannot be downloaded: {e}") from e

@@ -1,4 +1,4 @@
-"""A table as the readers of files and of the hub give it, the choice of its columns, and the images in one."""
+"""The table that all readers return, the choice of its image and label columns, and access to its images."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Kind: TypeAlias = Literal["text", "bytes", "integer", "image", "pixels", "other"
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)
 _CHECKED_ROWS = 8
-"""Lists of pixels that are looked at before a data set is used."""
+"""Number of rows of pixel lists that are checked when a data set is opened."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Table:
         return self.num_rows
 
     def texts(self, name: str) -> list[str | None]:
-        """Values of a column of text.
+        """Return the values of a text column, with None for missing ones.
 
         Raises:
             InputError: one is no text, or a list that was written as text.
@@ -87,13 +87,13 @@ class Table:
 
 
 def short(value: Any) -> str:
-    """The value as a message shows it."""
+    """Return the value as text for a message, cut at 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
 def decoded(value: bytes, where: str) -> str:
-    """Text of bytes in UTF-8.
+    """Decode UTF-8 bytes, without a byte order mark.
 
     Raises:
         InputError: they are not.
@@ -105,7 +105,7 @@ def decoded(value: bytes, where: str) -> str:
 
 
 def refuse_list(text: str, where: str) -> None:
-    """Complain of a list that pandas or Python wrote as text, as "['a', 'b']".
+    """Raise if the text is a list that pandas or Python wrote as text, such as "['a', 'b']".
 
     Raises:
         InputError: it is one.
@@ -115,7 +115,7 @@ def refuse_list(text: str, where: str) -> None:
 
 
 def column_of(type_: pa.DataType, declared: Mapping[str, Any] | None = None) -> Column:
-    """The column of an Arrow type.
+    """Return the column description of an Arrow type.
 
     Args:
         type_: the type; dictionaries and extensions count as what they hold.
@@ -156,10 +156,10 @@ def _is_list(type_: pa.DataType) -> bool:
 
 
 def check_columns(source: str, there: Iterable[str], wanted: Iterable[str]) -> None:
-    """Complain of columns that are not there.
+    """Raise if a wanted column does not exist.
 
     Raises:
-        InputError: one is not.
+        InputError: a column does not exist.
     """
     there = list(there)
     for column in wanted:
@@ -168,7 +168,7 @@ def check_columns(source: str, there: Iterable[str], wanted: Iterable[str]) -> N
 
 
 def image_columns(table: Table, usual: Sequence[str]) -> list[str]:
-    """Columns that may be the one of the images; one if it is clear.
+    """Return the candidates for the image column: exactly one if the choice is clear.
 
     The first of the usual names wins, then columns that hold images for certain, then the other usual names.
     """
@@ -180,7 +180,7 @@ def image_columns(table: Table, usual: Sequence[str]) -> list[str]:
 
 
 def label_columns(table: Table, usual: Sequence[str]) -> list[str]:
-    """Columns that may be the one of the labels; one if it is clear.
+    """Return the candidates for the label column: exactly one if the choice is clear.
 
     The first of the usual names wins, then the only one of a usual name, or that is declared to hold classes.
     """
@@ -193,7 +193,7 @@ def label_columns(table: Table, usual: Sequence[str]) -> list[str]:
 
 
 def only(found: Sequence[str], table: Table, what: str) -> str:
-    """The only one of the columns found.
+    """Return the only candidate.
 
     Raises:
         InputError: there is none, or there are several.
@@ -207,7 +207,7 @@ def only(found: Sequence[str], table: Table, what: str) -> str:
 
 
 def images_of(table: Table, name: str) -> tuple[Callable[[int], ImageSource], list[str | None]]:
-    """What reads the images of a column, and what each is called, where that is known.
+    """Return a reader of the images in a column, and the name of each image where it is known.
 
     Raises:
         InputError: the column holds something else.
@@ -218,7 +218,7 @@ def images_of(table: Table, name: str) -> tuple[Callable[[int], ImageSource], li
         for i, path in enumerate(paths):
             if path and _URL.match(path):
                 raise InputError(
-                    f"{table.row(i)} has a URL in the place of a path, {short(path)}: download the images first"
+                    f"{table.row(i)} has a URL instead of a path, {short(path)}: download the images first"
                 )
         return lambda i: _file(table, i, paths[i]), paths
     if column.kind == "pixels":
@@ -248,7 +248,7 @@ def _file(table: Table, i: int, path: str | None) -> ImageSource:
 
 
 def _pixels(value: Any) -> ImageSource:
-    """An array (H, W) or (H, W, C): of uint8, if its integers are from 0 to 255."""
+    """Return an array (H, W) or (H, W, C), as uint8 if its values are integers from 0 to 255."""
     if value is None:
         return b""
     try:
@@ -265,18 +265,18 @@ def _check_pixels(image: ImageSource, where: str) -> None:
         return
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)):
         raise InputError(
-            f"{where} holds lists of shape {image.shape}; pixels are (height, width) or with 1, 3 or 4 more"
+            f"{where} holds lists of shape {image.shape}; expected (height, width) or (height, width, channels)"
         )
     if image.dtype.kind in "iu" and image.dtype != np.uint8:
-        raise InputError(f"{where} holds numbers from {image.min()} to {image.max()}; pixels are from 0 to 255")
+        raise InputError(f"{where} holds integers from {image.min()} to {image.max()}; pixels must be 0 to 255")
 
 
 def _check_range(table: Table, name: str) -> None:
-    """Complain of integers that are 0 and 1 alone, which would be black."""
+    """Raise if all integers are 0 or 1, because such images would look black."""
     some = [_pixels(table.cell(name, i)) for i in range(min(_CHECKED_ROWS, len(table)))]
     whole = [image for image in some if isinstance(image, np.ndarray) and image.dtype == np.uint8]
     if whole and max(int(image.max()) for image in whole) == 1:
         raise InputError(
-            f"column {name!r} of {table.source} holds 0 and 1 alone where pixels are from 0 to 255: multiply them by "
+            f"column {name!r} of {table.source} holds only 0 and 1, but pixels are 0 to 255: multiply them by "
             "255, or save them as floats in [0, 1]"
         )

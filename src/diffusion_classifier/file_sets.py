@@ -1,4 +1,4 @@
-"""Files that hold a data set together: which split each is of, and whether all of them are there."""
+"""Files of a data set: the split of each, and a check that none is missing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ SPLITS = {
     "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
     "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-"""How files and folders of splits are called."""
+"""Names of files and folders of splits."""
 _MANY = 5
-"""Missing shards that are listed."""
+"""Number of missing shards that a message lists."""
 
 
 def split_of(path: PurePath) -> str | None:
-    """Split that a path names, by its outermost folder that names one, else by its own name; None if none does."""
+    """Return the split in the name of the outermost folder that has one, else in the file name; None without one."""
     for part in (*path.parts[:-1], path.stem):
         found = {SPLITS[word] for word in re.split(r"[\W\d_]+", part.lower()) if word in SPLITS}
         if len(found) == 1:
@@ -29,7 +29,7 @@ def split_of(path: PurePath) -> str | None:
 def files_of_split(
     root: Path, files: Sequence[Path], split: str | None, allow_incomplete: bool
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Files of a split, and notes. If no name says a split, all are of the only one, "train", or that of the folder.
+    """Return the files of a split, and notes. Without a split in any name, all files belong to one split.
 
     Args:
         root: the data set's folder.
@@ -48,11 +48,12 @@ def files_of_split(
     if not found:
         name = SPLITS.get(root.resolve().name.lower(), "train")
         if wanted not in (None, name, "train"):  # the default of the commands that train
-            raise InputError(f"{root} has no split {split!r}: no file in it is called so; it has one split, {name}")
+            raise InputError(f"{root} has no split {split!r}: its only split is {name}")
         return strays, ()
     notes: tuple[str, ...] = ()
     if strays:
-        told = f"{len(strays)} files of {root} are of none of its splits {', '.join(map(str, found))}, as {strays[0]}"
+        splits = ", ".join(map(str, found))
+        told = f"{len(strays)} files of {root} belong to none of its splits {splits}, such as {strays[0]}"
         if not allow_incomplete:
             raise InputError(f"{told}: move them elsewhere, or leave them out by --allow-incomplete")
         notes = (f"{told}: left out",)
@@ -63,10 +64,10 @@ def files_of_split(
 
 
 def missing_shards(files: Sequence[Path]) -> list[str]:
-    """What is wrong with the numbers of shards, one sentence a set.
+    """Return one sentence per problem with the numbers of shards.
 
-    Shards are called as train-00000-of-00003, of which all must be there, once; or by a number, without a gap; or
-    counted by a file nshards.txt beside them.
+    Names such as train-00000-of-00003 must be complete and unique, plain numbers must have no gap, and a file
+    nshards.txt must state the number of archives beside it.
     """
     stated: dict[tuple[Path, str], dict[int, list[int]]] = {}
     numbered: dict[tuple[Path, str], list[str]] = {}
@@ -108,7 +109,7 @@ def _gaps(folder: Path, prefix: str, missing: list[int], total: str) -> list[str
 
 
 def check_complete(problems: Sequence[str], allow_incomplete: bool) -> tuple[str, ...]:
-    """Notes about incomplete data.
+    """Turn problems of incomplete data into notes, or raise.
 
     Args:
         problems: a sentence each.
@@ -118,5 +119,5 @@ def check_complete(problems: Sequence[str], allow_incomplete: bool) -> tuple[str
         InputError: it is not.
     """
     if problems and not allow_incomplete:
-        raise InputError(f"{problems[0]}; --allow-incomplete takes what is there")
-    return tuple(f"{problem}: what is there was taken" for problem in problems)
+        raise InputError(f"{problems[0]}; use --allow-incomplete to read what is there")
+    return tuple(f"{problem}: read without the rest" for problem in problems)

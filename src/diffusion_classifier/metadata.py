@@ -1,4 +1,4 @@
-"""Folders of images that a metadata.csv, metadata.jsonl or metadata.parquet in them lists, as `datasets` has them."""
+"""Image folders with a metadata.csv, metadata.jsonl or metadata.parquet, as in `datasets`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = "file_name"
 
 
 def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | None, allow_incomplete: bool) -> Table:
-    """The table of all images that are listed, by their paths, in the order of these, with the other columns.
+    """Open the listed images as a table with the other columns, sorted by path.
 
     Args:
         source: what was opened.
@@ -44,7 +44,7 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
                 raise InputError(f"{file} has a row without {_NAME}, the path of an image")
             path = os.path.relpath(file.parent / name, root)
             if path in rows:
-                raise InputError(f"{file} lists {name} twice, or another file of metadata lists it, too")
+                raise InputError(f"{file} lists {name}, which is listed twice")
             rows[path] = {"image": path, **row}
     listed = set(rows)
     if not lists_of_splits:
@@ -52,13 +52,13 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
     suffixes = {*Image.registered_extensions(), ".heic", ".heif"}
     found = [file for file in find_images([file.parent for file in chosen]) if file.suffix.lower() in suffixes]
     unlisted = [path for path in dict.fromkeys(os.path.relpath(file, root) for file in found) if path not in listed]
-    problem = f"{len(unlisted)} images in {source} are not listed in {chosen[0].name}, as {''.join(unlisted[:1])}"
+    problem = f"{len(unlisted)} images in {source} are not listed in {chosen[0].name}, such as {''.join(unlisted[:1])}"
     notes += check_complete([problem] if unlisted else [], allow_incomplete)
     return rows_as_table(source, "metadata", [rows[path] for path in sorted(rows)], (), root, notes)
 
 
 def _of_split(root: Path, rows: dict[str, dict[str, Any]], split: str | None) -> dict[str, dict[str, Any]]:
-    """Those of a split, if all that are listed are in folders of splits; else all, which are of the only split."""
+    """Return the rows of a split if all listed images are in folders of splits, else all rows."""
     in_splits = all(path.split("/")[0].lower() in SPLITS and "/" in path for path in rows)
     tops = {Path(path).parts[0] for path in rows} if in_splits else {"."}
     chosen = {

@@ -1,4 +1,4 @@
-"""Tables in Parquet files, read where they lie: no copy is made of them, so that none can be out of date."""
+"""Parquet files, read in place without a cache, so that a changed file is never served from an old copy."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .columns import Column, Table, column_of
 from .exceptions import InputError
 
 _BATCH = 32
-"""Rows that are read at once where images are."""
+"""Rows per read of an image column."""
 
 
 def open_parquet(source: str, files: Sequence[Path], notes: tuple[str, ...] = ()) -> Table:
-    """The table of these files, one after the other.
+    """Open Parquet files as one table, in the given order.
 
     Raises:
         InputError: one cannot be read, has no rows, or has other columns or class names than the first.
@@ -75,7 +75,7 @@ def open_parquet(source: str, files: Sequence[Path], notes: tuple[str, ...] = ()
 
 
 class _Column:
-    """Values of a column, which holds images: few at a time, and best in their order.
+    """Values of an image column, read in small batches; access in ascending order is fastest.
 
     Args:
         name: of the column.
@@ -135,7 +135,7 @@ def _check_same(first: Path, columns: dict[str, Column], file: Path, found: dict
         raise InputError(f"{file} has the columns {', '.join(found)}, and {first} has {', '.join(columns)}")
     for name, column in columns.items():
         if found[name].names != column.names:
-            raise InputError(f"classes of column {name!r} of {file} are called other than in {first}")
+            raise InputError(f"classes of column {name!r} of {file} have other names than in {first}")
         if found[name].kind != column.kind:
             raise InputError(
                 f"column {name!r} of {file} holds {found[name].type}, and that of {first} holds {column.type}"

@@ -1,4 +1,4 @@
-"""Webdataset shards: tar archives of samples, whose files are called by a key and a suffix. Read where they lie."""
+"""Webdataset shards: tar archives of samples, whose members share a key and differ in suffix. Read in place."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _IMAGES = frozenset(
 )  # fmt: skip
 _TEXTS = frozenset(("cls", "cls2", "txt", "text", "caption", "transcript", "id", "index", "inx"))
 _MERGED = "image"
-"""Column of images where samples have them in several formats."""
+"""Name of the image column if the images have several formats."""
 
 
 @dataclass(frozen=True)
 class _Member:
-    """Where a file of an archive lies."""
+    """Position of a member in an archive."""
 
     tar: Path
     offset: int
@@ -38,7 +38,7 @@ class _Member:
 
 
 def open_shards(source: str, files: Sequence[Path], allow_incomplete: bool, notes: tuple[str, ...] = ()) -> Table:
-    """The table of these archives: a row for each sample, with its files by suffix, in small letters.
+    """Open archives as one table: one row per sample, one column per suffix in lower case.
 
     Where each sample has one image, and not all have the same suffix, the column is called "image".
 
@@ -62,9 +62,9 @@ def open_shards(source: str, files: Sequence[Path], allow_incomplete: bool, note
             sample[field] = member
         samples += of_file.items()
     if not samples:
-        raise InputError(f"{source} holds no samples of webdataset, files such as 000.jpg and 000.cls")
+        raise InputError(f"{source} holds no webdataset samples, which are files such as 000.jpg and 000.cls")
     if strange:
-        notes += (f"{len(strange)} files in archives are no part of a sample and are left out, as {strange[0]}",)
+        notes += (f"{len(strange)} files in archives belong to no sample and are ignored, such as {strange[0]}",)
     rows = [row for _, row in samples]
     _merge_images(rows)
     columns = {field: _column(field) for field in dict.fromkeys(field for row in rows for field in row)}
@@ -111,7 +111,7 @@ def _merge_images(rows: Sequence[dict[str, _Member]]) -> None:
 
 
 def _members(file: Path) -> tuple[dict[str, _Member], str]:
-    """Files of an archive by their names; and what is wrong with its end."""
+    """Return the members of an archive by name, and a sentence about a damaged end, or ""."""
     found: dict[str, _Member] = {}
     size = file.stat().st_size
     try:
@@ -124,7 +124,9 @@ def _members(file: Path) -> tuple[dict[str, _Member], str]:
                     if info.issym() or info.islnk():
                         goal = info.linkname if info.islnk() else posixpath.join(posixpath.dirname(name), info.linkname)
                         if goal not in found:
-                            raise InputError(f"{name} of {file} is a link to {info.linkname}, which is not before it")
+                            raise InputError(
+                                f"{name} of {file} is a link to {info.linkname}, which does not precede it"
+                            )
                         member = found[goal]
                     elif info.isreg():
                         member = _Member(file, info.offset_data, info.size)
@@ -143,14 +145,14 @@ def _members(file: Path) -> tuple[dict[str, _Member], str]:
     except (OSError, tarfile.TarError) as e:
         with file.open("rb") as opened:
             packed = opened.read(2) == b"\x1f\x8b"
-        told = "it is compressed: unpack it first, as by gunzip" if packed else e
+        told = "it is compressed: unpack it first, for example with gunzip" if packed else e
         raise InputError(f"{file} cannot be read as a tar archive: {told}") from e
     with file.open("rb") as opened:
         opened.seek(end)
         if not (block := opened.read(512)):
-            return found, f"{file} is cut off: it lacks the mark at the end of an archive"
+            return found, f"{file} is cut off: it has no end-of-archive mark"
         while block:
             if block.strip(b"\0"):
-                return found, f"{file} is cut off or several archives in one: more follows after its end"
+                return found, f"{file} is cut off, or several archives were joined: data follows its end"
             block = opened.read(1 << 20)
     return found, ""

@@ -261,12 +261,12 @@ def _read_table(
     keys = list(table.keys or keys)
     if None not in keys and len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
-        notes += (f"{source} names an image twice, as {twice!r}: its images are called by their positions",)
+        notes += (f"{source} names an image twice, such as {twice!r}: positions are used as ids",)
     found = Source(source, names, labels, distinct(keys), read, templates, notes=notes)
     lacking = labels.count(-1)
     if not 0 < lacking < len(labels):
         return found
-    told = f"{lacking} of {len(labels)} images of {source} have no label and are left out"
+    told = f"{lacking} of {len(labels)} images of {source} have no label and are skipped"
     return replace(found.take([i for i, label in enumerate(labels) if label >= 0]), notes=(*notes, told))
 
 

@@ -1,4 +1,4 @@
-"""What holds a table is found and opened: a file, a folder of files, or a data set of the hub."""
+"""Opens a table: a file, a folder of files, or a data set on the hub."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .shards import open_shards
 from .text_tables import TEXT_TABLES, read_rows, rows_as_table
 
 _FILES = (".parquet", *TEXT_TABLES, ".tar")
-"""Files that hold a data set, or a part of one."""
+"""Suffixes of files that can be read."""
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
@@ -31,7 +31,7 @@ _CONVERTED = "refs/convert/parquet"
 
 
 def load_table(source: str, split: str | None, allow_incomplete: bool = False) -> Table:
-    """The table of a data set; arguments as in `sources.open_source`.
+    """Open the table of a data set; arguments as in `sources.open_source`.
 
     Raises:
         InputError: there is none, or it cannot be read.
@@ -44,20 +44,20 @@ def load_table(source: str, split: str | None, allow_incomplete: bool = False) -
     if path.suffix.lower() in _FILES:
         raise InputError(f"there is no file {source}")
     if not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
-        raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")
+        raise InputError(f"there is no folder {source}, and it is not a valid data set name")
     return _of_hub(source, split, allow_incomplete)
 
 
 def _of_file(source: str, path: Path, allow_incomplete: bool) -> Table:
-    """Whatever the split: it is the file."""
+    """Open one file. A file is one split, whatever it is called."""
     suffix = path.suffix.lower()
     if suffix in _ARCHIVES:
         raise InputError(f"{source} is compressed: unpack it first")
     if suffix not in _FILES:
-        raise InputError(f"{source} is no data set: of files, {', '.join(_FILES)} can be read")
+        raise InputError(f"{source} is not a data set: supported files are {', '.join(_FILES)}")
     notes: tuple[str, ...] = ()
     if (match := re.search(r"(\d+)-of-(\d+)", path.stem)) and int(match[2]) > 1:
-        notes = (f"{source} is one shard of {int(match[2])}: the others are not read",)
+        notes = (f"{source} is one of {int(match[2])} shards: the others are not read",)
     if suffix == ".parquet":
         return open_parquet(source, [path], notes)
     if suffix == ".tar":
@@ -70,21 +70,21 @@ def _of_folder(source: str, path: Path, split: str | None, allow_incomplete: boo
     if metadata := [f for f in there if re.fullmatch(r"metadata\.(csv|jsonl|parquet)", f.name)]:
         return open_metadata(source, path, metadata, split, allow_incomplete)
     if all(f.suffix.lower() in TEXT_TABLES for f in there):
-        raise InputError(f"{source} is a folder without images: give the file, {there[0]}")
+        raise InputError(f"{source} is a folder without images: pass the file itself, {there[0]}")
     files = {suffix: [f for f in there if f.suffix.lower() == suffix] for suffix in (".parquet", ".tar")}
     if all(files.values()):
         parquet, tar = (found[0] for found in files.values())
-        raise InputError(f"{source} holds both {parquet} and {tar}: give a folder or a file of one kind")
+        raise InputError(f"{source} holds both {parquet} and {tar}: pass a folder with one kind of file, or one file")
     suffix = next((suffix for suffix, found in files.items() if found), None)
     if suffix is None:
         return _image_folder(source, path, split)
     chosen, notes = files_of_split(path, sorted(files[suffix], key=str), split, allow_incomplete)
     notes += check_complete(missing_shards(chosen), allow_incomplete)
     if images := [f for f in there if f.suffix.lower() in _IMAGES]:
-        told = f"{source} holds {len(images)} images beside its {suffix} files, as {images[0]}"
+        told = f"{source} holds {len(images)} images beside its {suffix} files, such as {images[0]}"
         if suffix == ".tar" and not allow_incomplete:
             raise InputError(f"{told}: move them elsewhere, or leave them out by --allow-incomplete")
-        notes += (f"{told}: only those are used that a table names",)
+        notes += (f"{told}: only images that a table refers to are used",)
     if suffix == ".parquet":
         return open_parquet(source, chosen, notes)
     return open_shards(source, chosen, allow_incomplete, notes)
@@ -109,22 +109,22 @@ def _of_hub(source: str, split: str | None, allow_incomplete: bool) -> Table:
 
 
 def _shards_of_hub(source: str, split: str | None) -> Path | None:
-    """Shards of a data set that `datasets` took for one of text, since there are as many files of text beside them."""
+    """Download the shards of a data set that `datasets` read as text, because of the text files beside them."""
     from huggingface_hub import snapshot_download
 
     patterns = [f"{split or 'test'}/{name}" for name in ("*.tar", "nshards.txt")]
     try:
         folder = Path(snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
     except (OSError, ValueError) as e:
-        raise InputError(f"shards of {source} cannot be had from the hub: {e}") from e
+        raise InputError(f"shards of {source} cannot be downloaded: {e}") from e
     return folder if any(folder.rglob("*.tar")) else None
 
 
 def _load(source: str, split: str | None, **options: Any) -> Any:
-    """What `datasets` loads.
+    """Load a data set with `datasets`.
 
     Raises:
-        InputError: it cannot, with the cause at the bottom of its exceptions.
+        InputError: it cannot be loaded; the message states the innermost cause.
     """
     import datasets
 
@@ -145,7 +145,7 @@ def _load(source: str, split: str | None, **options: Any) -> Any:
 
 
 def cause_of(error: BaseException) -> str:
-    """What an exception and the one at the bottom of it say, in one line."""
+    """Return the messages of an exception and of its innermost cause, in one line."""
     deepest = error
     while (below := deepest.__cause__ or (None if deepest.__suppress_context__ else deepest.__context__)) is not None:
         deepest = below
@@ -154,7 +154,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _of_dataset(source: str, kind: str, found: Any) -> Table:
-    """The table of `datasets.Dataset`."""
+    """Wrap a `datasets.Dataset`."""
     if not len(found):
         raise InputError(f"{source} holds no data: it has no rows")
     arrow = found.with_format("arrow")
@@ -187,7 +187,7 @@ def _of_dataset(source: str, kind: str, found: Any) -> Table:
 
 @contextmanager
 def _bars_on_terminals() -> Iterator[None]:
-    """Without progress bars where nobody watches them."""
+    """Disable progress bars if standard error is not a terminal."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()

@@ -1,6 +1,6 @@
-"""Files of text that hold tables: CSV, tab-separated values, JSON and JSON Lines. Nothing in them is guessed.
+"""Tables in text files: CSV, tab-separated values, JSON and JSON Lines. No type is guessed.
 
-A field of CSV is text as written, whatever it looks like; an empty one is missing.
+A CSV field is text as written; an empty field is missing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def read_text(path: Path) -> str:
-    """The text of a file in UTF-8, without a byte order mark, with line feeds alone at ends of lines.
+    """Read a UTF-8 text file, without its byte order mark and with line feeds as line ends.
 
     Raises:
         InputError: it cannot be read, or is in another encoding.
@@ -33,19 +33,21 @@ def read_text(path: Path) -> str:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{path} is in UTF-16: save it as UTF-8")
     if content[:2] == b"\x1f\x8b":
-        raise InputError(f"{path} is compressed: unpack it first, as by gunzip")
+        raise InputError(f"{path} is compressed: unpack it first, for example with gunzip")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = content.count(b"\n", 0, e.start) + 1
-        raise InputError(f"{path} is not in UTF-8 (byte 0x{content[e.start]:02x} in line {line}): save it so") from e
+        raise InputError(
+            f"{path} is not in UTF-8 (byte 0x{content[e.start]:02x} in line {line}): save it as UTF-8"
+        ) from e
     if "\0" in text:
-        raise InputError(f"{path} is no text: it holds bytes of zero")
+        raise InputError(f"{path} is not a text file: it contains zero bytes")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def read_names(path: Path) -> tuple[str, ...]:
-    """Names, one a line, without the spaces around them.
+    """Read a file with one name per line; surrounding spaces are removed.
 
     Raises:
         InputError: the file cannot be read, is empty, or has an empty line before its end.
@@ -53,7 +55,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
     if "" in lines:
         raise InputError(
-            f"line {lines.index('') + 1} of {path} is empty, and each line is one name: which would be the next?"
+            f"line {lines.index('') + 1} of {path} is empty, but each line must hold one name: remove or fill the line"
             if any(lines)
             else f"{path} is empty"
         )
@@ -61,7 +63,7 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Rows of a file, and the number of the line where each ends; no numbers, if it is not made of lines.
+    """Read the rows of a file, and the line number where each ends; no numbers for JSON.
 
     Raises:
         InputError: it cannot be read; the message names the line.
@@ -71,7 +73,7 @@ def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
         return _separated(path, text, "\t" if suffix == ".tsv" else ",")
     rows, lines = _json_lines(path, text) if suffix == ".jsonl" else _json(path, text)
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise InputError(f"{path} holds no list of objects, one for each image")
+        raise InputError(f"{path} must hold a list of objects, one per image")
     return rows, lines
 
 
@@ -90,15 +92,15 @@ def _separated(path: Path, text: str, separator: str) -> tuple[list[dict[str, An
                 continue
             if len(fields) != len(header):
                 raise InputError(
-                    f"line {reader.line_num} of {path} has {len(fields)} fields, and its header has {len(header)}: put "
-                    f"a text that holds {'a comma' if separator == ',' else 'a tab'} in double quotes"
+                    f"line {reader.line_num} of {path} has {len(fields)} fields, but its header has {len(header)}: put "
+                    f"text that contains {'a comma' if separator == ',' else 'a tab'} in double quotes"
                 )
             rows.append({name: field or None for name, field in zip(header, fields, strict=True)})
             lines.append(reader.line_num)
     except csv.Error as e:
         raise InputError(
-            f"line {reader.line_num} of {path} cannot be read as CSV: {e} (quotes in a quoted text are doubled, and "
-            "each that opens is closed)"
+            f"line {reader.line_num} of {path} cannot be read as CSV: {e} (close each quote, and double "
+            "quotes inside quoted text)"
         ) from e
     if not rows:
         raise InputError(f"{path} is empty: it has {'no header' if header is None else 'a header and no rows'}")
@@ -110,8 +112,8 @@ def _check_header(path: Path, header: Sequence[str], separator: str) -> None:
         for other, name in _OTHER_SEPARATORS.items():
             if other in header[0] and other != separator:
                 raise InputError(
-                    f"{path} separates its fields by {name}: save it with commas"
-                    + (", or call it .tsv" if other == "\t" else "")
+                    f"{path} separates fields with {name}: save it with commas"
+                    + (", or rename it to .tsv" if other == "\t" else "")
                 )
     if twice := [name for name in header if header.count(name) > 1]:
         raise InputError(f"{path} has the column {twice[0]!r} twice")
@@ -142,11 +144,11 @@ def _json_lines(path: Path, text: str) -> tuple[list[Any], list[int]]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, no name of which is there twice, since the first would be lost."""
+    """Build an object, and raise if a name occurs twice, because the first value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return found
 
 
@@ -158,7 +160,7 @@ def rows_as_table(
     folder: Path | Sequence[Path],
     notes: tuple[str, ...] = (),
 ) -> Table:
-    """The table of these rows; of those that lack a column it is missing.
+    """Build a table of rows; a column that a row lacks is missing there.
 
     Args:
         source: what was opened.

@@ -317,7 +317,7 @@ class TestClassNames:
         data = load_labelled_images(str(idx_folder), class_names=["a", "b", "c", "d"])
         assert data.class_names == ("a", "b", "c", "d")
         assert data.labels.tolist() == LABELS.tolist()
-        assert any("1 classes of" in note and "have no image to train on, as 'd'" in note for note in data.notes)
+        assert any("1 classes of" in note and "have no training image, such as 'd'" in note for note in data.notes)
 
     @pytest.mark.parametrize(("names", "message"), [(("Bag", "bag"), "'bag' is given twice"), (("a", " "), "is empty")])
     def test_names_that_evaluate_would_refuse(self, tmp_path, names, message):

@@ -152,7 +152,7 @@ def load_labelled_images(
         raise InputError(f"all images of {source} are of one class; at least two are needed to train a classifier")
     notes, occurring = found.notes, set(found.labels)
     if lacking := [name for i, name in enumerate(found.class_names) if i not in occurring]:
-        notes += (f"{len(lacking)} classes of {source} have no image to train on, as {lacking[0]!r}",)
+        notes += (f"{len(lacking)} classes of {source} have no training image, such as {lacking[0]!r}",)
     return LabelledImages(decode(found, size, crop), labels, found.class_names, notes=notes)
 
 

@@ -2,6 +2,8 @@ import json
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from test_sources import greys, png
@@ -69,6 +71,16 @@ class TestWinoground:
         file = winoground(tmp_path / "test.parquet", without=["caption_1"])
         with pytest.raises(InputError, match="has no column 'caption_1'; it has id, image_0, image_1, caption_0, tag"):
             open_winoground(data=str(file))
+
+    @pytest.mark.parametrize("column", ["caption_0", "caption_1", "collapsed_tag"])
+    @pytest.mark.parametrize("value", [None, "", " "])
+    def test_a_text_that_is_missing(self, tmp_path, column, value):
+        table = pq.read_table(winoground(tmp_path / "test.parquet"))
+        texts = table[column].to_pylist()
+        new = pa.array([texts[0], value, texts[2]])
+        pq.write_table(table.set_column(table.schema.get_field_index(column), column, new), tmp_path / "w.parquet")
+        with pytest.raises(InputError, match=rf"\[1\] has no (caption|tag): column '{column}' holds {value!r}"):
+            open_winoground(data=str(tmp_path / "w.parquet"))
 
     def test_a_licence_that_was_not_accepted(self, monkeypatch):
         def refuse(*_, **__):
@@ -198,6 +210,38 @@ def test_aros_own_is_cropped_to_its_box(tmp_path):
         ({"negative_caption": ""}, "image 0 has fewer than two captions"),
         (dict.fromkeys(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), "x"), "has no box of numbers"),
         (dict.fromkeys(("bbox_x", "bbox_y", "bbox_w", "bbox_h"), 0), "has a box without room"),
+        ({"caption": float("nan")}, r"d.json\[0\] has captions that are no text, but \[nan, 'b'\]"),
+        ({"caption": 3}, r"no text, but \[3, 'b'\]"),
+        ({"negative_caption": 3}, r"no text, but \['a', 3\]"),
+        ({"negative_caption": ["b", 3]}, r"no text, but \['a', 'b', 3\]"),
+        ({"negative_caption": None}, "image 0 has fewer than two captions"),
+        ({"negative_caption": "['b', 'c']"}, r"a caption of .*d.json\[0\] is a list written as text, .* save the data"),
+        ({"negative_caption": "['b' 'c']"}, "is a list written as text"),
+        ({"negative_caption": "('b',)"}, "is a list written as text"),
+        ({"negative_caption": '["b"]'}, "is a list written as text"),
+        ({"negative_caption": "[]"}, "is a list written as text"),
+        ({"tag": None}, r"d.json\[0\] has no tag: column 'tag' holds None"),
+        ({"tag": ""}, r"has no tag: column 'tag' holds ''"),
+        ({"tag": 1.5}, r"has no text in column 'tag', but 1.5"),
+        *(
+            ({"bbox_x": 0, "bbox_y": 0, "bbox_w": 2, "bbox_h": 2} | box, message)
+            for box, message in (
+                ({"bbox_w": float("inf")}, "has no box of numbers, but .*inf"),
+                ({"bbox_x": float("nan")}, "has no box of numbers"),
+                ({"bbox_x": None}, "has no box of numbers"),
+                ({"bbox_x": True}, "has no box of numbers"),
+                ({"bbox_y": [1]}, "has no box of numbers"),
+                ({"bbox_w": 10**400}, "has no box of numbers"),
+                ({"bbox_w": "1e400"}, "has no box of numbers"),
+                ({"bbox_w": 1e300}, "has a box larger than any image"),
+                ({"bbox_x": -1e9}, "has a box larger than any image"),
+                ({"bbox_w": 60_000, "bbox_h": 60_000}, "has a box larger than any image"),
+                ({"bbox_w": -2}, "has a box without room"),
+                ({"bbox_h": 0.5}, "has a box without room"),
+                ({"bbox_x": -2}, "has a box outside of its image"),
+                ({"bbox_y": -7}, "has a box outside of its image"),
+            )
+        ),
     ],
 )
 def test_rows_that_cannot_be_used(tmp_path, row, message):
@@ -206,12 +250,52 @@ def test_rows_that_cannot_be_used(tmp_path, row, message):
         open_captions(data=write(tmp_path / "d.json", [good | row]))
 
 
+def test_a_caption_in_brackets_is_one(folder):
+    rows = [row | {"caption": "[a cat] on a mat", "negative_caption": "(a dog)"} for row in ROWS]
+    assert open_captions(data=write(folder / "d.json", rows)).captions[0] == ("[a cat] on a mat", "(a dog)")
+
+
+def test_a_box_beyond_the_image_fails_alone(folder):
+    boxes = [(0, 0, 2, 2), (4, 0, 2, 2), (3, 3, 9, 9)]
+    names = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
+    rows = [row | dict(zip(names, box, strict=True)) for row, box in zip(ROWS, boxes, strict=True)]
+    source = open_captions(data=write(folder / "d.json", rows))
+    assert [load_image(source.read(i)).image.size for i in (0, 2)] == [(2, 2), (9, 9)]
+    with pytest.raises(InputError, match="is 0 × 0"):
+        load_image(source.read(1))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image,caption,negative_caption\n0.png,a cat, sitting,a dog\n", "line 2 of .* has 4 fields"),
+        ("image;caption;negative_caption\n0.png;a;b\n", "separates fields with semicolons"),
+        ("image,caption,caption\n0.png,a,b\n", "has the column 'caption' twice"),
+        ("image,caption,negative_caption\n0.png,café,b\n".encode("latin-1"), "is not in UTF-8"),
+        ("image,caption,negative_captions\n0.png,a,\"['b', 'c']\"\n", "is a list written as text"),
+        ("image,caption,negative_caption\n0.png,,b\n", r"\[0\] \(line 2\) has captions that are no text, but \[None"),
+    ],
+)
+def test_csv_that_cannot_be_used(tmp_path, content, message):
+    (tmp_path / "d.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        open_captions(data=str(tmp_path / "d.csv"))
+
+
+def test_csv_with_a_byte_order_mark_and_quotes(folder):
+    content = 'image,caption,negative_caption\r\nimages/1.png,"a cat, a ""big"" one\nhere",None\r\n'
+    (folder / "D.CSV").write_bytes(content.encode("utf-8-sig"))
+    source = open_captions(data=str(folder / "D.CSV"))
+    assert source.captions == (('a cat, a "big" one\nhere', "None"),)
+    assert greys(source) == [10]
+
+
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("{", {}, "cannot be read as JSON, JSON Lines, CSV or Parquet"),
-        ("[]", {}, "holds no list of objects"),
-        ("[1]", {}, "holds no list of objects"),
+        ("{", {}, "cannot be read as JSON: .* line 1 column 2"),
+        ("[]", {}, "must hold a list of objects"),
+        ("[1]", {}, "must hold a list of objects"),
         ('[{"image": "x", "caption": "a"}]', {}, "no column of false captions, .*; it has image, caption: name"),
         ('[{"image": "x", "text": "a"}]', {}, "no column of true captions, such as true_caption or caption; it has"),
         ('[{"caption": "a", "false_caption": "b"}]', {}, "no column of images"),

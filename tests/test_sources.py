@@ -1,6 +1,5 @@
 import gzip
 import io
-import json
 import os
 import struct
 import tarfile
@@ -67,7 +66,7 @@ def test_a_single_shard(tmp_path):
 
 
 def test_labels_without_a_name(tmp_path):
-    with pytest.raises(InputError, match=r"d\[2\] has the label 2, and there are names for 2 classes"):
+    with pytest.raises(InputError, match=r"d\[2\] \(s0000002\) has the label 2, and there are names for 2 classes"):
         open_source(str(webdataset(tmp_path / "d", (1, 0, 2))))
 
 
@@ -179,7 +178,7 @@ def test_a_parquet_file_and_splits(tmp_path):
     assert greys(open_source(str(tmp_path / "d"), split="train")) == [1, 1]
     source = open_source(str(tmp_path / "d" / "train-00000-of-1.parquet"))
     assert (greys(source), source.class_names, source.ids) == ([1, 1], ("no", "yes"), ("0", "1"))
-    with pytest.raises(InputError, match=r"split 'dev'"):
+    with pytest.raises(InputError, match="has no split 'dev'; it has test, train"):
         open_source(str(tmp_path / "d"), split="dev")
 
 
@@ -207,6 +206,11 @@ def test_other_names(tmp_path):
         renamed(source, ["a", "b", "c"])
     with pytest.raises(InputError, match="in another order, which would exchange labels: they are feline, canine"):
         renamed(source, ["canine", "feline"])
+    with pytest.raises(InputError, match="in another order, which would exchange labels"):
+        renamed(source, ["Canine", "FELINE "])
+    with pytest.raises(InputError, match="in another order, which would exchange labels"):
+        renamed(source, ["Canine", "wolf"])
+    assert renamed(source, ["Feline", "wolf"]).class_names == ("Feline", "wolf")
 
 
 @pytest.mark.parametrize(
@@ -224,11 +228,85 @@ def test_columns_that_are_not_there(tmp_path, options, message):
 
 
 def test_files_that_are_no_data_set(tmp_path):
-    (tmp_path / "x.json").write_text(json.dumps([]))
-    with pytest.raises(InputError, match=r"of files, .parquet, .csv, .tar can be read"):
-        open_source(str(tmp_path / "x.json"))
+    (tmp_path / "x.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"supported files are .parquet, .csv, .tsv, .json, .jsonl, .tar"):
+        open_source(str(tmp_path / "x.npy"))
     (tmp_path / "x.tar").write_bytes(b"no archive")
-    with pytest.raises(InputError, match=r"x.tar cannot be read as a data set"):
+    with pytest.raises(InputError, match=r"x.tar cannot be read as a tar archive"):
         open_source(str(tmp_path / "x.tar"))
     with pytest.raises(InputError, match="there is no folder nowhere/at/all"):
         open_source("nowhere/at/all")
+
+
+class TestTheHub:
+    def test_the_cause_at_the_bottom_is_told(self, monkeypatch):
+        def fail(*_, **__):
+            try:
+                try:
+                    raise ValueError("invalid literal for int() with base 10: 'bag'\nand more")
+                except ValueError as e:
+                    raise RuntimeError("An error occurred") from e
+            except RuntimeError as e:
+                raise datasets.exceptions.DatasetGenerationError("Generating the dataset failed") from e
+
+        monkeypatch.setattr(datasets, "load_dataset", fail)
+        with pytest.raises(InputError) as e:
+            open_source("some/pets", split="test")
+        assert str(e.value) == (
+            "some/pets cannot be read as a data set (split 'test'): Generating the dataset failed; "
+            "ValueError: invalid literal for int() with base 10: 'bag' and more"
+        )
+
+    def test_shards_that_were_taken_for_text(self, tmp_path, monkeypatch):
+        """As many files of text are beside them: what `datasets` makes of CLIP benchmark's small sets."""
+        local = webdataset(tmp_path / "d")
+        (local / "test" / "nshards.txt").write_text("2\n")
+        wanted = []
+
+        def snapshot(source, repo_type, allow_patterns):
+            wanted.append((source, repo_type, allow_patterns))
+            return str(local)
+
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict({"text": ["2"]}))
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda _, name, **__: str(local / name))
+        source = open_source("some/pets", split="test")
+        assert (source.class_names, source.labels, greys(source)) == (("cat", "dog"), (1, 0, 1), [10, 20, 30])
+        assert wanted == [("some/pets", "dataset", ["test/*.tar", "test/nshards.txt"])]
+
+    def test_a_table(self, monkeypatch):
+        features = datasets.Features(
+            image=datasets.Image(), label=datasets.ClassLabel(names=["no", "yes"]), other=datasets.Value("float32")
+        )
+        columns = {"image": [{"bytes": png(i), "path": f"{i}.png"} for i in range(3)], "label": [1, 0, 1]}
+        table = datasets.Dataset.from_dict(columns | {"other": [0.5] * 3}, features=features)
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+        source = open_source("some/pets", split="test")
+        assert (source.class_names, source.labels, greys(source)) == (("no", "yes"), (1, 0, 1), [0, 1, 2])
+        assert source.ids == ("0.png", "1.png", "2.png")
+        monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table.select([2, 0]))
+        assert greys(open_source("some/pets", split="test")) == [2, 0]
+
+
+def test_a_folder_of_tables_of_text(tmp_path):
+    (tmp_path / "l.csv").write_text("image,label\n0.png,a\n")
+    with pytest.raises(InputError, match=r"is a folder without images: pass the file itself, .*l.csv"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.csv.gz", "x.zip"])
+def test_a_compressed_file(tmp_path, name):
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(InputError, match="is compressed: unpack it first"):
+        open_source(str(tmp_path / name))
+
+
+def test_names_of_classes_that_do_not_occur_in_idx_files(tmp_path):
+    for name, array in (("t10k-images-idx3-ubyte", np.zeros((2, 2, 2))), ("t10k-labels-idx1-ubyte", np.array([0, 2]))):
+        header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
+        (tmp_path / name).write_bytes(header + array.astype(np.uint8).tobytes())
+    source = open_source(str(tmp_path), class_names=["a", "b", "c", "d"])
+    assert (source.class_names, source.labels) == (("a", "b", "c", "d"), (0, 2))
+    assert any("2 of the class names" in note for note in source.notes)
+    with pytest.raises(InputError, match="1 class names were given for the 2 classes"):
+        open_source(str(tmp_path), class_names=["a"])

@@ -5,18 +5,19 @@ Shape legend: M images.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from .columns import check_columns, images_of, load_table
+from PIL import Image
+
+from .columns import Table, check_columns, images_of, refuse_list, short
 from .exceptions import InputError
-from .images import ImageError, ImageSource, load_image
+from .images import MAX_EDGE, MAX_PIXELS, ImageError, ImageSource, load_image
 from .sources import distinct
+from .table_files import load_table
 
 WINOGROUND = "facebook/winoground"
 
@@ -96,35 +97,44 @@ class CaptionSource:
         return digest.hexdigest()
 
 
-def open_winoground(*, data: str | None = None, split: str | None = None) -> CaptionSource:
+def open_winoground(
+    *, data: str | None = None, split: str | None = None, allow_incomplete: bool = False
+) -> CaptionSource:
     """Winoground (Thrush et al. 2022): two images and two captions of the same words an example.
 
     Args:
         data: a copy of it, as Parquet; the hub's, which asks for an accepted licence, if None.
         split: "test" if None, which is the only one.
+        allow_incomplete: as in `sources.open_source`.
 
     Raises:
-        InputError: it cannot be had, or has other columns.
+        InputError: it cannot be had, has other columns, or a caption or tag is missing.
     """
     source = data or WINOGROUND
-    table, _ = load_table(source, split or (None if data else "test"))
-    check_columns(source, table.features, ("image_0", "image_1", "caption_0", "caption_1", "collapsed_tag", "id"))
-    folder = Path(source).parent if Path(source).is_file() else Path(source)
-    readers = [images_of(table, f"image_{k}", folder, source)[0] for k in (0, 1)]
-    both = [
-        tuple(str(row[f"caption_{k}"]).strip() for k in (0, 1))
-        for row in table.select_columns(["caption_0", "caption_1"])
-    ]
-    examples = distinct([str(value) for value in table["id"][:]])
+    table = load_table(source, split or (None if data else "test"), allow_incomplete)
+    check_columns(source, table.columns, ("image_0", "image_1", "caption_0", "caption_1", "collapsed_tag", "id"))
+    readers = [images_of(table, f"image_{k}")[0] for k in (0, 1)]
+    both = list(zip(*(_required(table, f"caption_{k}", "caption") for k in (0, 1)), strict=True))
+    examples = distinct([None if value is None else str(value) for value in table.values("id")])
     return CaptionSource(
         source,
         tuple(f"{example}/{k}" for example in examples for k in (0, 1)),
         tuple(captions for captions in both for _ in (0, 1)),
         (0, 1) * len(both),
         lambda i: readers[i % 2](i // 2),
-        tuple(str(tag).lower() for tag in table["collapsed_tag"][:] for _ in (0, 1)),
+        tuple(tag.lower() for tag in _required(table, "collapsed_tag", "tag") for _ in (0, 1)),
         paired=True,
+        notes=table.notes,
     )
+
+
+def _required(table: Table, column: str, what: str) -> list[str]:
+    """Texts of a column, none of which is missing."""
+    texts = table.texts(column)
+    for i, text in enumerate(texts):
+        if text is None or not text.strip():
+            raise InputError(f"{table.row(i)} has no {what}: column {column!r} holds {text!r}")
+    return [str(text).strip() for text in texts]
 
 
 def open_captions(
@@ -136,13 +146,14 @@ def open_captions(
     caption_column: str | None = None,
     false_column: Sequence[str] | None = None,
     tag_column: str | None = None,
+    allow_incomplete: bool = False,
 ) -> CaptionSource:
     """Images with a true caption and false ones.
 
     Args:
-        data: a file of JSON (a list of objects, or an object of them by id), JSON Lines, CSV or Parquet; a folder of
-            Parquet files; or the id of a data set on the hub. Where a row has bbox_x, bbox_y, bbox_w and bbox_h, the
-            image is cropped to that box, as ARO's own loader does.
+        data: a file of JSON (a list of objects, or an object of them by id), JSON Lines, CSV, tab-separated values
+            (.tsv) or Parquet; a folder of Parquet files; or the id of a data set on the hub. Where a row has bbox_x,
+            bbox_y, bbox_w and bbox_h, the image is cropped to that box, as ARO's own loader does.
         images: folder where paths of images begin; that of the file if None.
         split: of a folder or of the hub.
         image_column: paths or images; if None image, image_path, filename, file_name, path or file.
@@ -150,93 +161,62 @@ def open_captions(
         false_column: false captions, one or a list each; if None those called false_caption, false_captions,
             negative_caption or negative_captions. Rows may have fewer than others; of equal ones one counts.
         tag_column: by which results are given as well; tag or relation_name, if there is one, if None.
+        allow_incomplete: as in `sources.open_source`.
 
     Raises:
         InputError: the file cannot be read so.
     """
     if data is None:
         raise InputError("captions are of your own: give the file of them by --data")
-    columns, reader = _read(data, images, split)
+    if images is not None and not Path(images).is_dir():
+        raise InputError(f"there is no folder {images}, where the images were said to be")
+    table = load_table(data, split, allow_incomplete)
+    if images is not None:
+        table = replace(table, folder=lambda _: Path(images))
+    columns = table.columns
     image = _column(data, columns, image_column, _IMAGE_COLUMNS, "images", "--image-column")
     true = _column(data, columns, caption_column, _CAPTION_COLUMNS, "true captions", "--caption-column")
     false = list(false_column or [name for name in _FALSE_COLUMNS if name in columns])
     false = false or [_column(data, columns, None, _FALSE_COLUMNS, "false captions", "--false-column")]
     tag = tag_column or next((name for name in _TAG_COLUMNS if name in columns), None)
     check_columns(data, columns, [*false, *([tag] if tag else [])])
-    if pictures := [name for name in (true, *false) if columns[name] is None]:
+    if pictures := [name for name in (true, *false) if columns[name].kind == "image"]:
         raise InputError(f"column {pictures[0]!r} of {data} holds images, and captions were wanted of it")
     captions = []
-    for i, row in enumerate(zip(*(columns[name] for name in (true, *false)), strict=True)):
+    for i, row in enumerate(zip(*(table.values(name) for name in (true, *false)), strict=True)):
         others = [text for value in row[1:] for text in (value if isinstance(value, list) else [value])]
         texts = [row[0], *(text for text in others if text not in (None, ""))]
         if not all(isinstance(text, str) for text in texts):
-            raise InputError(f"{data}[{i}] has captions that are no text, but {texts}")
+            raise InputError(f"{table.row(i)} has captions that are no text, but {short(texts)}")
+        for text in texts:
+            refuse_list(text, f"a caption of {table.row(i)}")
         own, *false_ones = (text.strip() for text in texts)
         captions.append((own, *dict.fromkeys(false_ones)))
-    read = reader(image)
+    read = images_of(table, image)[0]
     if set(_BOX) <= columns.keys():
-        read = _cropped(read, _boxes(data, columns))
+        read = _cropped(read, _boxes(table))
+    ids = table.keys or (table.values("id") if "id" in columns else [None] * len(captions))
     return CaptionSource(
         data,
-        distinct([None if value is None else str(value) for value in columns.get("id", [None] * len(captions))]),
+        distinct([None if value is None else str(value) for value in ids]),
         tuple(captions),
         (0,) * len(captions),
         read,
-        tuple(map(str, columns[tag])) if tag else (),
+        _tags(table, tag) if tag else (),
+        notes=table.notes,
     )
 
 
-_Columns = Mapping[str, Any]
-_Reader = Callable[[str], Callable[[int], ImageSource]]
+def _tags(table: Table, column: str) -> tuple[str, ...]:
+    if table.columns[column].kind != "integer":
+        return tuple(_required(table, column, "tag"))
+    numbers = table.values(column)
+    if None in numbers:
+        raise InputError(f"{table.row(numbers.index(None))} has no tag: column {column!r} holds None")
+    return tuple(map(str, numbers))
 
 
-def _read(data: str, images: str | None, split: str | None) -> tuple[_Columns, _Reader]:
-    """Columns of a file, without images; and what makes of the name of one a reader of its images."""
-    path = Path(data)
-    folder = Path(images) if images is not None else path.parent if path.is_file() else path
-    if images is not None and not folder.is_dir():
-        raise InputError(f"there is no folder {images}, where the images were said to be")
-    if not path.is_file() or path.suffix == ".parquet":
-        table, _ = load_table(data, split)
-        texts = table.remove_columns([name for name, f in table.features.items() if _holds_bytes(f)])
-        columns: dict[str, Any] = dict.fromkeys(table.features)
-        columns |= {name: texts[name][:] for name in texts.features}
-        return columns, lambda name: images_of(table, name, folder, data)[0]
-    rows = _rows(path)
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-
-    def reader(name: str) -> Callable[[int], ImageSource]:
-        paths = columns[name]
-        return lambda i: folder / str(paths[i]) if paths[i] else b""
-
-    return columns, reader
-
-
-def _holds_bytes(feature: Any) -> bool:
-    return "binary" in str(feature) or type(feature).__name__ == "Image"
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """Of a JSON, JSON Lines or CSV file."""
-    try:
-        text = path.read_text("utf-8-sig")
-        if path.suffix == ".csv":
-            return list(csv.DictReader(text.splitlines(keepends=True)))
-        try:
-            content = json.loads(text)
-        except ValueError:
-            content = [json.loads(line) for line in text.splitlines() if line.strip()]
-    except (OSError, ValueError, csv.Error) as e:
-        raise InputError(f"{path} cannot be read as JSON, JSON Lines, CSV or Parquet: {e}") from e
-    if isinstance(content, dict) and all(isinstance(row, dict) for row in content.values()):
-        content = [{"id": key, **row} for key, row in content.items()]  # SugarCrepe's
-    if not isinstance(content, list) or not content or not all(isinstance(row, dict) for row in content):
-        raise InputError(f"{path} holds no list of objects with an image, a true caption and false ones")
-    return content
-
-
-def _column(source: str, there: _Columns, given: str | None, usual: Sequence[str], what: str, option: str) -> str:
+def _column(source: str, there: Iterable[str], given: str | None, usual: Sequence[str], what: str, option: str) -> str:
     if given is not None:
         check_columns(source, there, [given])
         return given
@@ -249,15 +229,23 @@ def _column(source: str, there: _Columns, given: str | None, usual: Sequence[str
     return found
 
 
-def _boxes(data: str, columns: _Columns) -> list[tuple[int, ...]]:
-    boxes = []
-    for i, box in enumerate(zip(*(columns[name] for name in _BOX), strict=True)):
+def _boxes(table: Table) -> list[tuple[int, ...]]:
+    boxes: list[tuple[int, ...]] = []
+    for i, box in enumerate(zip(*(table.values(name) for name in _BOX), strict=True)):
         try:
-            boxes.append(tuple(int(float(value)) for value in box))
-        except (TypeError, ValueError) as e:
-            raise InputError(f"{data}[{i}] has no box of numbers, but {box}") from e
-        if min(boxes[-1][2:]) < 1:
-            raise InputError(f"{data}[{i}] has a box without room: {box}")
+            numbers = [float(value) for value in box if not isinstance(value, bool)]
+        except (TypeError, ValueError, OverflowError) as e:
+            raise InputError(f"{table.row(i)} has no box of numbers, but {short(box)}") from e
+        if len(numbers) < len(box) or not all(math.isfinite(number) for number in numbers):
+            raise InputError(f"{table.row(i)} has no box of numbers, but {short(box)}")
+        left, top, width, height = map(int, numbers)
+        if min(width, height) < 1:
+            raise InputError(f"{table.row(i)} has a box without room: {short(box)}")
+        if max(map(abs, (left, top, width, height))) > MAX_EDGE or width * height > MAX_PIXELS:
+            raise InputError(f"{table.row(i)} has a box larger than any image: {short(box)}")
+        if left + width <= 0 or top + height <= 0:
+            raise InputError(f"{table.row(i)} has a box outside of its image: {short(box)}")
+        boxes.append((left, top, width, height))
     return boxes
 
 
@@ -268,7 +256,10 @@ def _cropped(read: Callable[[int], ImageSource], boxes: Sequence[tuple[int, ...]
         source = read(i)
         left, top, width, height = boxes[i]
         try:
-            return load_image(source).image.crop((left, top, left + width, top + height))
+            image = load_image(source).image
+            if left >= image.width or top >= image.height:
+                return Image.new("RGB", (0, 0))  # nothing of the image: refused when it is used
+            return image.crop((left, top, left + width, top + height))
         except ImageError:
             return source  # whoever reads it is told what is wrong with it
 

@@ -12,14 +12,18 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-from .columns import check_columns, columns_of, images_of, load_table, only_column, read_beside
+import numpy as np
+
+from .class_labels import index_names, read_beside, read_labels
+from .columns import check_columns, image_columns, images_of, label_columns, only
 from .exceptions import InputError
 from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
 from .prompts import parse_labels
 from .spec import RunSpec
+from .table_files import load_table
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
 _CAPTION_COLUMNS = ("text", "caption")
@@ -101,29 +105,40 @@ def open_source(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    allow_incomplete: bool = False,
 ) -> Source:
     """Labelled images of a data set.
 
     Args:
-        source: a folder of IDX files; a folder with one sub-folder of images per class; a Parquet or CSV file; a
-            folder of Parquet files or webdataset shards; or the id of a data set on the hub. In a CSV file images are
-            paths from its folder. Beside webdataset shards class names may be in classnames.txt, one a line, and
-            templates in zeroshot_classification_templates.txt, with {c} for the name.
+        source: a folder of IDX files; a folder with one sub-folder of images per class, or with a metadata.csv,
+            metadata.jsonl or metadata.parquet; a file of Parquet, CSV, tab-separated values (.tsv), JSON (a list of
+            objects) or JSON Lines; a folder of Parquet files or webdataset shards; or the id of a data set on the hub.
+            Paths of images begin at the file's folder. Labels are text as written, or whole numbers. Beside shards
+            class names may be in classnames.txt, one a line, and templates in zeroshot_classification_templates.txt,
+            with {c} for the name; if the folder is that of a split, in the one above, too.
         split: "train", "test" …; for IDX files `train-…` and `t10k-…`. If None the only one, or "test".
-        image_column: where the images are; the only image column if None.
-        label_column: where the labels are; the only class-label column if None.
+        image_column: where the images are; if None "image", else the only column that holds some.
+        label_column: where the labels are; if None "label", else the only one that is declared to hold classes or
+            called as usual.
         class_names: replaces the data set's own names, one for each; or the classes of images that have no labels.
+            Where labels are whole numbers that no name is stated for, they count these, of which some may not occur.
+        allow_incomplete: read what is there where shards are missing or cut off, and leave out images that have no
+            label or that metadata.csv does not list; each is noted.
 
     Raises:
-        InputError: the data cannot be read as labelled images.
+        InputError: the data cannot be read as labelled images, or is incomplete.
     """
     folder = Path(source)
     if is_idx_folder(folder):
         images, labels = read_idx_folder(folder, split or "test")
         names = tuple(str(i) for i in range(int(labels.max()) + 1))
-        found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__)
+        notes: tuple[str, ...] = ()
+        if class_names is not None:
+            names, index, notes = index_names(set(labels.tolist()), class_names, source)
+            labels = np.vectorize(index.__getitem__)(labels)
+        found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__, notes=notes)
     else:
-        found = _read_table(source, split, image_column, label_column, class_names)
+        found = _read_table(source, split, image_column, label_column, class_names, allow_incomplete)
     return with_distinct_names(found) if class_names is None else renamed(found, class_names)
 
 
@@ -148,7 +163,12 @@ class Captioned:
 
 
 def open_captioned(
-    source: str, *, split: str | None = None, image_column: str | None = None, caption_column: str | None = None
+    source: str,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    allow_incomplete: bool = False,
 ) -> Captioned:
     """Images and captions of a data set.
 
@@ -158,50 +178,50 @@ def open_captioned(
         split: as in `open_source`.
         image_column: as in `open_source`.
         caption_column: where the captions are; "text" or "caption" if None.
+        allow_incomplete: as in `open_source`.
 
     Raises:
         InputError: the data cannot be read as captioned images, or an image has no caption.
     """
-    import datasets
-
-    table, _ = load_table(source, split)
-    features = table.features
-    caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in features), "text")
-    image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
-    check_columns(source, features, (caption_column, image_column))
-    captions = table[caption_column][:]
+    table = load_table(source, split, allow_incomplete)
+    columns = table.columns
+    caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in columns), "text")
+    image_column = image_column or only(image_columns(table, _PATH_COLUMNS), table, "image")
+    check_columns(source, columns, (caption_column, image_column))
+    captions = table.texts(caption_column)
     for i, caption in enumerate(captions):
-        if not isinstance(caption, str) or not caption.strip():
-            raise InputError(f"{source}[{i}] has no caption: column {caption_column!r} holds {caption!r}")
-    folder = Path(source).parent if Path(source).is_file() else Path(source)
-    return Captioned(source, tuple(captions), images_of(table, image_column, folder, source)[0])
+        if caption is None or not caption.strip():
+            raise InputError(f"{table.row(i)} has no caption: column {caption_column!r} holds {caption!r}")
+    return Captioned(source, tuple(map(str, captions)), images_of(table, image_column)[0], table.notes)
 
 
-def is_captioned(source: str, split: str | None = None) -> bool:
-    """Whether a data set's images have captions and no labels."""
-    import datasets
-
+def is_captioned(source: str, split: str | None = None, allow_incomplete: bool = False) -> bool:
+    """Whether a data set's images have captions and no labels; arguments as in `open_source`."""
     if is_idx_folder(Path(source)):
         return False
-    features = load_table(source, split)[0].features
-    labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel) or n in _LABEL_COLUMNS]
-    return not labels and any(name in features for name in _CAPTION_COLUMNS)
+    table = load_table(source, split, allow_incomplete)
+    return not label_columns(table, _LABEL_COLUMNS) and any(name in table.columns for name in _CAPTION_COLUMNS)
 
 
 def renamed(source: Source, class_names: Sequence[str]) -> Source:
     """The same images with other names for their classes.
 
     Raises:
-        InputError: not one for each, one twice, or the same names in another order.
+        InputError: not one for each, one twice, or one that is, but for capitals, the name of another class.
     """
-    if set(class_names) == set(source.class_names) and tuple(class_names) != source.class_names:
-        raise InputError(
-            f"the class names that were given are those of {source.name} in another order, which would exchange "
-            f"labels: they are {', '.join(source.class_names)}"
-        )
+    if set(source.class_names) < set(class_names):  # some of which do not occur
+        place = [list(class_names).index(name) for name in source.class_names]
+        labels = tuple(place[label] if label >= 0 else -1 for label in source.labels)
+        return replace(source, class_names=tuple(parse_labels(class_names)), labels=labels)
     if len(class_names) != len(source.class_names):
         raise InputError(
             f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"
+        )
+    own, new = ([name.strip().casefold() for name in names] for names in (source.class_names, class_names))
+    if any(name in own and name != old for name, old in zip(new, own, strict=True)):
+        raise InputError(
+            f"the class names that were given are those of {source.name} in another order, which would exchange "
+            f"labels: they are {', '.join(source.class_names)}"
         )
     return replace(source, class_names=tuple(parse_labels(class_names)), prompt_names=())
 
@@ -236,53 +256,43 @@ def _read_table(
     image_column: str | None,
     label_column: str | None,
     class_names: Sequence[str] | None,
+    allow_incomplete: bool,
 ) -> Source:
-    import datasets
-
-    path = Path(source)
-    table, kind = load_table(source, split)
-    features = table.features
-    if kind == "imagefolder" and list(features) == ["image"] and class_names is None:
+    table = load_table(source, split, allow_incomplete)
+    if table.kind == "imagefolder" and list(table.columns) == ["image"] and class_names is None:
         raise InputError(
             f"{source} must have at least two sub-folders, one a class, with images right in them; of images whose "
             "classes are not known, say which they may be of, --class-names"
         )
-    image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
-    folder = path.parent if path.is_file() else path
-    beside: dict[str, tuple[str, ...]] = {}
-    known = label_column is not None or columns_of(features, datasets.ClassLabel, _LABEL_COLUMNS)
-    if class_names is not None and not known:
-        check_columns(source, features, (image_column,))
+    image_column = image_column or only(image_columns(table, _PATH_COLUMNS), table, "image")
+    check_columns(source, table.columns, (image_column,))
+    templates: tuple[str, ...] = ()
+    notes = table.notes
+    labelled = label_columns(table, _LABEL_COLUMNS)
+    if class_names is not None and label_column is None and not labelled:
         labels, names = (-1,) * len(table), tuple(class_names)
     else:
-        label_column = label_column or only_column(features, datasets.ClassLabel, _LABEL_COLUMNS, source, "label")
-        check_columns(source, features, (image_column, label_column))
-        if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
-            raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
-        beside = {} if path.suffix == ".csv" else read_beside(source, folder, features[label_column])
-        labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
-    read, keys = images_of(table, image_column, folder, source)
-    keys = table["__key__"][:] if "__key__" in features else keys
-    return Source(source, names, labels, distinct(keys), read, beside.get("templates", ()))
+        label_column = label_column or only(labelled, table, "label")
+        check_columns(source, table.columns, (label_column,))
+        beside, templates, more = read_beside(table, label_column)
+        labels, names, read_notes = read_labels(
+            table, label_column, names=beside, given=class_names, allow_missing=allow_incomplete
+        )
+        notes += (more if names == beside and class_names is None else ()) + read_notes
+    read, keys = images_of(table, image_column)
+    keys = list(table.keys or keys)
+    if None not in keys and len(set(keys)) < len(keys):
+        twice = next(key for key, count in Counter(keys).items() if count > 1)
+        notes += (f"{source} names an image twice, such as {twice!r}: positions are used as ids",)
+    found = Source(source, names, labels, distinct(keys), read, templates, notes=notes)
+    lacking = labels.count(-1)
+    if not 0 < lacking < len(labels):
+        return found
+    told = f"{lacking} of {len(labels)} images of {source} have no label and are skipped"
+    return replace(found.take([i for i, label in enumerate(labels) if label >= 0]), notes=(*notes, told))
 
 
 def distinct(names: Sequence[str | None]) -> tuple[str, ...]:
     """The names, if every image has one of its own; else positions."""
     known = [name for name in names if name]
     return tuple(known) if len(set(known)) == len(names) else _positions(len(names))
-
-
-def _labels(
-    values: Sequence[Any], feature: Any, names: tuple[str, ...] | None, source: str
-) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Class indices (M,) and names, in the order of the data set if it states one, else sorted."""
-    names = tuple(getattr(feature, "names", None) or names or ())
-    for i, value in enumerate(values):
-        if value is None or (names and value < 0):  # a ClassLabel marks what has no label by -1
-            raise InputError(f"{source}[{i}] has no label")
-        if names and value >= len(names):
-            raise InputError(f"{source}[{i}] has the label {value}, and there are names for {len(names)} classes")
-    if names:
-        return tuple(values), names
-    index = {value: i for i, value in enumerate(sorted(set(values)))}
-    return tuple(index[value] for value in values), tuple(map(str, index))

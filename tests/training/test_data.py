@@ -252,11 +252,11 @@ class TestParquet:
         assert [data.class_names[i] for i in data.labels.tolist()] == ["ten", "nine", "two"]
 
     def test_columns_can_be_chosen(self, tmp_path):
-        columns = {"image": [png(1), png(2)], "depth": [png(5), {"bytes": b"not read", "path": None}], "label": [1, 0]}
-        source = save_parquet(tmp_path / "d", columns, depth=datasets.Image())
-        with pytest.raises(InputError, match="2 image columns"):
+        columns = {"photo": [png(1), png(2)], "depth": [png(5), {"bytes": b"not read", "path": None}], "label": [1, 0]}
+        source = save_parquet(tmp_path / "d", columns, photo=datasets.Image(), depth=datasets.Image())
+        with pytest.raises(InputError, match=r"2 image columns \(photo, depth\)"):
             load_labelled_images(source)
-        assert load_labelled_images(source, image_column="image").images[:, 0, 0, 0].tolist() == [1, 2]
+        assert load_labelled_images(source, image_column="photo").images[:, 0, 0, 0].tolist() == [1, 2]
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -292,7 +292,7 @@ class TestParquet:
 
     def test_no_rows(self, tmp_path):
         source = save_parquet(tmp_path / "d", {"image": [], "label": []})
-        with pytest.raises(InputError, match="no data"):
+        with pytest.raises(InputError, match="holds no data"):
             load_labelled_images(source)
 
 
@@ -305,7 +305,6 @@ class TestClassNames:
         ("names", "message"),
         [
             (["a", "b"], "2 class names were given for the 3 classes"),
-            (["a", "b", "c", "d"], "4 class names were given for the 3 classes"),
             (["a", "", "c"], "label 2 of 3 is empty"),
             (["a", "b", "a"], "'a' is given twice"),
         ],
@@ -313,6 +312,19 @@ class TestClassNames:
     def test_must_fit(self, idx_folder, names, message):
         with pytest.raises(InputError, match=message):
             load_labelled_images(str(idx_folder), class_names=names)
+
+    def test_a_class_without_images_is_said(self, idx_folder):
+        data = load_labelled_images(str(idx_folder), class_names=["a", "b", "c", "d"])
+        assert data.class_names == ("a", "b", "c", "d")
+        assert data.labels.tolist() == LABELS.tolist()
+        assert any("1 classes of" in note and "have no training image, such as 'd'" in note for note in data.notes)
+
+    @pytest.mark.parametrize(("names", "message"), [(("Bag", "bag"), "'bag' is given twice"), (("a", " "), "is empty")])
+    def test_names_that_evaluate_would_refuse(self, tmp_path, names, message):
+        features = {"label": datasets.ClassLabel(names=list(names))}
+        source = save_parquet(tmp_path / "d", {"image": [png(1), png(2)], "label": [1, 0]}, **features)
+        with pytest.raises(InputError, match=message):
+            load_labelled_images(source)
 
 
 class TestSplit:
@@ -359,5 +371,5 @@ def test_the_fingerprint_changes_with_the_data():
 
 def test_a_broken_file(tmp_path):
     (tmp_path / "x.parquet").write_bytes(b"PAR1")
-    with pytest.raises(InputError, match=r"x\.parquet cannot be read as a data set"):
+    with pytest.raises(InputError, match=r"x\.parquet cannot be read as Parquet"):
         load_labelled_images(str(tmp_path / "x.parquet"))

@@ -10,6 +10,7 @@ import typer
 from ..exceptions import InputError
 from ..prompts import split_labels
 from .common import (
+    AllowIncomplete,
     ClassNames,
     Device,
     Dtype,
@@ -57,6 +58,7 @@ def supervised(
     split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    allow_incomplete: AllowIncomplete = False,
     validation: HeldOut = None,
     epochs: Epochs = None,
     batch_size: StepSize = 64,
@@ -83,7 +85,7 @@ def supervised(
     )  # fmt: skip
     training, held_out = load_and_hold_out(
         data, validation, seed, split=split, size=size, class_names=class_names, image_column=image_column,
-        label_column=label_column,
+        label_column=label_column, allow_incomplete=allow_incomplete,
     )  # fmt: skip
     with reporter() as report:
         report.on_stage("training", num_steps(config, len(training)), batch_size)
@@ -109,6 +111,7 @@ def features(
     split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    allow_incomplete: AllowIncomplete = False,
     validation: HeldOut = None,
     epochs: Epochs = None,
     batch_size: StepSize = 16,
@@ -140,6 +143,7 @@ def features(
     training, held_out = load_and_hold_out(
         data, validation, seed, split=split, size=denoiser.image_size, class_names=class_names,
         image_column=image_column, label_column=label_column, crop=denoiser.crop,
+        allow_incomplete=allow_incomplete,
     )  # fmt: skip
     with reporter() as report:
         report.on_stage("training", num_steps(config, len(training)), batch_size)
@@ -167,6 +171,7 @@ def gaussian(
     split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    allow_incomplete: AllowIncomplete = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
@@ -178,12 +183,17 @@ def gaussian(
     """
     from ..baselines.encoders import load_encoder
     from ..baselines.gaussian import save_gaussians
+    from ..prompts import parse_labels
     from ..sources import open_source
 
     if (model is None) == (encoder is None):
         raise InputError("say what makes features of the images: --model, a diffusion model, or --encoder")
     names = split_labels(class_names) if class_names is not None else None
-    source = open_source(data, split=split, image_column=image_column, label_column=label_column, class_names=names)
+    source = open_source(
+        data, split=split, image_column=image_column, label_column=label_column, class_names=names,
+        allow_incomplete=allow_incomplete,
+    )  # fmt: skip
+    parse_labels(source.class_names)  # as `evaluate` does, before anything takes long
     kind = "hub" if model is None else "diffusion"
     say_all(source.notes)
     loaded = load_encoder(name := str(model or encoder), kind, device=device, dtype=dtype)

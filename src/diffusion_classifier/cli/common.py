@@ -77,6 +77,13 @@ ClassNames = Annotated[
 ]
 ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
 LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
+AllowIncomplete = Annotated[
+    bool,
+    typer.Option(
+        "--allow-incomplete",
+        help="Use data of which a part is missing: shards, labels, or images that metadata.csv does not list.",
+    ),
+]
 Lora = Annotated[
     list[str] | None,
     typer.Option(help="LoRA weights: file, folder or hub id, with a scale as in FILE@0.8. Repeatable."),

@@ -15,6 +15,7 @@ from ..exceptions import InputError
 from ..prompts import split_labels
 from ..readouts import print_summaries
 from .common import (
+    AllowIncomplete,
     Average,
     BatchSize,
     Calibration,
@@ -67,6 +68,7 @@ def evaluate(
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
     class_names: ClassNames = None,
+    allow_incomplete: AllowIncomplete = False,
     images: Annotated[str | None, typer.Option(help="Of captions: folder where paths of images begin.")] = None,
     caption_column: Annotated[str | None, typer.Option(help="Of captions: column of the true ones.")] = None,
     false_column: Annotated[
@@ -186,7 +188,7 @@ def evaluate(
         "data": data, "split": split, "image_column": image_column, "label_column": label_column,
         "class_names": None if class_names is None else split_labels(class_names), "images": images,
         "caption_column": caption_column, "false_column": false_column or None, "tag_column": tag_column,
-        "shift": shift,
+        "shift": shift, "allow_incomplete": allow_incomplete,
     }  # fmt: skip
     known, source = _open_task(task, where)
     say_all(source.notes)

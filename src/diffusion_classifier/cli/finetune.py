@@ -11,6 +11,7 @@ from ..exceptions import InputError
 from ..prompts import split_labels
 from ..readouts import print_gains
 from .common import (
+    AllowIncomplete,
     ClassNames,
     Device,
     Dtype,
@@ -70,6 +71,7 @@ def finetune(
     split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    allow_incomplete: AllowIncomplete = False,
     caption_column: Annotated[str | None, typer.Option(help="Column of the captions.")] = None,
     false_column: Annotated[
         list[str] | None,
@@ -153,20 +155,26 @@ def finetune(
     size = denoiser.image_size
     if false_column:
         source = open_captions(
-            data=data, split=split, image_column=image_column, caption_column=caption_column, false_column=false_column
-        )
+            data=data, split=split, image_column=image_column, caption_column=caption_column, false_column=false_column,
+            allow_incomplete=allow_incomplete,
+        )  # fmt: skip
         images = load_contrasted_images(source, size)
     elif caption_column is not None or (
-        reads and not confused and label_column is None and class_names is None and is_captioned(data, split)
+        reads
+        and not confused
+        and label_column is None
+        and class_names is None
+        and is_captioned(data, split, allow_incomplete)
     ):
         images = load_captioned_images(
-            data, split=split, size=size, image_column=image_column, caption_column=caption_column
-        )
+            data, split=split, size=size, image_column=image_column, caption_column=caption_column,
+            allow_incomplete=allow_incomplete,
+        )  # fmt: skip
     else:
         names = None if class_names is None else split_labels(class_names)
         labelled = load_labelled_images(
             data, split=split, size=size, image_column=image_column, label_column=label_column, class_names=names,
-            crop=denoiser.crop,
+            crop=denoiser.crop, allow_incomplete=allow_incomplete,
         )  # fmt: skip
         if reads and not is_given(context, "template"):
             refuse_numbers(labelled.class_names, data)

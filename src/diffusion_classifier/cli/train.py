@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from ..exceptions import InputError
-from .common import ClassNames, Compile, Device, ImageColumn, LabelColumn, app, refuse_unused, say, say_all
+from .common import (
+    AllowIncomplete,
+    ClassNames,
+    Compile,
+    Device,
+    ImageColumn,
+    LabelColumn,
+    app,
+    refuse_unused,
+    say,
+    say_all,
+)
 from .training import (
     CheckpointEvery,
     Ema,
@@ -36,6 +47,7 @@ def train(
     split: Split = "train",
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
+    allow_incomplete: AllowIncomplete = False,
     caption_column: Annotated[
         str | None,
         typer.Option(help="Column of the captions, for a text-to-image model; text or caption if not given."),
@@ -121,7 +133,7 @@ def train(
     from ..training.train import train as train_classes
     from ..weights import read_weights
 
-    of_captions = caption_column is not None or (label_column is None and is_captioned(data, split))
+    of_captions = caption_column is not None or (label_column is None and is_captioned(data, split, allow_incomplete))
     if not head:
         refuse_unused(context, ("trunk", "head_layers", "features"), "is for --head")
     if not joint:
@@ -155,8 +167,9 @@ def train(
             Path(autoencoder) if autoencoder and Path(autoencoder).exists() else read_settings(Latents, autoencoder)
         )
         captioned = load_captioned_images(
-            data, split=split, size=size, image_column=image_column, caption_column=caption_column
-        )
+            data, split=split, size=size, image_column=image_column, caption_column=caption_column,
+            allow_incomplete=allow_incomplete,
+        )  # fmt: skip
         say_all(captioned.notes)
         say(f"{len(captioned)} images with {len(set(captioned.captions))} different captions")
         with reporter() as report:
@@ -167,7 +180,7 @@ def train(
     else:
         training, held_out = load_and_hold_out(
             data, validation, seed, split=split, size=size, class_names=class_names, image_column=image_column,
-            label_column=label_column,
+            label_column=label_column, allow_incomplete=allow_incomplete,
         )  # fmt: skip
         with reporter() as report:
             report.on_stage("training", num_steps(config, len(training)), batch_size)

@@ -58,6 +58,7 @@ def open_task(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    allow_incomplete: bool = False,
 ) -> tuple[Task | None, Source]:
     """A task and its images; no task for data of the user's own.
 
@@ -68,13 +69,16 @@ def open_task(
         image_column: where the images are.
         label_column: where the labels are.
         class_names: replaces the names.
+        allow_incomplete: as in `open_source`.
 
     Raises:
         InputError: no such task, or its images cannot be read or are of other classes.
     """
     columns = {"image_column": image_column, "label_column": label_column}
     if name not in TASKS and (Path(name).exists() or "/" in name):
-        return None, open_source(data or name, split=split, class_names=class_names, **columns)
+        return None, open_source(
+            data or name, split=split, class_names=class_names, allow_incomplete=allow_incomplete, **columns
+        )
     task = find_task(name)
     if isinstance(task, CaptionTask):
         raise InputError(f"the images of {name} have captions of their own, not classes")
@@ -83,7 +87,8 @@ def open_task(
             raise InputError(f"the task {name} has no use for --{column.replace('_', '-')}")
         source = task.make(data, split)
         return task, source if class_names is None else renamed(source, class_names)
-    source = open_source(data or task.source, split=split or (None if data else task.split), **columns)
+    split = split or (None if data else task.split)
+    source = open_source(data or task.source, split=split, allow_incomplete=allow_incomplete, **columns)
     numbered, source = _by_number(source, task.num_classes)
     if len(source.class_names) != task.num_classes:
         raise InputError(f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}")
@@ -127,7 +132,7 @@ def _named_by(names: tuple[str, ...], source: Source) -> Source:
 
 
 def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:
-    """The images that a run is of, under its shift.
+    """The images that a run is of, under its shift. Those of incomplete data are taken, as the run did if it is theirs.
 
     Args:
         spec: of the run.
@@ -141,7 +146,9 @@ def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None)
     if was != spec.task:  # a task in the package is called by its name, whatever lies here under it
         data = data or (was if Path(was).exists() else None)
     where = spec.task or data or was
-    source = open_task(where, data=data if spec.task else None, class_names=spec.class_names, **columns)[1]
+    source = open_task(
+        where, data=data if spec.task else None, class_names=spec.class_names, allow_incomplete=True, **columns
+    )[1]
     return shifted(source, Shift.parse(spec.shift)) if spec.shift else source
 
 
@@ -150,12 +157,12 @@ def open_caption_task(task: CaptionTask, **options: Any) -> CaptionSource:
 
     Args:
         task: see there.
-        **options: what was asked for; those that are None or () were not.
+        **options: what was asked for; those that are None, () or False were not.
 
     Raises:
         InputError: an option that the task has no use for, or as what it is opened by.
     """
-    given = {name: value for name, value in options.items() if value not in (None, ())}
+    given = {name: value for name, value in options.items() if value not in (None, (), False)}
     for name in given:
         if name not in task.takes:
             raise InputError(f"the task {task.name} has no use for --{name.replace('_', '-')}")

@@ -48,7 +48,7 @@ class CaptionTask:
         citation: authors, year, title, place.
         num_images: of the split; None where that depends on the user's file.
         takes: options of `evaluate` that say where and what the images are: data, images, split, image_column,
-            caption_column, false_column, tag_column; none for one in the package.
+            caption_column, false_column, tag_column, allow_incomplete; none for one in the package.
         presets: by name; their accuracy is the text score of pairs.
         checked: on what it was run.
         note: what one should know.

@@ -29,7 +29,7 @@ _ALL = (
         "Thrush et al. 2022, Winoground: probing vision and language models for visio-linguistic compositionality, "
         "CVPR",
         num_images=800,
-        takes=("data", "split"),
+        takes=("data", "split", "allow_incomplete"),
         presets={"paper": Preset("fixed:1000", accuracy=34.0)},
         checked="on small copies of its schema; never on the data",
         note="400 pairs of images with captions of the same words. Text scores of the paper (table 2): Stable "
@@ -41,7 +41,10 @@ _ALL = (
         "of the file",
         "ARO: Yuksekgonul et al. 2023, When and why vision-language models behave like bags-of-words, ICLR. "
         "SugarCrepe: Hsieh et al. 2023, Fixing hackable benchmarks for vision-language compositionality, NeurIPS",
-        takes=("data", "images", "split", "image_column", "caption_column", "false_column", "tag_column"),
+        takes=(
+            "data", "images", "split", "image_column", "caption_column", "false_column", "tag_column",
+            "allow_incomplete",
+        ),
         checked="on small files of the schemas of ARO and SugarCrepe; never on theirs",
         note="Reads files as those of ARO and SugarCrepe. Needs --data FILE, and --images FOLDER where the images are "
         "not beside it.",

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..caption_sources import CaptionSource
 from ..exceptions import InputError
 from ..images import Crop, ImageSource, load_image, preprocess
+from ..prompts import parse_labels
 from ..sources import Captioned, Source, open_captioned, open_source
 
 
@@ -123,6 +124,7 @@ def load_labelled_images(
     image_column: str | None = None,
     label_column: str | None = None,
     crop: Crop = "center",
+    allow_incomplete: bool = False,
 ) -> LabelledImages:
     """Images and labels of a data set, brought to one size.
 
@@ -134,17 +136,24 @@ def load_labelled_images(
         image_column: where the images are; the only image column if None.
         label_column: where the labels are; the only class-label column if None.
         crop: how images are brought to that size; see `images.preprocess`.
+        allow_incomplete: as in `sources.open_source`.
 
     Raises:
-        InputError: the data cannot be read as labelled images; a broken image is named.
+        InputError: the data cannot be read as labelled images, or has names of classes that `evaluate` would not take;
+            a broken image is named.
     """
     found = open_source(
-        source, split=split, image_column=image_column, label_column=label_column, class_names=class_names
-    ).labelled()
+        source, split=split, image_column=image_column, label_column=label_column, class_names=class_names,
+        allow_incomplete=allow_incomplete,
+    ).labelled()  # fmt: skip
+    parse_labels(found.class_names)  # before hours of training, and not after them
     labels = torch.tensor(found.labels)
     if bool((labels == labels[0]).all()):
         raise InputError(f"all images of {source} are of one class; at least two are needed to train a classifier")
-    return LabelledImages(decode(found, size, crop), labels, found.class_names, notes=found.notes)
+    notes, occurring = found.notes, set(found.labels)
+    if lacking := [name for i, name in enumerate(found.class_names) if i not in occurring]:
+        notes += (f"{len(lacking)} classes of {source} have no training image, such as {lacking[0]!r}",)
+    return LabelledImages(decode(found, size, crop), labels, found.class_names, notes=notes)
 
 
 def load_captioned_images(
@@ -154,13 +163,17 @@ def load_captioned_images(
     size: int | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
+    allow_incomplete: bool = False,
 ) -> CaptionedImages:
     """Images and captions of a data set, brought to one size; arguments as in `sources.open_captioned`.
 
     Raises:
         InputError: the data cannot be read as captioned images; a broken image is named.
     """
-    found = open_captioned(source, split=split, image_column=image_column, caption_column=caption_column)
+    found = open_captioned(
+        source, split=split, image_column=image_column, caption_column=caption_column,
+        allow_incomplete=allow_incomplete,
+    )  # fmt: skip
     return CaptionedImages(decode(found, size), found.captions, notes=found.notes)
 
 

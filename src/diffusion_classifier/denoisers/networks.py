@@ -17,6 +17,7 @@ from ..devices import one_line
 from ..exceptions import InputError
 from .weight_files import (
     cached_files,
+    listed_in,
     quantization,
     refuse_integers,
     refuse_unused,
@@ -89,8 +90,8 @@ def check_files(component: Path) -> None:
         return  # no network, but a scheduler or a tokenizer
     names = [read_json(component / "config.json").get("transformers_weights", "model.safetensors")]
     for shards in component.glob("*.safetensors*.json"):  # of variants, too
-        names += read_json(shards).get("weight_map", {}).values()
-    names = [name for name in names if not name.endswith((".safetensors", ".safetensors.index.json"))]
+        names += listed_in(shards)
+    names = [name for name in map(str, names) if not name.endswith((".safetensors", ".safetensors.index.json"))]
     if names or not any(component.glob("*.safetensors")):
         raise InputError(
             f"{component} has its weights not in *.safetensors, and other formats are not loaded, since unpickling "

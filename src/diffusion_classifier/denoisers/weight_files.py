@@ -169,7 +169,7 @@ def weight_files(component: Path, variant: str | None) -> list[Path]:
             )
     files = [path for parts in sets.values() for path in parts.values()]
     for index in component.glob(f"*.safetensors.index{'' if variant is None else '.' + variant}.json"):
-        listed = set(_listed(index))
+        listed = set(listed_in(index))
         if missing := listed - {path.name for path in files}:
             raise InputError(
                 f"{component} is not complete: {index.name} lists files that are missing ({some(missing)})"
@@ -179,7 +179,12 @@ def weight_files(component: Path, variant: str | None) -> list[Path]:
     return files
 
 
-def _listed(index: Path) -> Iterator[str]:
+def listed_in(index: Path) -> Iterator[str]:
+    """Names of the files that an index of shards lists, once for each tensor.
+
+    Raises:
+        InputError: the file cannot be read, or is something else.
+    """
     try:
         files = json.loads(index.read_text("utf-8"))["weight_map"].values()
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as e:
@@ -193,7 +198,7 @@ def cached_files(repository: str) -> list[Path]:
     if isinstance(single, str):
         return [Path(single)]
     index = try_to_load_from_cache(repository, "model.safetensors.index.json")
-    names = sorted(set(_listed(Path(index)))) if isinstance(index, str) else []
+    names = sorted(set(listed_in(Path(index)))) if isinstance(index, str) else []
     found = (try_to_load_from_cache(repository, name) for name in names)
     return [Path(path) for path in found if isinstance(path, str)]
 

@@ -17,6 +17,7 @@ from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.denoisers import load_denoiser, weight_files
 from diffusion_classifier.denoisers.trace import Trace
 from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.training.checkpoint import load_checkpoint, save_checkpoint
 
 COMPONENTS = [("sd-epsilon", "unet"), ("sd-epsilon", "vae"), ("sd-epsilon", "text_encoder"), ("dit", "transformer")]
 
@@ -364,3 +365,70 @@ def test_a_contrastive_model_is_used_whole(tmp_path):
     shutil.copy(tmp_path / "model.safetensors", tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="2 sets of weights"):
         Contrastive.from_pretrained(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda tensors: tensors | {"weights.more": torch.ones(2)},
+        lambda tensors: tensors | {"more": torch.ones(2)},
+        lambda tensors: tensors | {"ema.more": torch.ones(2)},
+        lambda tensors: tensors | {"weights.bias": torch.ones(1)},  # would be repeated for each of the numbers
+        lambda tensors: tensors | {"ema.bias": torch.ones(2).int()},
+        lambda tensors: tensors | {"optimizer.exp_avg.bias": torch.ones(3)},
+    ],
+)
+def test_a_training_checkpoint_is_used_whole(tmp_path, damage):
+    network = torch.nn.Linear(3, 2)
+    weights, run = dict(network.named_parameters()), {"data": "x", "class_names": [], "config": {}}
+    ema = {name: parameter.detach().clone() for name, parameter in weights.items()}
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path, run, 7, weights, ema, optimizer)
+    assert load_checkpoint(tmp_path, run, {}, weights, ema, optimizer) == 7
+    rewrite(tmp_path, damage)
+    with pytest.raises(InputError, match=r"step-7\.safetensors cannot be used"):
+        load_checkpoint(tmp_path, run, {}, weights, ema, optimizer)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("num_train_timesteps", None),
+        ("num_train_timesteps", 0),
+        ("num_train_timesteps", "10"),
+        ("beta_start", float("nan")),
+        ("beta_end", 3.0),
+        ("beta_start", None),
+        ("beta_schedule", None),
+        ("prediction_type", None),
+        ("prediction_type", 1),
+    ],
+)
+def test_a_scheduler_that_states_no_noise(copy, key, value):
+    folder = copy("sd-epsilon")
+    edit_json(folder / "scheduler" / "scheduler_config.json", **{key: value})
+    refused(folder)
+
+
+def test_words_are_whole(model_folder, tmp_path):
+    vector = torch.ones(1, 16)
+    cases = [
+        ("sd-epsilon", {"<toy>": vector, "<dog>": vector.clone()}, "holds 2 tensors"),
+        ("sd-epsilon", {"<toy>": vector * torch.nan}, "not finite"),
+        ("sd-epsilon", {"<toy>": vector.to(torch.int8)}, "whole numbers"),
+        ("sd-epsilon", {"<toy>": torch.ones(1, 1, 16)}, "shape"),
+        ("sd-epsilon", {"<toy>": torch.ones(0, 16)}, "shape"),
+        ("sd-epsilon", {"clip_l": vector, "clip_g": vector.clone()}, "text_encoder_2"),
+        ("sdxl", {"<toy>": vector}, "text_encoder and text_encoder_2"),
+        ("sdxl", {"clip_l": vector, "clip_g": vector.clone(), "x": vector.clone()}, "holds 3 tensors"),
+    ]
+    for number, (name, tensors, message) in enumerate(cases):
+        path = tmp_path / f"{number}.safetensors"
+        save_file(tensors, path)
+        for source in (path, f"<toy>={path}"):
+            with pytest.raises(InputError, match=rf"{number}\.safetensors .*{message}"):
+                load(model_folder(name), words=[source])
+    with pytest.raises(InputError, match="holds 8 weight files"):
+        load(model_folder("sd-epsilon"), words=[tmp_path])

@@ -12,8 +12,11 @@ from contrastive_builders import build
 from diffusers import AutoencoderKL, DiffusionPipeline
 from ldm import checkpoint
 from safetensors.torch import load_file, save_file
+from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from diffusion_classifier.baselines.contrastive import Contrastive
+from diffusion_classifier.baselines.encoders import load_encoder
 from diffusion_classifier.denoisers import load_denoiser, weight_files
 from diffusion_classifier.denoisers.trace import Trace
 from diffusion_classifier.exceptions import InputError
@@ -432,3 +435,17 @@ def test_words_are_whole(model_folder, tmp_path):
                 load(model_folder(name), words=[source])
     with pytest.raises(InputError, match="holds 8 weight files"):
         load(model_folder("sd-epsilon"), words=[tmp_path])
+
+
+def test_an_encoder_may_leave_a_head_out_and_nothing_else(tmp_path):
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    small = {f"decoder_{name}": value for name, value in shape.items()}
+    ViTMAEForPreTraining(ViTMAEConfig(**shape, **small, image_size=16, patch_size=8)).save_pretrained(tmp_path)
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    load_encoder(tmp_path, "hub", device="cpu")
+    for name in ("vit.layernorm.weight_scale", "vit.more.weight"):
+        before = (tmp_path / "model.safetensors").read_bytes()
+        rewrite(tmp_path, lambda tensors, name=name: tensors | {name: torch.ones(2)})
+        with pytest.raises(InputError, match="does not use"):
+            load_encoder(tmp_path, "hub", device="cpu")
+        (tmp_path / "model.safetensors").write_bytes(before)

@@ -71,9 +71,10 @@ def load_network(
         raise InputError(f"{folder} lacks weights, which would be random: {some(report['missing_keys'], 10)}")
     dtypes = stored_dtypes(files)
     left = unused(report["unexpected_keys"], type(network).__name__)
-    base = f"{getattr(network, 'base_model_prefix', '')}."
-    if headless and any(name.startswith(base) for name in dtypes):
-        left = [name for name in left if name not in dtypes or name.startswith(base)]
+    if headless:  # names are reported as the network would have them, not always as the file has
+        base = str(getattr(network, "base_model_prefix", ""))
+        own = {base, *(name for name, _ in network.named_children())}
+        left = [name for name in left if name.partition(".")[0] in own or f"{base}.{name}" in dtypes]
     refuse_unused(folder, left, f"its {type(network).__name__}")
     if quantized is None:
         refuse_integers(folder, dtypes, [network])

@@ -304,8 +304,6 @@ def _load(folder: Path, library: str, kind: str, what: str) -> Any:
     try:
         with quiet():
             return load_network(folder, library, kind, torch.float32, None)
-    except InputError:
-        raise
     except FAULTS as e:
         raise InputError(f"{folder} cannot be used as {what}: {one_line(e)}") from e
 

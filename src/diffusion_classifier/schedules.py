@@ -194,9 +194,12 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
     if "_class_name" not in config:
         raise InputError("this scheduler config does not name its class: _class_name is missing")
     name = str(config["_class_name"])
+    steps = config.get("num_train_timesteps", 1000)
+    if not isinstance(steps, int) or steps < 1:
+        raise InputError(f"scheduler {name} has num_train_timesteps {steps!r}; a whole number from 1 is needed")
     prediction_type = str(config.get("prediction_type", "epsilon"))
     if name.startswith("FlowMatch") or config.get("use_flow_sigmas") or prediction_type == "flow_prediction":
-        return RectifiedFlow(int(config.get("num_train_timesteps", 1000))), "flow"
+        return RectifiedFlow(steps), "flow"
     if name in ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"):
         return _read_edm(config, prediction_type)
     if name not in _VP_SCHEDULERS:
@@ -210,6 +213,9 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
         raise InputError(f"scheduler {name} states the prediction type {prediction_type!r}, which is not known.")
     own = signature(DDPMScheduler.__init__).parameters
     table = DDPMScheduler(**{key: value for key, value in config.items() if key in own})
+    if not ((table.betas >= 0) & (table.betas <= 1)).all():  # nor where one is not a number
+        betas = ", ".join(f"{key} {config.get(key)!r}" for key in ("beta_start", "beta_end", "beta_schedule"))
+        raise InputError(f"scheduler {name} has betas that are not between 0 and 1 ({betas})")
     return DiscreteVP(table.alphas_cumprod), prediction_type
 
 
@@ -219,4 +225,7 @@ def _read_edm(config: Mapping[str, Any], prediction_type: str) -> tuple[EDM, str
         raise InputError(f"an EDM scheduler states the prediction type {prediction_type!r}, which is not known.")
     rho = inf if config.get("sigma_schedule") == "exponential" else float(config.get("rho", 7.0))
     given = {name: float(config[name]) for name in ("sigma_min", "sigma_max", "sigma_data") if name in config}
+    for key, value in {**given, "rho": rho}.items():
+        if not value > 0 or (value == inf and key != "rho"):
+            raise InputError(f"an EDM scheduler has {key} {value}; a finite number above 0 is needed")
     return EDM(**given, rho=rho, num_timesteps=int(config.get("num_train_timesteps", 1000))), types[prediction_type]

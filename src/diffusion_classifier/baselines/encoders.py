@@ -209,6 +209,6 @@ def load_encoder(
         return Middle(load_denoiser(source, device=device, dtype=dtype))
     classifier = kind_of(source) == "supervised"
     model, images, _ = load_hub_model(
-        source, "AutoModelForImageClassification" if classifier else "AutoModel", device, dtype
+        source, "AutoModelForImageClassification" if classifier else "AutoModel", device, dtype, headless=not classifier
     )
     return HubEncoder(model.base_model if classifier else model, images)

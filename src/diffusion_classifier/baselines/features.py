@@ -12,12 +12,14 @@ from typing import ClassVar
 
 import torch
 from PIL.Image import Image
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from ..denoisers.base import fingerprint
+from ..denoisers.networks import FAULTS
+from ..denoisers.weight_files import refuse_integers, stored_dtypes
+from ..devices import one_line
 from ..exceptions import InputError
 from ..files import write_durably
 from .encoders import ENCODERS, Encoder, load_encoder
@@ -104,12 +106,15 @@ class Features(KnownClasses):
             about = json.loads((folder / FEATURES).read_text("utf-8"))
             head = build_head(about["head"], about["channels"], len(about["class_names"]))
             head.load_state_dict(load_file(folder / "head.safetensors"))
+            refuse_integers(folder, stored_dtypes([folder / "head.safetensors"]), [head])
             model, known, kind = about["model"], about["fingerprint"], about["encoder"]
             if kind not in ENCODERS:
                 raise ValueError(f"encoder {kind!r} is not one of {', '.join(ENCODERS)}")
             own_dtype = about["dtype"]
-        except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
-            raise InputError(f"{folder} cannot be used as a head on features: {e}") from e
+        except InputError:
+            raise
+        except FAULTS as e:
+            raise InputError(f"{folder} cannot be used as a head on features: {one_line(e)}") from e
         encoder = load_encoder(model, kind, device=device, dtype=own_dtype if dtype == "auto" else dtype)
         if str(encoder.dtype) != f"torch.{own_dtype}":
             raise InputError(f"{folder} was trained on what {model} gives in {own_dtype}: choose that dtype, or auto")

@@ -12,12 +12,13 @@ import torch
 import transformers
 from huggingface_hub import hf_hub_download
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoisers.base import without_advice
 from ..denoisers.classes import class_ids
-from ..denoisers.load import check_files, load_network, located, quiet
+from ..denoisers.load import located, quiet
+from ..denoisers.networks import FAULTS, check_files, load_network
+from ..denoisers.weight_files import missing_library
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
 from ..images import preprocess
@@ -152,6 +153,7 @@ def load_hub_model(
     device: str | torch.device = "auto",
     dtype: str | torch.dtype = "auto",
     with_tokenizer: bool = False,
+    headless: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Model, image processor and, where there is one, tokenizer that transformers saved.
 
@@ -161,6 +163,7 @@ def load_hub_model(
         device: as in `load_denoiser`.
         dtype: of the network; float32 if "auto".
         with_tokenizer: whether there is one.
+        headless: see `load_network`.
 
     Raises:
         InputError: nothing there, no safetensors, or a file that cannot be used.
@@ -172,12 +175,14 @@ def load_hub_model(
     safe: dict[str, Any] = {"trust_remote_code": False}
     try:
         with quiet(), without_advice(), torch.random.fork_rng(range(torch.cuda.device_count())):
-            model = load_network(source, "transformers", kind, precision, None, **safe)
+            model = load_network(source, "transformers", kind, precision, None, headless=headless, **safe)
             tokenizer = transformers.AutoTokenizer.from_pretrained(source, **safe) if with_tokenizer else None
             images = transformers.AutoImageProcessor.from_pretrained(source, **safe, **_PIL)
     except InputError:
         raise
-    except (ImportError, OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
+    except ImportError as e:
+        raise InputError(f"{source} cannot be loaded: {missing_library(e)}") from e
+    except FAULTS as e:
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
     return model.to(device), images, tokenizer
 

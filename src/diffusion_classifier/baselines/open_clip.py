@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from huggingface_hub import snapshot_download
 from PIL.Image import Image
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..denoisers.load import located
+from ..denoisers.networks import FAULTS
+from ..denoisers.weight_files import missing_library, refuse_integers, stored_dtypes
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
 from ..prompts import refuse_long
@@ -56,10 +57,13 @@ class OpenClip(Contrastive):
             name = f"local-dir:{folder}"
             with torch.random.fork_rng(range(torch.cuda.device_count())):
                 model, transform = open_clip.create_model_from_pretrained(name)
+            refuse_integers(source, stored_dtypes([folder / WEIGHTS]), [model])
             tokenizer = open_clip.get_tokenizer(name)
         except InputError:
             raise
-        except (OSError, ValueError, LookupError, TypeError, RuntimeError, SafetensorError) as e:
+        except ImportError as e:
+            raise InputError(f"{source} cannot be loaded: {missing_library(e)}") from e
+        except FAULTS as e:
             raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
         return cls(model.to(device, precision), tokenizer, transform)
 

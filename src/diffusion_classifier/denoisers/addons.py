@@ -1,23 +1,29 @@
-"""LoRA weights and learned words (textual inversion) on top of a pipeline, as diffusers itself adds them."""
+"""LoRA weights and textual inversion embeddings on top of a pipeline, as diffusers itself adds them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders import TextualInversionLoaderMixin
-from diffusers.loaders.textual_inversion import load_textual_inversion_state_dicts
+from diffusers.loaders import StableDiffusionXLLoraLoaderMixin, TextualInversionLoaderMixin
 from diffusers.utils import is_peft_available
-from safetensors import SafetensorError
+from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..devices import one_line
 from ..exceptions import InputError
 from .base import without_advice
+from .lora_accounts import layers_of, refuse_non_finite, refuse_partial
+from .networks import FAULTS
+from .trace import Trace
+from .weight_files import some
 
-_FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
+_HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.safetensors)")
 
 
 def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
@@ -28,36 +34,67 @@ def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
         sources: files, folders or hub ids; with a scale as in "style.safetensors@0.8", else 1.
 
     Raises:
-        InputError: peft is missing, the pipeline takes none, a source cannot be read or holds nothing for it.
+        InputError: peft is missing, the pipeline takes none, a source cannot be read, or would be used in part.
     """
     for source in sources:
         path, scale = with_scale(str(source))
         need_peft()
         if not hasattr(pipeline, "load_lora_weights"):
             raise InputError(f"{path}: a {type(pipeline).__name__} takes no LoRA weights")
+        file = weights_file(path)
         try:
             with without_advice():  # on networks for which it holds none
-                place = _place(path, "pretrained_model_name_or_path_or_dict")
-                pipeline.load_lora_weights(**place, use_safetensors=True)
+                tensors = load_file(file)
+                layers = layers_of(path, tensors)
+                converted = _converted(pipeline, tensors)
+                _refuse_absent(path, pipeline, converted)
+                pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
             adapted = pipeline.get_list_adapters()
             if adapted:
+                networks = {name: getattr(pipeline, name) for name in adapted}
+                with safe_open(file, "pt") as opened:
+                    scales = "lora_adapter_metadata" not in (opened.metadata() or {})
+                refuse_partial(path, tensors, layers, converted, networks, scales=scales)
                 pipeline.fuse_lora(components=list(adapted), lora_scale=scale)
                 pipeline.unload_lora_weights()
-        except _FAULTS as e:
+        except InputError:
+            raise
+        except FAULTS as e:
             raise InputError(f"{path} cannot be added as LoRA weights: {one_line(e)}") from e
         if not adapted:
             raise InputError(f"{path} holds no LoRA weights for a {type(pipeline).__name__}")
 
 
+def _converted(pipeline: Any, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, frozenset[str]]]:
+    """What the pipeline's loader makes of a file: name → tensor, and names of those in the file that it was made of."""
+    options = {"unet_config": pipeline.unet.config} if isinstance(pipeline, StableDiffusionXLLoraLoaderMixin) else {}
+    with Trace(tensors) as trace:
+        state = pipeline.lora_state_dict(dict(tensors), **options)
+    state = state[0] if isinstance(state, tuple) else state
+    return {name: (tensor, trace.names(tensor)) for name, tensor in state.items() if isinstance(tensor, Tensor)}
+
+
+def _refuse_absent(path: str, pipeline: Any, converted: Mapping[str, Any]) -> None:
+    """Complain of LoRA weights for a text encoder that the pipeline does not have."""
+    for part in sorted({name.partition(".")[0] for name in converted}):
+        if part.startswith("text_encoder") and getattr(pipeline, part, None) is None:
+            names = [name for name in converted if name.startswith(f"{part}.")]
+            raise InputError(
+                f"{path} holds {len(names)} tensors for {part}, which this {type(pipeline).__name__} does not have "
+                f"({some(names)})"
+            )
+
+
 def add_words(pipeline: Any, sources: Iterable[str | Path]) -> None:
-    """Teach the tokenizers and text encoders words that were learned by textual inversion.
+    """Give the tokenizers and text encoders words that were learned by textual inversion.
 
     Args:
         pipeline: of diffusers.
         sources: files, folders or hub ids, with the word as in "<toy>=toy.safetensors" unless the file names it.
 
     Raises:
-        InputError: the pipeline takes none, a source cannot be read or does not fit, or the word is known already.
+        InputError: the pipeline takes none, a source cannot be read, does not fit or would be used in part, or the
+            word is known already.
     """
     for source in sources:
         word, equals, path = str(source).partition("=")
@@ -65,27 +102,53 @@ def add_words(pipeline: Any, sources: Iterable[str | Path]) -> None:
             word, path = "", str(source)
         if not isinstance(pipeline, TextualInversionLoaderMixin):
             raise InputError(f"{path}: a {type(pipeline).__name__} takes no learned words")
-        place = _place(path, "source")
+        file = weights_file(path)
         try:
-            (state,) = load_textual_inversion_state_dicts([place.pop("source")], use_safetensors=True, **place)
-            for part, vectors in _by_encoder(state).items():
-                named: dict[str, Tensor] | Tensor = vectors
-                if word or set(vectors) <= {"emb_params", ""}:  # these files do not say their word
-                    (named,) = vectors.values()
-                    word = word or Path(path).stem
-                encoder = {"text_encoder": getattr(pipeline, f"text_encoder{part}")}
-                pipeline.load_textual_inversion(
-                    named, token=word or None, tokenizer=getattr(pipeline, f"tokenizer{part}"), **encoder
-                )
-        except _FAULTS as e:
+            state = load_file(file)
+            refuse_non_finite(path, state)
+            for part, (name, vectors) in _by_encoder(path, pipeline, state).items():
+                if not word and name in ("emb_params", "", "clip_l", "clip_g"):  # these files do not say their word
+                    word = Path(path).stem
+                encoder = {"text_encoder": getattr(pipeline, part), "tokenizer": getattr(pipeline, _tokenizer(part))}
+                pipeline.load_textual_inversion(vectors, token=word or name, **encoder)
+        except InputError:
+            raise
+        except FAULTS as e:
             raise InputError(f"{path} cannot be added as a learned word: {one_line(e)}") from e
 
 
-def _by_encoder(state: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Suffix of the encoder → its vectors: those of Stable Diffusion XL hold some for both."""
-    if set(state) == {"clip_l", "clip_g"}:
-        return {"": {"": state["clip_l"]}, "_2": {"": state["clip_g"]}}
-    return {"": state}
+def _tokenizer(encoder: str) -> str:
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _by_encoder(path: str, pipeline: Any, state: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
+    """Text encoder → the name and the vectors (V, D) that a file holds for it.
+
+    Raises:
+        InputError: the file holds more than one word, for encoders that the pipeline lacks, or for one of its two; or
+            the vectors do not fit.
+    """
+    encoders = [n for n in ("text_encoder", "text_encoder_2") if "CLIP" in type(getattr(pipeline, n, None)).__name__]
+    kind = type(pipeline).__name__
+    if len(state) == 2 and set(state) == {"clip_l", "clip_g"}:
+        found = {"text_encoder": ("clip_l", state["clip_l"]), "text_encoder_2": ("clip_g", state["clip_g"])}
+    elif len(state) == 1:
+        found = {"text_encoder": next(iter(state.items()))}
+    else:
+        raise InputError(f"{path} holds {len(state)} tensors, where a learned word is one ({some(state)})")
+    if set(found) != set(encoders):
+        needed = " and ".join(encoders) or "none"
+        raise InputError(
+            f"{path} holds vectors for {' and '.join(found)}; a {kind} with this word needs them for {needed}"
+        )
+    for part, (name, vectors) in found.items():
+        width = getattr(pipeline, part).get_input_embeddings().weight.shape[-1]
+        if vectors.ndim not in (1, 2) or not len(vectors) or vectors.shape[-1] != width:
+            raise InputError(
+                f"{path} cannot be added as a learned word: {name or 'its tensor'} has the shape "
+                f"{tuple(vectors.shape)}, where {part} takes vectors of {width} numbers"
+            )
+    return found
 
 
 def need_peft() -> None:
@@ -112,12 +175,45 @@ def with_scale(source: str) -> tuple[str, float]:
     return path, value
 
 
-def _place(path: str, name: str) -> dict[str, str]:
-    """A file as its folder and name, which is how diffusers wants it; anything else as it is."""
-    if not Path(path).exists() and path.count("/") != 1:  # else diffusers would ask the hub for it
+def weights_file(path: str) -> Path:
+    """The one file that a path, a folder, a hub id, or owner/name/file.safetensors of the hub means.
+
+    Raises:
+        InputError: there is no such file, it is no safetensors file, or there are several.
+    """
+    place = Path(path)
+    if place.is_file():
+        if place.suffix != ".safetensors":
+            raise InputError(f"{path} is no safetensors file, and others are not loaded, since unpickling can run code")
+        return place
+    if place.is_dir():
+        return place / _only(path, [file.name for file in place.glob("*.safetensors")])
+    hub = _HUB_FILE.fullmatch(path)
+    if path.count("/") != 1 and not hub:  # else the hub would be asked for it
         raise InputError(f"there is no file or folder {path!r}, and the id of a model on the hub is as owner/name")
-    if not Path(path).is_file():
-        return {name: path}
-    if Path(path).suffix != ".safetensors":
-        raise InputError(f"{path} is no safetensors file, and others are not loaded, since unpickling can run code")
-    return {name: str(Path(path).parent), "weight_name": Path(path).name}
+    try:
+        if hub:
+            return Path(hf_hub_download(hub[1], hub[2]))
+        return Path(hf_hub_download(path, _only(path, [n for n in _hub_files(path) if "/" not in n])))
+    except (OSError, ValueError) as e:
+        if isinstance(e, InputError):
+            raise
+        raise InputError(f"{path} cannot be had from the hub: {one_line(e)}") from e
+
+
+def _hub_files(repository: str) -> list[str]:
+    """Names of the safetensors files of a repository; without a network, of those that are in the cache."""
+    try:
+        names = list_repo_files(repository)
+    except OSError:
+        folder = Path(snapshot_download(repository, local_files_only=True))
+        names = [str(file.relative_to(folder)) for file in folder.rglob("*.safetensors")]
+    return [name for name in names if name.endswith(".safetensors")]
+
+
+def _only(path: str, names: list[str]) -> str:
+    if not names:
+        raise InputError(f"{path} holds no .safetensors file, and others are not loaded, since unpickling can run code")
+    if len(names) > 1:
+        raise InputError(f"{path} holds {len(names)} weight files ({some(names, 5)}): name one, as {path}/{min(names)}")
+    return names[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -29,17 +30,52 @@ def sizes(vae: Any, sample_size: object, channels: int) -> tuple[tuple[int, int,
         channels: C, that the network reads.
 
     Raises:
-        InputError: S is not one number, or a latent has other channels.
+        InputError: S is not one number, a latent has other channels, or the autoencoder's config cannot be used.
     """
     if not isinstance(sample_size, int):
         raise InputError(f"the network's sample_size is {sample_size}; one number, the edge of a square, is needed")
-    given = 3 if vae is None else int(vae.config.latent_channels)
+    given = 3 if vae is None else _check_config(vae)
     if channels != given:
         raise InputError(
             f"the network reads {channels} channels where a latent has {given}: inpainting, depth and upscaling models "
             "need a second image and cannot classify"
         )
     return (channels, sample_size, sample_size), sample_size * scale(vae)
+
+
+def _check_config(vae: Any) -> int:
+    """Channels of a latent, where the config says how latents are scaled.
+
+    Raises:
+        InputError: it does not, or not in numbers that can be used.
+    """
+    config, where = vae.config, f"the config of the {type(vae).__name__}"
+    channels = config.get("latent_channels")
+    if not isinstance(channels, int) or channels < 1:
+        raise InputError(f"{where} has latent_channels {channels!r}; a whole number from 1 is needed")
+    factor, shift = config.get("scaling_factor"), config.get("shift_factor")
+    if not _is_number(factor) or factor <= 0:
+        raise InputError(
+            f"{where} has scaling_factor {factor!r}; the positive number is needed by which latents were multiplied in "
+            "training, such as 0.18215 for Stable Diffusion 1"
+        )
+    if shift is not None and not _is_number(shift):
+        raise InputError(f"{where} has shift_factor {shift!r}; a finite number, or null for none, is needed")
+    mean, std = (config.get(name) for name in ("latents_mean", "latents_std"))
+    if mean is None and std is None:
+        return channels
+    for name, values in (("latents_mean", mean), ("latents_std", std)):
+        numbers = isinstance(values, list | tuple) and all(map(_is_number, values)) and len(values) == channels
+        if not numbers or (name == "latents_std" and min(values) <= 0):
+            raise InputError(
+                f"{where} has {name} {values!r}; latents_mean and latents_std are {channels} finite numbers each, one "
+                "for each channel of a latent, those of latents_std positive, or both null"
+            )
+    return channels
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 @torch.no_grad()

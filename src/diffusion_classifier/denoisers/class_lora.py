@@ -6,15 +6,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from huggingface_hub import hf_hub_download
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..devices import one_line
 from ..exceptions import InputError
-from .addons import need_peft, with_scale
+from .addons import need_peft, weights_file, with_scale
 from .classes import ClassConditional
+from .lora_accounts import layers_of, refuse_partial
+from .networks import FAULTS
+from .weight_files import refuse_unused
 
 FILE = "pytorch_lora_weights.safetensors"
 """As diffusers calls it."""
@@ -53,7 +54,7 @@ def add_class_loras(denoiser: ClassConditional, sources: Iterable[str | Path]) -
         sources: files, folders or hub ids; with a scale as in "pair@0.5", else 1.
 
     Raises:
-        InputError: peft is missing, a source cannot be read or is not of this network.
+        InputError: peft is missing, a source cannot be read, or a part of it would be left out.
     """
     for source in sources:
         path, scale = with_scale(str(source))
@@ -61,18 +62,29 @@ def add_class_loras(denoiser: ClassConditional, sources: Iterable[str | Path]) -
         from peft import LoraConfig, LoraModel, set_peft_model_state_dict
 
         network = denoiser.network
+        file = weights_file(path)
         try:
-            file = Path(path) / FILE if Path(path).is_dir() else Path(path)
-            state = load_file(file if file.is_file() else hf_hub_download(path, FILE))
-            parts = {name: name.partition(".lora_") for name in state}
-            ranks = {layer: len(state[name]) for name, (layer, _, matrix) in parts.items() if "A" in matrix}
-            strange = set(ranks) - {name for name, _ in network.named_modules()}
-            if strange or not ranks:
-                raise ValueError(f"the network has no layer {min(strange)}" if strange else "it holds no LoRA weights")
+            state = load_file(file)
+            layers = layers_of(path, state)
+            ranks = {layer.down.partition(".lora_")[0]: len(state[layer.down]) for layer in layers}
+            refuse_unused(path, _strange(state, network), "the network")
+            if not ranks:
+                raise ValueError("it holds no LoRA weights")
             rank = next(iter(ranks.values()))
             config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(ranks))
             adapted = LoraModel(network, config, "default")
-            set_peft_model_state_dict(network, {n: scale * t if "_B" in n else t for n, t in state.items()})
+            scaled = {name: scale * tensor if "_B" in name else tensor for name, tensor in state.items()}
+            set_peft_model_state_dict(network, dict(scaled))
+            made = {name: (tensor, frozenset([name])) for name, tensor in scaled.items()}
+            refuse_partial(path, scaled, layers, made, {"the network": network})
             adapted.merge_and_unload()
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as e:
+        except InputError:
+            raise
+        except FAULTS as e:
             raise InputError(f"{path} cannot be added as LoRA weights: {one_line(e)}") from e
+
+
+def _strange(names: Iterable[str], network: torch.nn.Module) -> list[str]:
+    """Those of the names that belong to no layer of the network."""
+    known = {name for name, _ in network.named_modules()}
+    return [name for name in names if name.partition(".lora_")[0].removesuffix(".alpha") not in known]

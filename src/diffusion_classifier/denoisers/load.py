@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -14,12 +13,9 @@ from typing import Any
 
 import diffusers
 import torch
-import transformers
-from diffusers.utils import is_accelerate_available
 from diffusers.utils import logging as diffusers_logging
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
-from safetensors import SafetensorError
 from transformers.utils import logging as transformers_logging
 
 from ..devices import one_line, resolve_device, resolve_dtype
@@ -31,13 +27,12 @@ from .class_lora import add_class_loras
 from .classes import ClassConditional
 from .families import FAMILIES, why_unsupported
 from .late import LateConditionedPipeline
+from .networks import FAULTS, OPTIONS, check_files, load_network, read_json
 from .single_file import check_file, load_single_file, usual_config
+from .weight_files import missing_library
 
 SETTINGS_FILE = "diffusion_classifier.json"
 """Beside model_index.json: class names, defaults and what else diffusers has no place for."""
-
-_OPTIONS = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
-"""Of every `from_pretrained`, which else would open pickles, and say that accelerate is missing."""
 
 _UNUSED = {
     "safety_checker": None,
@@ -75,7 +70,7 @@ def reads_text(source: str | Path) -> bool:
     if folder.is_file():
         return True  # a checkpoint of one file is of a text-to-image model
     index = folder / "model_index.json" if folder.exists() else Path(_download_index(str(source)))
-    return not issubclass(FAMILIES[_pipeline_class(_read_json(index), source).__name__], ClassConditional)
+    return not issubclass(FAMILIES[_pipeline_class(read_json(index), source).__name__], ClassConditional)
 
 
 def load_denoiser(
@@ -128,7 +123,7 @@ def load_denoiser(
         raise InputError(f"{source} is one file, of which there are no variants; {variant!r} was asked for")
     if not (folder / "model_index.json").is_file():
         raise InputError(f"{folder} is not a folder that a diffusers pipeline was saved to: it has no model_index.json")
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     pipeline_class = _pipeline_class(index, source)
     absent = _absent(index, pipeline_class, source, without)
     # Modules are made with random weights before they are given their own.
@@ -137,15 +132,14 @@ def load_denoiser(
             for name in _components(index):
                 if any((folder / name).glob("*.bin")):
                     raise InputError(f"{folder / name} has weights that are not in *.safetensors, which are not loaded")
-            (network,) = ((n, index[n][1]) for n in ("unet", "transformer") if n in index)
-            pipeline = load_single_file(file, str(config), pipeline_class, network, dtype, absent)
+            pipeline = load_single_file(file, str(config), pipeline_class, _components(index), dtype, absent)
         else:
             pipeline = _load_folder(folder, source, index, pipeline_class, dtype, absent, variant)
         family = FAMILIES[pipeline_class.__name__]
         if not issubclass(family, ClassConditional):
             add_loras(pipeline, loras)
         add_words(pipeline, words)
-    settings = _read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
+    settings = read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
     # DiTPipeline keeps only a part of id2label.
     settings = {"id2label": index.get("id2label"), **settings}
     if image_size is not None:
@@ -154,7 +148,14 @@ def load_denoiser(
         defaults = ModelDefaults(**settings.get("defaults", {}))
     except TypeError as e:
         raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
-    denoiser: Denoiser = family.from_pipeline(pipeline, settings)
+    try:
+        denoiser: Denoiser = family.from_pipeline(pipeline, settings)
+    except InputError:
+        raise
+    except FAULTS as e:
+        raise InputError(
+            f"{source} cannot be used, because a value in its configs does not fit ({type(e).__name__}: {one_line(e)})"
+        ) from e
     if isinstance(denoiser, ClassConditional):
         add_class_loras(denoiser, loras)
     if image_size not in (None, denoiser.image_size):
@@ -205,13 +206,12 @@ def _load_folder(
             for name, (library, class_name) in components.items()
             if (folder / name / "config.json").is_file()
         }
-        return pipeline_class.from_pretrained(folder, **networks, **absent, **_OPTIONS)
+        return pipeline_class.from_pretrained(folder, **networks, **absent, **OPTIONS)
     except ImportError as e:
-        raise InputError(
-            f"{source} needs a library that is missing, as tokenizers of T5 do without a tokenizer.json: "
-            f"pip install 'diffusion-classifier[t5]' ({one_line(e)})"
-        ) from e
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, RuntimeError, SafetensorError) as e:
+        raise InputError(f"{source} cannot be loaded: {missing_library(e)}") from e
+    except InputError:
+        raise
+    except FAULTS as e:
         raise InputError(f"{source} cannot be loaded: {one_line(e)}") from e
 
 
@@ -221,7 +221,7 @@ def _download(source: str, without: Collection[str], variant: str | None) -> Pat
     nothing = f"no model {source!r}: it is neither a folder here nor a bundled model ({names})"
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
         raise InputError(nothing)
-    index = _read_json(Path(_download_index(source, nothing)))
+    index = read_json(Path(_download_index(source, nothing)))
     pipeline_class = _pipeline_class(index, source)
     absent = _absent(index, pipeline_class, source, without)
     try:
@@ -266,7 +266,7 @@ def _pipeline_class(index: Mapping[str, Any], source: str | Path) -> Any:
         )
     for name, (library, class_name) in _components(index).items():
         # A library that diffusers does not know is looked for in the model's folder; Auto classes may look there too.
-        if library not in ("diffusers", "transformers") or re.match("Auto[A-Z]", class_name):
+        if library not in ("diffusers", "transformers") or re.match("Auto[A-Z]", str(class_name)):
             raise InputError(
                 f"{source} needs {library}.{class_name} for its {name}: code that comes with a model is not run"
             )
@@ -299,38 +299,6 @@ def _variant(component: Path, variant: str | None) -> str | None:
     return variant if variant in found else None
 
 
-def load_network(
-    folder: str | Path, library: str, class_name: str, dtype: torch.dtype, variant: str | None, **options: Any
-) -> torch.nn.Module:
-    """A network with all its weights, from safetensors; folder may be a hub id where the class is of transformers."""
-    network_class = getattr({"diffusers": diffusers, "transformers": transformers}[library], class_name)
-    network, report = network_class.from_pretrained(
-        folder, dtype=dtype, variant=variant, output_loading_info=True, **_OPTIONS, **options
-    )
-    if report["missing_keys"]:
-        raise InputError(f"{folder} lacks weights, which would be random: {', '.join(sorted(report['missing_keys']))}")
-    return network  # type: ignore[no-any-return]
-
-
-def check_files(component: Path) -> None:
-    """Refuse what could only be loaded by running code or by unpickling, which may run code."""
-    if not component.is_dir():
-        raise InputError(f"{component.parent} is not complete: it has no folder {component.name}")
-    if any(component.glob("*.py")):
-        raise InputError(f"{component} holds Python code: code that comes with a model is not run")
-    if not (component / "config.json").is_file():
-        return  # no network, but a scheduler or a tokenizer
-    names = [_read_json(component / "config.json").get("transformers_weights", "model.safetensors")]
-    for shards in component.glob("*.safetensors*.json"):  # of variants, too
-        names += _read_json(shards).get("weight_map", {}).values()
-    names = [name for name in names if not name.endswith((".safetensors", ".safetensors.index.json"))]
-    if names or not any(component.glob("*.safetensors")):
-        raise InputError(
-            f"{component} has its weights not in *.safetensors, and other formats are not loaded, since unpickling "
-            "can run code; save the pipeline again with save_pretrained(…, safe_serialization=True)"
-        )
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without progress bars and without advice on sampling."""
@@ -344,13 +312,3 @@ def quiet() -> Iterator[None]:
     finally:
         for library in shown:
             library.enable_progress_bar()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as e:
-        raise InputError(f"{path} cannot be read: {one_line(e)}") from e
-    if not isinstance(content, dict):
-        raise InputError(f"{path} does not hold a JSON object")
-    return content

@@ -91,7 +91,11 @@ def open_task(
     source = open_source(data or task.source, split=split, allow_incomplete=allow_incomplete, **columns)
     numbered, source = _by_number(source, task.num_classes)
     if len(source.class_names) != task.num_classes:
-        raise InputError(f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}")
+        about = f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}"
+        if not numbered and all(map(str.isdecimal, source.class_names)):
+            least = min(map(int, source.class_names))
+            about += f": a part of them is read where its labels count from 0, and these begin at {least}"
+        raise InputError(about)
     if class_names is None and task.class_names is not None and (numbered or (task.renamed and data is None)):
         source = _named_by(task.class_names, source)
     return task, source if class_names is None else renamed(source, class_names)

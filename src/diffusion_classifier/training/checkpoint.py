@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def load_checkpoint(
         _refuse_other_run(folder, stored, *json.loads(json.dumps([run, defaults])))
         path = folder / stored["tensors"]
         tensors = load_file(path)
+        _refuse_misfits(tensors, weights)
         with torch.no_grad():
             for name, parameter in weights.items():
                 parameter.copy_(tensors[f"weights.{name}"])
@@ -64,6 +66,20 @@ def load_checkpoint(
         raise
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as e:
         raise InputError(f"{path} cannot be used ({e}): remove {folder} to start again") from e
+
+
+def _refuse_misfits(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Complain of tensors that would be left out, cast from whole numbers, or repeated to fill a larger shape."""
+    for name, tensor in tensors.items():
+        kind, _, rest = name.partition(".")
+        owner = weights.get(rest.partition(".")[2] if kind == "optimizer" else rest)
+        if owner is None or kind not in ("weights", "ema", "optimizer"):
+            raise ValueError(f"{name} belongs to no weight of this network")
+        # An optimizer may count its steps, in one number.
+        if tensor.shape != owner.shape and (kind != "optimizer" or tensor.numel() > 1):
+            raise ValueError(f"{name} has the shape {tuple(tensor.shape)}, and not {tuple(owner.shape)}")
+        if kind != "optimizer" and not tensor.is_floating_point():
+            raise ValueError(f"{name} holds whole numbers")
 
 
 def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any], defaults: dict[str, Any]) -> None:

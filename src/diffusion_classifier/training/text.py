@@ -18,13 +18,13 @@ from typing import Any, TypeVar
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
 from ..denoisers import autoencoder
 from ..denoisers.base import fingerprint, scheduler_config, without_advice
-from ..denoisers.load import SETTINGS_FILE, check_files, load_network, quiet
+from ..denoisers.load import SETTINGS_FILE, quiet
+from ..denoisers.networks import FAULTS, check_files, load_network
 from ..devices import native_bfloat16, one_line
 from ..exceptions import InputError
 from ..files import write_durably
@@ -304,10 +304,13 @@ def _load(folder: Path, library: str, kind: str, what: str) -> Any:
     try:
         with quiet():
             return load_network(folder, library, kind, torch.float32, None)
-    except (OSError, ValueError, SafetensorError) as e:
+    except FAULTS as e:
         raise InputError(f"{folder} cannot be used as {what}: {one_line(e)}") from e
 
 
 def _load_towers(folder: Path) -> tuple[CLIPModel, CLIPTokenizer]:
     clip = _load(folder, "transformers", "CLIPModel", "a contrastive model")
-    return clip, CLIPTokenizer.from_pretrained(folder)
+    try:
+        return clip, CLIPTokenizer.from_pretrained(folder)
+    except FAULTS as e:
+        raise InputError(f"{folder} cannot be used as a contrastive model: {one_line(e)}") from e

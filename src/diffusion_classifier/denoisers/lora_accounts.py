@@ -1,0 +1,220 @@
+"""Accounts of LoRA weights: every tensor of a file reached a network, with the scale that the file gives it.
+
+The loaders of diffusers and peft pass over names that fit no layer, and leave matrices that a file lacks as they find
+them. Their reports are not relied upon: the file is compared with the matrices that lie beside the layers in the end.
+
+Shape legend: r rank of a layer's two matrices, down (r, *) and up (*, r).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..exceptions import InputError
+from .weight_files import refuse_unused, some
+
+_MATRIX = re.compile(
+    r"(?P<layer>.+?)(\.lora_(embedding_)?(?P<peft>[AB])|\.lora_(?P<kohya>down|up)"
+    r"|(?P<tag>[._]lora(\d*|_linear_layer))\.(?P<old>down|up))(\.(?!bias)[^.]+)??(\.weight)?"
+)
+"""Names of the matrices, as peft, kohya's scripts, and older versions of diffusers and others write them."""
+_TOLERANCE = 0.05
+"""By which the size of a layer's change may differ from what the file says, since loaders round what they rescale."""
+
+
+class Layer(NamedTuple):
+    """What a file holds for one layer: names of its tensors."""
+
+    down: str
+    up: str
+    alpha: str | None
+
+
+def layers_of(path: str | Path, tensors: Mapping[str, Tensor]) -> list[Layer]:
+    """The layers of a LoRA file.
+
+    Raises:
+        InputError: a layer lacks one of its two matrices, the two do not fit each other, a scale (alpha) has no
+            matrices, or values are no finite floating-point numbers.
+    """
+    refuse_non_finite(path, tensors)
+    halves: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in tensors:
+        if match := _MATRIX.fullmatch(name):
+            is_down = match["peft"] == "A" or (match["kohya"] or match["old"]) == "down"
+            halves[match["layer"] + (match["tag"] or "")]["down" if is_down else "up"] = name
+    single = [names for names in halves.values() if len(names) == 1]
+    if single:
+        lacking = some(name for names in single for name in names.values())
+        raise InputError(
+            f"{path} lacks one of the two matrices of {len(single)} of its {len(halves)} layers, and has only "
+            f"{lacking}: the file is damaged or was cut"
+        )
+    unpaired = [
+        n for n in tensors if n.endswith(".alpha") and n.removesuffix(".alpha") not in halves and not _other(n, tensors)
+    ]
+    if unpaired:
+        raise InputError(
+            f"{path} holds {len(unpaired)} scales without matrices ({some(unpaired)}): the file is damaged or was cut"
+        )
+    layers = []
+    for layer, names in halves.items():
+        down, up = names["down"], names["up"]
+        if tensors[down].ndim < 2 or tensors[up].ndim < 2 or tensors[down].shape[0] != tensors[up].shape[1]:
+            shapes = " and ".join(str(tuple(tensors[name].shape)) for name in (down, up))
+            raise InputError(f"{path}: the two matrices of {layer} do not fit each other; their shapes are {shapes}")
+        alpha = f"{layer}.alpha"
+        layers.append(Layer(down, up, alpha if alpha in tensors else None))
+    return layers
+
+
+def _other(alpha: str, tensors: Mapping[str, Tensor]) -> bool:
+    """Whether a scale belongs to matrices of another kind, such as those of LoKr."""
+    start = alpha.removesuffix("alpha")
+    return any(name.startswith(start) and name != alpha for name in tensors)
+
+
+def refuse_non_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Reject tensors with values that are no finite floating-point numbers; a scale (alpha) may be a whole number.
+
+    Raises:
+        InputError: there are any.
+    """
+    whole = [name for name, t in tensors.items() if not t.is_floating_point() and not name.endswith(".alpha")]
+    if whole:
+        raise InputError(f"{path} holds weights as whole numbers ({some(whole)}): quantized weights are not supported")
+    wrong = [name for name, t in tensors.items() if not bool(t.float().isfinite().all())]
+    if wrong:
+        raise InputError(f"{path} holds values that are not finite, in {len(wrong)} tensors ({some(wrong)})")
+
+
+def refuse_partial(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    layers: Iterable[Layer],
+    converted: Mapping[str, tuple[Tensor, frozenset[str]]],
+    networks: Mapping[str, torch.nn.Module],
+    *,
+    scales: bool = True,
+) -> None:
+    """Reject LoRA weights of which a part reached no network, or another scale than the file gives.
+
+    Args:
+        path: of the file.
+        tensors: of the file.
+        layers: see `layers_of`.
+        converted: what the loader made of them: tensor, and which of the file's it was made of.
+        networks: name → module, with LoRA matrices beside its layers, not folded in yet.
+        scales: whether the file's own scales hold, rather than those of its metadata.
+
+    Raises:
+        InputError: see above; it names the tensors.
+    """
+    layers = list(layers)
+    left: Counter[tuple[Any, ...]] = Counter()
+    dtypes = set()
+    for parameter in _matrices(networks.values()):
+        left[_content(parameter)] += 1
+        dtypes.add(parameter.dtype)
+    made: dict[tuple[Any, ...], frozenset[str]] = {}
+    used: set[str] = set()
+    for tensor, names in converted.values():
+        for content in (_content(tensor.to(dtype)) for dtype in dtypes):
+            if left[content] > 0:
+                left[content] -= 1
+                made[content] = made.get(content, frozenset()) | names
+                used |= names
+                break
+    without_effect = {
+        name for layer in layers for name in layer if name and not all(bool(tensors[n].any()) for n in layer[:2])
+    }
+    alphas = {layer.alpha for layer in layers if layer.alpha and layer.down in used}
+    users = " and ".join(networks) or "this model"
+    refuse_unused(path, set(tensors) - used - alphas - without_effect, users)
+    if sum(left.values()):
+        raise InputError(f"{path} lacks matrices for {sum(left.values())} places where they would be made up")
+    if scales:
+        _refuse_scales(path, tensors, layers, made, networks)
+
+
+def _refuse_scales(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    layers: list[Layer],
+    made: Mapping[tuple[Any, ...], frozenset[str]],
+    networks: Mapping[str, torch.nn.Module],
+) -> None:
+    """Compare the size of each layer's change with that in the file, whether matrices were split, stacked or rescaled.
+
+    The squared Frobenius norm of α/r·up·down is the sum of those of its parts.
+    """
+    owner = {name: layer for layer in layers for name in layer[:2]}
+    group: dict[Layer, Layer] = {layer: layer for layer in layers}  # layers that share a module of the network
+
+    def root(layer: Layer) -> Layer:
+        return layer if group[layer] is layer else root(group[layer])
+
+    found: dict[Layer, float] = defaultdict(float)
+    for size, up in _changes(networks.values()):
+        sharing = [owner[name] for name in made.get(_content(up), frozenset()) if name in owner]
+        if not sharing:
+            continue
+        for other in sharing[1:]:
+            first, second = root(sharing[0]), root(other)
+            if first is not second:
+                group[second] = first
+                found[first] += found.pop(second, 0.0)
+        found[root(sharing[0])] += size
+    expected: dict[Layer, float] = defaultdict(float)
+    for layer in layers:
+        down, up = tensors[layer.down], tensors[layer.up]
+        scale = 1.0 if layer.alpha is None else float(tensors[layer.alpha]) / down.shape[0]
+        expected[root(layer)] += scale**2 * _size(down, up)
+    wrong = [
+        layer.alpha or layer.down
+        for layer in layers
+        if abs(found[root(layer)] - expected[root(layer)]) > _TOLERANCE * expected[root(layer)] and root(layer) in found
+    ]
+    if wrong:
+        raise InputError(
+            f"{path}: {len(wrong)} layers would be scaled otherwise than their alpha in the file says ({some(wrong)}): "
+            "multiply the matrices by alpha / rank, leave alpha out, and save the file again"
+        )
+
+
+def _matrices(networks: Iterable[torch.nn.Module]) -> Iterator[Tensor]:
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            if ".lora_" in name or ".lokr_" in name:
+                yield parameter.detach()
+
+
+def _changes(networks: Iterable[torch.nn.Module]) -> Iterator[tuple[float, Tensor]]:
+    """Squared norm of the change of each layer that has LoRA matrices, and its up."""
+    for network in networks:
+        for module in network.modules():
+            for kind in ("lora_", "lora_embedding_"):
+                downs, ups = (getattr(module, f"{kind}{matrix}", None) for matrix in "AB")
+                if downs is None or ups is None or len(getattr(module, "lora_magnitude_vector", ())):
+                    continue
+                for adapter in downs:
+                    down, up = (getattr(part[adapter], "weight", part[adapter]).detach() for part in (downs, ups))
+                    yield float(module.scaling[adapter]) ** 2 * _size(down, up), up  # type: ignore[index]
+
+
+def _size(down: Tensor, up: Tensor) -> float:
+    """Squared Frobenius norm of up·down, by way of two matrices (r, r)."""
+    down, up = down.double().flatten(1), up.double().flatten(1)
+    return float(((up.mT @ up) * (down @ down.mT)).sum())
+
+
+def _content(tensor: Tensor) -> tuple[Any, ...]:
+    """Tells tensors apart by shape and values."""
+    return tuple(tensor.shape), hash(tensor.detach().float().contiguous().numpy().tobytes())

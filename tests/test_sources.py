@@ -129,15 +129,20 @@ def test_folders_of_splits(tmp_path):
 
 def test_links_are_followed_and_every_kind_of_image_is_there(tmp_path):
     folder_of(tmp_path / "elsewhere", "Sneaker/a.png")
-    folder = folder_of(tmp_path / "d", "Bag/a.avif", "Bag/b", "Bag/c.JPG", "Bag/notes.txt", "Bag/.x.png", "LICENSE")
+    folder = folder_of(tmp_path / "d", "Bag/a.avif", "Bag/b", "Bag/c.JPG", "Bag/.x.png")
+    for name in ("Bag/notes.txt", "LICENSE", "Bag/Thumbs.db"):
+        (folder / name).write_text("BM, or P5 10 10, is no image")
     (folder / "Sneaker").symlink_to(tmp_path / "elsewhere" / "Sneaker")
     source = open_source(str(folder))
     assert dict(zip(source.ids, map(source.label, range(4)), strict=True)) == {
         "Bag/a.avif": "Bag", "Bag/b": "Bag", "Bag/c.JPG": "Bag", "Sneaker/a.png": "Sneaker",
     }  # fmt: skip
     assert greys(source) == [0, 1, 2, 0]
-    with pytest.raises(InputError, match="holds no images"):
-        open_source(str(folder_of(tmp_path / "texts", "a/notes.txt")))
+    assert source.notes == ("2 files are no images and were left out: LICENSE, Bag/notes.txt",)
+    (tmp_path / "texts" / "a").mkdir(parents=True)
+    (tmp_path / "texts" / "a" / "notes.txt").write_text("none")
+    with pytest.raises(InputError, match=r"texts holds no images, but a/notes\.txt$"):
+        open_source(str(tmp_path / "texts"))
 
 
 def test_a_file_name_of_other_bytes(tmp_path):

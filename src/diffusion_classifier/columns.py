@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .exceptions import InputError
-from .folders import folder_table, is_plain, split_folders
 from .images import ImageSource
+from .metadata import metadata_table
+from .splits import folder_kind
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
 """Files that hold a data set: suffix → how `datasets` calls what reads it."""
@@ -33,23 +34,15 @@ def load_table(source: str, split: str | None) -> tuple[Any, str]:
     options: dict[str, Any] = {}
     kind = "hub"
     if path.is_file():
-        if path.suffix not in TABLES:
+        if path.suffix.lower() not in TABLES:
             raise InputError(f"{source} is no data set: of files, {', '.join(TABLES)} can be read")
-        kind = TABLES[path.suffix]
+        kind = TABLES[path.suffix.lower()]
         arguments, options = (kind,), {"data_files": {split or "test": source}}
     elif path.is_dir():
-        if any(path.glob("**/*.parquet")):
-            kind = "parquet"
-        elif any(path.glob("**/*.tar")):
-            kind = "webdataset"
-        else:
-            kind = "imagefolder"
-            if is_plain(path):
-                return folder_table(source, split), kind
-            arguments, options = (kind,), {"data_dir": source}
-            if not split_folders(path):  # nor are there any in names of files
-                options |= {"data_files": {"train": "**"}}
-    elif path.suffix in (*TABLES, ".json", ".jsonl"):
+        kind = folder_kind(path)
+        if kind == "imagefolder":
+            return metadata_table(source, split)[0], kind
+    elif path.suffix.lower() in (*TABLES, ".json", ".jsonl"):
         raise InputError(f"there is no file {source}")
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):
         raise InputError(f"there is no folder {source}, and the name of a data set it cannot be")

@@ -15,10 +15,13 @@ from typing import Any, Self
 
 from .columns import check_columns, columns_of, images_of, load_table, only_column, read_beside
 from .exceptions import InputError
+from .folders import read_folder
 from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
+from .metadata import has_metadata, metadata_table
 from .prompts import parse_labels
 from .spec import RunSpec
+from .splits import counted, folder_kind, listed
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
 _CAPTION_COLUMNS = ("text", "caption")
@@ -98,27 +101,31 @@ def open_source(
     image_column: str | None = None,
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    allow_incomplete: bool = False,
 ) -> Source:
     """Labelled images of a data set.
 
     Args:
-        source: a folder of IDX files; a folder with one sub-folder of images per class; a Parquet or CSV file; a
-            folder of Parquet files or webdataset shards; or the id of a data set on the hub. In a CSV file images are
+        source: a folder of IDX files; a folder with one sub-folder of images per class, see `folders.read_folder`, or
+            with images and a metadata.csv that has the columns file_name and label; a Parquet or CSV file; a folder
+            of Parquet files or webdataset shards; or the id of a data set on the hub. In a CSV file images are
             paths from its folder. Beside webdataset shards class names may be in classnames.txt, one a line, and
             templates in zeroshot_classification_templates.txt, with {c} for the name.
         split: "train", "test" …; for IDX files `train-…` and `t10k-…`. If None the only one, or "test".
         image_column: where the images are; the only image column if None.
         label_column: where the labels are; the only class-label column if None.
         class_names: replaces the data set's own names, one for each; or the classes of images that have no labels.
+            For labels that are numbers, as those of IDX files, there may be more names than labels that occur.
+        allow_incomplete: go without images that are missing or belong to no class, with a note.
 
     Raises:
         InputError: the data cannot be read as labelled images.
     """
     folder = Path(source)
     if is_idx_folder(folder):
-        images, labels = read_idx_folder(folder, split or "test")
-        names = tuple(str(i) for i in range(int(labels.max()) + 1))
-        found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__)
+        found = _read_idx(source, split, class_names)
+    elif folder.is_dir() and folder_kind(folder) == "imagefolder":
+        found = _read_images(source, split, image_column, label_column, class_names, allow_incomplete)
     else:
         found = _read_table(source, split, image_column, label_column, class_names)
     return found if class_names is None else renamed(found, class_names)
@@ -145,7 +152,12 @@ class Captioned:
 
 
 def open_captioned(
-    source: str, *, split: str | None = None, image_column: str | None = None, caption_column: str | None = None
+    source: str,
+    *,
+    split: str | None = None,
+    image_column: str | None = None,
+    caption_column: str | None = None,
+    allow_incomplete: bool = False,
 ) -> Captioned:
     """Images and captions of a data set.
 
@@ -155,13 +167,18 @@ def open_captioned(
         split: as in `open_source`.
         image_column: as in `open_source`.
         caption_column: where the captions are; "text" or "caption" if None.
+        allow_incomplete: go without images that are missing, with a note.
 
     Raises:
         InputError: the data cannot be read as captioned images, or an image has no caption.
     """
     import datasets
 
-    table, _ = load_table(source, split)
+    notes: tuple[str, ...] = ()
+    if Path(source).is_dir() and folder_kind(Path(source)) == "imagefolder":
+        table, notes = metadata_table(source, split, allow_incomplete=allow_incomplete)
+    else:
+        table, _ = load_table(source, split)
     features = table.features
     caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in features), "text")
     image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
@@ -171,14 +188,15 @@ def open_captioned(
         if not isinstance(caption, str) or not caption.strip():
             raise InputError(f"{source}[{i}] has no caption: column {caption_column!r} holds {caption!r}")
     folder = Path(source).parent if Path(source).is_file() else Path(source)
-    return Captioned(source, tuple(captions), images_of(table, image_column, folder, source)[0])
+    return Captioned(source, tuple(captions), images_of(table, image_column, folder, source)[0], notes)
 
 
 def is_captioned(source: str, split: str | None = None) -> bool:
     """Whether a data set's images have captions and no labels."""
     import datasets
 
-    if is_idx_folder(Path(source)):
+    folder = Path(source)
+    if is_idx_folder(folder) or (folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)):
         return False
     features = load_table(source, split)[0].features
     labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel) or n in _LABEL_COLUMNS]
@@ -207,23 +225,64 @@ def _positions(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
+def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None) -> Source:
+    """Images of IDX files. The classes are the numbers up to the largest label of any split."""
+    images, labels, largest, notes = read_idx_folder(Path(source), split)
+    count = max(largest + 1, len(class_names or ()))
+    if missing := [
+        class_names[i] if class_names and i < len(class_names) else str(i)
+        for i in sorted(set(range(count)) - set(labels.tolist()))
+    ]:
+        what = counted(missing, "class has", "classes have")
+        notes = (*notes, f"{what} no images and can be predicted all the same: {listed(missing)}")
+    names = tuple(map(str, range(count)))
+    return Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__, notes=notes)
+
+
+def _read_images(
+    source: str,
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    class_names: Sequence[str] | None,
+    allow_incomplete: bool,
+) -> Source:
+    """Images in folders that are their classes, or with labels in metadata beside them."""
+    unused: tuple[str, ...] = ()
+    if has_metadata(Path(source)):
+        table, notes = metadata_table(source, split, allow_incomplete=allow_incomplete)
+        if label_column in table.features or any(name in table.features for name in _LABEL_COLUMNS):
+            return replace(_read_table(source, split, image_column, label_column, class_names, table), notes=notes)
+        unused = (f"the metadata have no column of labels ({', '.join(table.features)}) and were not used",)
+    folder = read_folder(source, split, allow_incomplete=allow_incomplete)
+    check_columns(source, ("image", "label"), filter(None, (image_column, label_column)))
+    names = folder.class_names
+    if not names:
+        if class_names is None:
+            raise InputError(
+                f"{source} must have at least two sub-folders, one a class, with images right in them; of images "
+                "whose classes are not known, say which they may be of, --class-names"
+            )
+        names = tuple(class_names)
+    root = Path(source).resolve()
+    ids = tuple(map(str, folder.files))
+    return Source(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=(*unused, *folder.notes))
+
+
 def _read_table(
     source: str,
     split: str | None,
     image_column: str | None,
     label_column: str | None,
     class_names: Sequence[str] | None,
+    table: Any = None,
 ) -> Source:
     import datasets
 
     path = Path(source)
-    table, kind = load_table(source, split)
+    if table is None:
+        table, _ = load_table(source, split)
     features = table.features
-    if kind == "imagefolder" and list(features) == ["image"] and class_names is None:
-        raise InputError(
-            f"{source} must have at least two sub-folders, one a class, with images right in them; of images whose "
-            "classes are not known, say which they may be of, --class-names"
-        )
     image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
     folder = path.parent if path.is_file() else path
     beside: dict[str, tuple[str, ...]] = {}
@@ -236,7 +295,7 @@ def _read_table(
         check_columns(source, features, (image_column, label_column))
         if not isinstance(features[label_column], datasets.ClassLabel | datasets.Value):
             raise InputError(f"column {label_column!r} of {source} does not hold labels, but {features[label_column]}")
-        beside = {} if path.suffix == ".csv" else read_beside(source, folder, features[label_column])
+        beside = {} if path.suffix.lower() == ".csv" else read_beside(source, folder, features[label_column])
         labels, names = _labels(table[label_column][:], features[label_column], beside.get("names"), source)
     read, keys = images_of(table, image_column, folder, source)
     keys = table["__key__"][:] if "__key__" in features else keys

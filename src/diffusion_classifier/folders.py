@@ -34,7 +34,7 @@ class Folder:
 
 
 def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool = False) -> Folder:
-    """Images of a folder, and their classes, which are the folders right in it.
+    """Read the images of a folder, and their classes, which are the folders right in it.
 
     Images in folders further down belong to the class above them. Whatever is no image is left out, with a note.
     Classes are in the order of their names as text; if these are numbers, or differ in a number alone, in its order.
@@ -99,7 +99,7 @@ def _check_levels(source: str, place: Place) -> None:
 
 
 def _ordered(names: Sequence[str], notes: list[str]) -> tuple[str, ...]:
-    """In the order of text, or of numbers if the names are numbers or differ in a number alone."""
+    """Sort names as text, or by number if they are numbers or differ in a number alone."""
     as_text = tuple(sorted(names))
     matches = [re.fullmatch(r"([^0-9]*)([0-9]+)([^0-9]*)", name) for name in as_text]
     around = {(match[1], match[3]) for match in matches if match}
@@ -148,7 +148,7 @@ def _note_others(source: str, place: Place, used: Sequence[Place], notes: list[s
 
 
 def _as_text(files: Iterable[Path]) -> list[Path]:
-    """In the order of text.
+    """Sort paths as text.
 
     Raises:
         InputError: a name is not UTF-8.

@@ -71,13 +71,13 @@ class UnreadableImageError(Exception):
 
 
 def readable() -> list[str]:
-    """Names of the formats that this Pillow can read."""
+    """Return the names of the formats that this Pillow can read."""
     Image.init()  # fills OPEN; Image.open fails when asked for a format that this Pillow does not have
     return [f for f in _FORMATS if f in Image.OPEN and (f not in _NEEDS or features.check(_NEEDS[f]))]
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """The image of an open file, not decoded yet. Plugins for HEIC and JPEG XL are used where they are installed.
+    """Open an image without decoding it. Plugins for HEIC and JPEG XL are used if they are installed.
 
     Raises:
         UnreadableImageError: it is of no readable format.

@@ -56,13 +56,14 @@ def read_idx_folder(folder: Path, split: str | None) -> IdxImages:
     """
     files = _files(folder)
     sets = sorted({name for name, part in files if part == "images"} or {name for name, _ in files})
-    wanted = split or (_split(sets[0]) if len(sets) == 1 else "test")
-    found = [name for name in sets if wanted in (name, _split(name)) or split_of(wanted) == _split(name)]
+    wanted = split or (_parts(sets[0])[1] if len(sets) == 1 else "test")
+    found = [name for name in sets if name == wanted or _parts(name)[1] in (wanted, split_of(wanted))]
     if len(found) != 1:
         what = f"no IDX files of the split {wanted!r}" if not found else f"IDX files of several sets for {wanted!r}"
         advice = "; name one with --split" if found else ""
         raise InputError(f"{folder} has {what}: there are {', '.join(found or sets)}{advice}")
     (name,) = found
+    data_set, its_split = _parts(name)
     for part in ("images-idx3", "labels-idx1"):
         if (name, part[:6]) not in files:
             raise InputError(f"{folder} has no file {name}-{part}-ubyte or {name}-{part}-ubyte.gz")
@@ -77,33 +78,33 @@ def read_idx_folder(folder: Path, split: str | None) -> IdxImages:
         raise InputError(f"{files[name, 'images'][0]} {e}") from e
     largest = int(labels.max())
     for other, part in files:
-        if part == "labels" and other != name and _set(other) == _set(name):
+        if part == "labels" and other != name and _parts(other)[0] == data_set:
             beside = _only(files[other, part])
             _check_labels(files[other, part][0], beside)
             largest = max(largest, int(beside.max(initial=0)))
-    if split is None and _split(name) != "test":
-        notes.insert(0, f"the split {_split(name)} was read, which is the only one in {folder}")
+    if split is None and its_split != "test":
+        notes.insert(0, f"the split {its_split} was read, which is the only one in {folder}")
     return IdxImages(pixels, labels.astype(np.int64), largest, tuple(notes))
 
 
 def _files(folder: Path) -> dict[tuple[str, str], list[Path]]:
     """What comes before "-images" or "-labels" in a name, and which it is → files: plain, compressed, or both."""
     found: dict[tuple[str, str], list[Path]] = {}
-    for path in sorted(folder.iterdir()):
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as e:
+        raise InputError(f"the folder {folder} cannot be read: {e.strerror}") from e
+    for path in paths:
         if (match := _NAME.fullmatch(path.name)) and path.is_file():
             found.setdefault((match[1], match[2].lower()), []).append(path)
     return found
 
 
-def _split(name: str) -> str:
-    """The split of files whose names begin so; all of the name if it says none."""
-    word = re.split(r"[-_.]", name)[-1].lower()
-    return "test" if word in ("t10k", "test10k") else split_of(word) or name
-
-
-def _set(name: str) -> str:
-    """The data set of files whose names begin so, as emnist-letters; often none."""
-    return name if _split(name) == name else re.sub(r"[^-_.]+$", "", name)
+def _parts(name: str) -> tuple[str, str]:
+    """The data set, often "", and the split of files whose names begin so: emnist-letters-train, t10k."""
+    before, word = re.fullmatch(r"(.*?)([^-_.]*)", name).groups()  # type: ignore[union-attr]
+    split = "test" if word.lower() in ("t10k", "test10k") else split_of(word)
+    return (before, split) if split else ("", name)
 
 
 def _only(paths: list[Path]) -> NDArray[Any]:

@@ -299,14 +299,14 @@ def _from_array(source: object, notes: list[str]) -> Image.Image:
 
 
 def to_uint8(array: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
-    """Pixels as 8-bit values. The type decides what is white; for wide integers the largest value has to agree.
+    """Convert pixels to 8-bit values. The type decides what is white; for wide integers the largest value has to agree.
 
     uint8 stays; bool is 0 or 255; floating point is in [0, 1]; uint16 is in 0..65535 and must exceed 255 somewhere;
     other integers are in 0..255 and must exceed 1 somewhere. Arrays of zeros alone are black whatever their type.
 
     Args:
         array: Of any shape, not empty.
-        notes: Is given a sentence for each choice that was made.
+        notes: List to which a sentence is added for each choice that was made.
 
     Raises:
         ImageError: The type is another, the values lie outside, or it is not clear which of them is white.

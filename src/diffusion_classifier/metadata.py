@@ -35,31 +35,33 @@ def metadata_table(source: str, split: str | None, *, allow_incomplete: bool = F
         InputError: as `find_split`; there are no metadata; a file cannot be read; an image that it lists is missing.
     """
     import datasets
+    import pyarrow as pa
 
     notes: list[str] = []
     place = find_split(source, split, notes)
-    tables = []
-    used: set[str] = set()
-    missing: list[str] = []
-    for file in _files(Path(source), place):
-        rows = _read(file)
-        paths = [_path(file, i, name) for i, name in enumerate(rows[_FILE].to_pylist())]
-        within = [i for i, path in enumerate(paths) if Path(path).is_relative_to(os.path.normpath(place.path))]
-        lost = [i for i in within if not os.path.isfile(paths[i])]
-        missing += [f"{rows[_FILE][i].as_py()} ({relative([file], source)[0]})" for i in lost]
-        kept = sorted(set(within) - set(lost))
-        if "image" in rows.column_names:
-            raise InputError(f"{file} has a column 'image', which is what {_FILE} stands for: rename it")
-        table = datasets.Dataset(rows.take(kept).drop_columns([_FILE]) if rows.num_columns > 1 else rows.take(kept))
-        images = [os.path.abspath(paths[i]) for i in kept]
-        table = table.add_column("image", images).cast_column("image", datasets.Image())
-        tables.append(table.select_columns(["image", *(c for c in table.column_names if c not in ("image", _FILE))]))
-        used |= {paths[i] for i in kept}
-    if not tables:
+    files = _files(Path(source), place)
+    if not files:
         raise InputError(
             f"{source} holds images and nothing that describes them: captions are in a metadata.csv with the columns "
             f"{_FILE} and text"
         )
+    tables = []
+    used: set[str] = set()
+    missing: list[str] = []
+    for file in files:
+        rows = _read(file)
+        if "image" in rows.column_names:
+            raise InputError(f"{file} has a column 'image', which is what {_FILE} stands for: rename it")
+        names = rows[_FILE].to_pylist()
+        paths = [_path(file, i, name) for i, name in enumerate(names)]
+        within = [i for i, path in enumerate(paths) if Path(path).is_relative_to(os.path.normpath(place.path))]
+        kept = [i for i in within if os.path.isfile(paths[i])]
+        missing += [f"{names[i]} ({relative([file], source)[0]})" for i in within if not os.path.isfile(paths[i])]
+        if kept:
+            images = pa.array([os.path.abspath(paths[i]) for i in kept])
+            rows = rows.take(kept).set_column(rows.column_names.index(_FILE), "image", images)
+            tables.append(datasets.Dataset(rows).cast_column("image", datasets.Image()))
+            used |= {paths[i] for i in kept}
     if missing:
         told = f"{counted(missing, 'image is', 'images are')} listed and missing in {source}: {listed(missing)}"
         if not allow_incomplete:

@@ -42,63 +42,65 @@ class Place:
     @cached_property
     def _inside(self) -> tuple[list[Path], list[Path]]:
         try:
-            names = sorted(filter(visible, os.listdir(self.path)))
+            with os.scandir(self.path) as entries:
+                found = sorted((e for e in entries if visible(e.name)), key=lambda e: e.name)
         except OSError as e:
             raise InputError(f"the folder {self.path} cannot be read: {e.strerror}") from e
         folders: list[Path] = []
         files: list[Path] = []
-        for path in (self.path / name for name in names):
-            if path.is_dir():
-                folders += [path] if os.path.realpath(path) not in self._above else []
-            elif path.is_file() or path.is_symlink():  # a dangling link is an image that is missing: to be reported
-                files.append(path)
+        for entry in found:
+            if entry.is_dir():
+                if not entry.is_symlink() or os.path.realpath(entry.path) not in self._above:
+                    folders.append(self.path / entry.name)
+            elif entry.is_file() or entry.is_symlink():  # a dangling link is an image that is missing: to be reported
+                files.append(self.path / entry.name)
         return folders, files
 
     @cached_property
     def folders(self) -> list[Place]:
-        """The folders right in it."""
+        """Folders right in it."""
         return [Place(path, self._above) for path in self._inside[0]]
 
     @cached_property
     def images(self) -> list[Path]:
-        """The images right in it."""
+        """Images right in it."""
         return [path for path in self._inside[1] if is_image(path)]
 
     @cached_property
     def others(self) -> list[Path]:
-        """The other files right in it."""
+        """Other files right in it."""
         images = set(self.images)
         return [path for path in self._inside[1] if path not in images]
 
     @cached_property
     def with_images(self) -> list[Place]:
-        """The folders right in it that hold images, at any depth."""
+        """Folders right in it that hold images, at any depth."""
         return [place for place in self.folders if place.holds_images]
 
     @cached_property
     def holds_images(self) -> bool:
-        """Whether there are images in it, at any depth."""
+        """Tell whether there are images in it, at any depth."""
         return bool(self.images) or any(place.holds_images for place in self.folders)
 
     @cached_property
     def is_empty(self) -> bool:
-        """Whether there is no file in it, at any depth."""
+        """Tell whether there is no file in it, at any depth."""
         return not self._inside[1] and all(place.is_empty for place in self.folders)
 
     @property
     def is_flat(self) -> bool:
-        """Whether no folder in it holds images."""
+        """Tell whether no folder in it holds images."""
         return not self.with_images
 
     def walk(self) -> Iterator[Place]:
-        """Itself, and all folders below."""
+        """Yield this folder and all folders below it."""
         yield self
         for place in self.folders:
             yield from place.walk()
 
 
 def folder_kind(folder: Path) -> str:
-    """What a folder's data set is made of: "parquet" tables, "webdataset" shards, or images: "imagefolder".
+    """Name the kind of data set in a folder: "parquet" tables, "webdataset" shards, or images, "imagefolder".
 
     Images in two folders or more are the data set, whatever archives lie beside them.
 
@@ -126,20 +128,20 @@ def folder_kind(folder: Path) -> str:
 
 
 def split_of(name: str) -> str | None:
-    """The split that a folder of this name holds, if the name says so: "train", "validation" or "test"."""
+    """Return the split that a folder's name stands for, "train", "validation" or "test", or None."""
     match = _SPLIT.fullmatch(name.strip().lower())
     return _WORDS[match[1]] if match else None
 
 
 def find_split(source: str, split: str | None, notes: list[str]) -> Place:
-    """The folder that holds the images of a split, with the folders of classes right in it if there are any.
+    """Find the folder that holds the images of a split, with the folders of classes right in it if there are any.
 
     A folder that holds nothing but another folder of folders is passed through, with a note.
 
     Args:
         source: the folder that was given.
         split: "train", "test" …; if None the only one, or "test". Without folders of splits all images are "train".
-        notes: is given sentences.
+        notes: list to which sentences are added.
 
     Raises:
         InputError: no such split; no image in it; or folders of splits lie among others that hold images.
@@ -156,7 +158,7 @@ def find_split(source: str, split: str | None, notes: list[str]) -> Place:
                 )
             place, chosen = _chosen(source, place, splits, split, notes)
         elif len(inner) == 1 and not place.images and inner[0].with_images and not inner[0].images:
-            if any(other.is_empty for other in place.folders):
+            if any(other.is_empty for other in place.folders) and not _leads_to_splits(inner[0]):
                 break  # a class without images, beside one with folders of its own
             note_others(source, place, inner, notes)
             notes.append(f"the images were read from {inner[0].path}, the only folder in {place.path} that holds any")
@@ -177,13 +179,13 @@ def find_split(source: str, split: str | None, notes: list[str]) -> Place:
 def note_others(
     source: str, place: Place, used: Sequence[Place], notes: list[str], more_files: Sequence[Path] = ()
 ) -> None:
-    """Say which folders right in a place are left out, since they hold no images, and which files are no images.
+    """Add notes on folders that are left out, because they hold no images, and on files that are no images.
 
     Args:
         source: the folder that was given; names are relative to it.
         place: looked into.
         used: folders right in it that are not left out.
-        notes: is given the sentences.
+        notes: list to which the sentences are added.
         more_files: files further down that are no images.
     """
     if left := [folder for folder in place.folders if folder not in used]:
@@ -200,7 +202,7 @@ def note_others(
 
 
 def _splits(place: Place, notes: list[str]) -> dict[str, Place]:
-    """Split → folder, if the folders in a place are those of splits.
+    """Map splits to folders, if the folders in a place are those of splits.
 
     Raises:
         InputError: some are, and others hold images, too; two are of one split.
@@ -227,6 +229,11 @@ def _splits(place: Place, notes: list[str]) -> dict[str, Place]:
             f"the folder of one split, such as {named[0][1].path}"
         )
     return splits if any(folder.holds_images for folder in splits.values()) else {}
+
+
+def _leads_to_splits(place: Place) -> bool:
+    inner = place.with_images
+    return any(split_of(folder.name) for folder in inner) or (len(inner) == 1 and _leads_to_splits(inner[0]))
 
 
 def _refuse_likely_splits(place: Place) -> None:
@@ -278,16 +285,16 @@ def _spaced(name: str) -> str:
 
 
 def relative(files: Iterable[Path], source: str) -> tuple[Path, ...]:
-    """Paths relative to the folder that was given."""
+    """Return the paths relative to the folder that was given."""
     return tuple(path.relative_to(source) for path in files)
 
 
 def listed(things: Iterable[object]) -> str:
-    """The first of them, and a sign that there are more."""
+    """Join the first few, with … if there are more."""
     names = list(map(str, things))
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def counted(things: Sequence[object], one: str, several: str) -> str:
-    """How many there are, with what follows for one and for several."""
+    """Return the number, followed by the words for one or for several."""
     return f"{len(things)} {one if len(things) == 1 else several}"

@@ -4,7 +4,6 @@ import shutil
 import unicodedata
 import zipfile
 
-import datasets
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +11,7 @@ from PIL import Image
 
 from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.images import load_image
-from diffusion_classifier.sources import open_captioned, open_source
+from diffusion_classifier.sources import open_source
 from diffusion_classifier.splits import split_of
 
 
@@ -375,88 +374,10 @@ class TestFiles:
         with pytest.raises(InputError, match="no column 'kind'; it has image, label"):
             open_source(folder, label_column="kind")
 
-
-class TestMetadata:
-    def test_labels_are_text_as_written(self, tmp_path):
-        folder = tree(tmp_path / "x", "1.png", "2.png", "3.png", "b/4.png")
-        (tmp_path / "x" / "metadata.csv").write_text(
-            "\ufefffile_name,label\n1.png,01\n2.png,1\n./3.png,None\nb/4.png,true\n"
-        )
-        source = open_source(folder)
-        assert told(source) == {"1.png": "01", "2.png": "1", "3.png": "None", "b/4.png": "true"}
-        assert [load_image(source.read(i)).image.size for i in range(4)] == [(2, 2)] * 4
-        assert source.notes == ()
-
-    def test_images_that_it_lacks_are_said(self, tmp_path):
-        folder = tree(tmp_path / "x", "1.png", "2.png", "3.png")
-        (tmp_path / "x" / "metadata.jsonl").write_text('{"file_name": "1.png", "text": "one"}\n\n')
-        captioned = open_captioned(folder)
-        assert captioned.captions == ("one",)
-        assert captioned.notes == ("2 images are in no row and were left out, by the metadata: 2.png, 3.png",)
-
-    def test_images_that_are_missing(self, tmp_path):
-        folder = tree(tmp_path / "x", "1.png")
-        (tmp_path / "x" / "metadata.csv").write_text("file_name,text\n1.png,one\n9.png,nine\n")
-        with pytest.raises(InputError, match=r"1 image is listed and missing in .*: 9\.png \(metadata\.csv\); allow"):
-            open_captioned(folder)
-        captioned = open_captioned(folder, allow_incomplete=True)
-        assert captioned.captions == ("one",)
-        assert "9.png" in captioned.notes[0]
-
-    @pytest.mark.parametrize("where", ["", "train/"])
-    def test_of_a_split(self, tmp_path, where):
-        folder = tree(tmp_path / "x", "train/1.png", "test/2.png")
-        to = "" if where else "train/"
-        (tmp_path / "x" / where / "metadata.csv").write_text(f"file_name,text\n{to}1.png,one\n")
-        if where:
-            (tmp_path / "x" / "test" / "metadata.csv").write_text("file_name,text\n2.png,two\n")
-        assert open_captioned(folder, split="train").captions == ("one",)
-
-    def test_as_parquet(self, tmp_path):
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        folder = tree(tmp_path / "x", "1.png", "2.png")
-        pq.write_table(
-            pa.table({"file_name": ["2.png", "1.png"], "label": ["b", "a"]}), tmp_path / "x" / "metadata.parquet"
-        )
-        assert told(open_source(folder)) == {"2.png": "b", "1.png": "a"}
-
-    def test_as_parquet_of_datasets(self, tmp_path):
-        folder = tree(tmp_path / "x", "1.png", "2.png")
-        features = datasets.Features(file_name=datasets.Value("string"), label=datasets.ClassLabel(names=["z", "a"]))
-        table = datasets.Dataset.from_dict({"file_name": ["2.png", "1.png"], "label": [1, 0]}, features=features)
-        table.to_parquet(tmp_path / "x" / "metadata.parquet")
-        assert told(open_source(folder)) == {"2.png": "a", "1.png": "z"}
-
-    def test_that_says_nothing_of_classes(self, tmp_path):
+    @pytest.mark.parametrize("content", ["name,size\na,1\n", "", "x" * 100_000])
+    def test_metadata_of_another_kind(self, tmp_path, content):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
-        (tmp_path / "x" / "metadata.csv").write_text("file_name,text\ncat/1.png,one\n")
+        (tmp_path / "x" / "metadata.csv").write_text(content)
         source = open_source(folder)
         assert told(source) == {"cat/1.png": "cat", "dog/2.png": "dog"}
-        assert source.notes[0] == "the metadata have no column of labels (image, text) and were not used"
-        (tmp_path / "x" / "metadata.csv").write_text("name,size\na,1\n")  # other metadata than those of datasets
-        assert open_source(folder).notes == ("1 file is no image and was left out: metadata.csv",)
-
-    @pytest.mark.parametrize(
-        ("name", "content", "message"),
-        [
-            ("metadata.csv", b"file_name,text\n1.png,a,b\n", "line 2 has 3 fields, and the head has 2"),
-            ("metadata.csv", b"file_name,text,text\n1.png,a,b\n", "two columns have one name"),
-            ("metadata.csv", b"file_name,text\n1.png,caf\xe9\n", "cannot be read as metadata: 'utf-8'"),
-            ("metadata.csv", b"file_name,text\n,a\n", r"csv\[0\] names no file: column 'file_name' holds None"),
-            ("metadata.csv", b"file_name,text\n1.png,\n", r"\[0\] has no caption"),
-            ("metadata.csv", b"file_name,image,text\n1.png,x,a\n", "has a column 'image'"),
-            ("metadata.csv", b"file_name,text\n", "list no image"),
-            ("metadata.csv", b"name,text\n1.png,a\n", "nothing that describes them"),
-            ("metadata.jsonl", b'{"file_name": ', "cannot be read as metadata"),
-            ("metadata.jsonl", b"[1]\n", "cannot be read as metadata"),
-            ("metadata.parquet", b"PAR1", "cannot be read as metadata"),
-            ("none.csv", b"", "nothing that describes them"),
-        ],
-    )
-    def test_mistakes(self, tmp_path, name, content, message):
-        folder = tree(tmp_path / "x", "1.png")
-        (tmp_path / "x" / name).write_bytes(content)
-        with pytest.raises(InputError, match=message):
-            open_captioned(folder)
+        assert source.notes == ("1 file is no image and was left out: metadata.csv",)

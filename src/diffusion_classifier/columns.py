@@ -11,8 +11,7 @@ from typing import Any
 
 from .exceptions import InputError
 from .images import ImageSource
-from .metadata import metadata_table
-from .splits import folder_kind
+from .splits import folder_kind, split_of
 
 TABLES = {".parquet": "parquet", ".csv": "csv", ".tar": "webdataset"}
 """Files that hold a data set: suffix → how `datasets` calls what reads it."""
@@ -41,7 +40,9 @@ def load_table(source: str, split: str | None) -> tuple[Any, str]:
     elif path.is_dir():
         kind = folder_kind(path)
         if kind == "imagefolder":
-            return metadata_table(source, split)[0], kind
+            arguments, options = (kind,), {"data_dir": source}
+            if not any(split_of(name.name) for name in path.iterdir() if name.is_dir()):  # nor are there in file names
+                options |= {"data_files": {"train": "**"}}
     elif path.suffix.lower() in (*TABLES, ".json", ".jsonl"):
         raise InputError(f"there is no file {source}")
     elif not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", source):

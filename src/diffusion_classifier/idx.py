@@ -29,13 +29,13 @@ class IdxImages(NamedTuple):
     Args:
         images: (M, H, W), uint8.
         labels: (M,), at least 0.
-        largest: label of any split of the data set.
+        known: labels that occur in any split of the data set, ascending.
         notes: as in `sources.Source`.
     """
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
-    largest: int
+    known: tuple[int, ...]
     notes: tuple[str, ...]
 
 
@@ -56,6 +56,8 @@ def read_idx_folder(folder: Path, split: str | None) -> IdxImages:
     """
     files = _files(folder)
     sets = sorted({name for name, part in files if part == "images"} or {name for name, _ in files})
+    if not sets:
+        raise InputError(f"{folder} has no file t10k-images-idx3-ubyte, train-images-idx3-ubyte or the like")
     wanted = split or (_parts(sets[0])[1] if len(sets) == 1 else "test")
     found = [name for name in sets if name == wanted or _parts(name)[1] in (wanted, split_of(wanted))]
     if len(found) != 1:
@@ -76,15 +78,15 @@ def read_idx_folder(folder: Path, split: str | None) -> IdxImages:
         pixels = to_uint8(images, notes)
     except ImageError as e:
         raise InputError(f"{files[name, 'images'][0]} {e}") from e
-    largest = int(labels.max())
+    known = set(labels.tolist())
     for other, part in files:
         if part == "labels" and other != name and _parts(other)[0] == data_set:
             beside = _only(files[other, part])
             _check_labels(files[other, part][0], beside)
-            largest = max(largest, int(beside.max(initial=0)))
+            known.update(beside.tolist())
     if split is None and its_split != "test":
         notes.insert(0, f"the split {its_split} was read, which is the only one in {folder}")
-    return IdxImages(pixels, labels.astype(np.int64), largest, tuple(notes))
+    return IdxImages(pixels, labels.astype(np.int64), tuple(sorted(known)), tuple(notes))
 
 
 def _files(folder: Path) -> dict[tuple[str, str], list[Path]]:

@@ -18,10 +18,9 @@ from .exceptions import InputError
 from .folders import read_folder
 from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
-from .metadata import has_metadata, metadata_table
 from .prompts import parse_labels
 from .spec import RunSpec
-from .splits import counted, folder_kind, listed
+from .splits import counted, folder_kind, has_metadata, listed
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
 _CAPTION_COLUMNS = ("text", "caption")
@@ -106,9 +105,8 @@ def open_source(
     """Labelled images of a data set.
 
     Args:
-        source: a folder of IDX files; a folder with one sub-folder of images per class, see `folders.read_folder`, or
-            with images and a metadata.csv that has the columns file_name and label; a Parquet or CSV file; a folder
-            of Parquet files or webdataset shards; or the id of a data set on the hub. In a CSV file images are
+        source: a folder of IDX files; a folder with one sub-folder of images per class; a Parquet or CSV file; a
+            folder of Parquet files or webdataset shards; or the id of a data set on the hub. In a CSV file images are
             paths from its folder. Beside webdataset shards class names may be in classnames.txt, one a line, and
             templates in zeroshot_classification_templates.txt, with {c} for the name.
         split: "train", "test" …; for IDX files `train-…` and `t10k-…`. If None the only one, or "test".
@@ -116,7 +114,7 @@ def open_source(
         label_column: where the labels are; the only class-label column if None.
         class_names: replaces the data set's own names, one for each; or the classes of images that have no labels.
             For labels that are numbers, as those of IDX files, there may be more names than labels that occur.
-        allow_incomplete: go without images that are missing or belong to no class, with a note.
+        allow_incomplete: leave out images that are in no folder of a class, with a note.
 
     Raises:
         InputError: the data cannot be read as labelled images.
@@ -124,7 +122,7 @@ def open_source(
     folder = Path(source)
     if is_idx_folder(folder):
         found = _read_idx(source, split, class_names)
-    elif folder.is_dir() and folder_kind(folder) == "imagefolder":
+    elif _is_image_folder(folder):
         found = _read_images(source, split, image_column, label_column, class_names, allow_incomplete)
     else:
         found = _read_table(source, split, image_column, label_column, class_names)
@@ -152,12 +150,7 @@ class Captioned:
 
 
 def open_captioned(
-    source: str,
-    *,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    allow_incomplete: bool = False,
+    source: str, *, split: str | None = None, image_column: str | None = None, caption_column: str | None = None
 ) -> Captioned:
     """Images and captions of a data set.
 
@@ -167,18 +160,13 @@ def open_captioned(
         split: as in `open_source`.
         image_column: as in `open_source`.
         caption_column: where the captions are; "text" or "caption" if None.
-        allow_incomplete: go without images that are missing, with a note.
 
     Raises:
         InputError: the data cannot be read as captioned images, or an image has no caption.
     """
     import datasets
 
-    notes: tuple[str, ...] = ()
-    if Path(source).is_dir() and folder_kind(Path(source)) == "imagefolder":
-        table, notes = metadata_table(source, split, allow_incomplete=allow_incomplete)
-    else:
-        table, _ = load_table(source, split)
+    table, _ = load_table(source, split)
     features = table.features
     caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in features), "text")
     image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
@@ -188,15 +176,14 @@ def open_captioned(
         if not isinstance(caption, str) or not caption.strip():
             raise InputError(f"{source}[{i}] has no caption: column {caption_column!r} holds {caption!r}")
     folder = Path(source).parent if Path(source).is_file() else Path(source)
-    return Captioned(source, tuple(captions), images_of(table, image_column, folder, source)[0], notes)
+    return Captioned(source, tuple(captions), images_of(table, image_column, folder, source)[0])
 
 
 def is_captioned(source: str, split: str | None = None) -> bool:
     """Whether a data set's images have captions and no labels."""
     import datasets
 
-    folder = Path(source)
-    if is_idx_folder(folder) or (folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)):
+    if is_idx_folder(Path(source)) or _is_image_folder(Path(source)):
         return False
     features = load_table(source, split)[0].features
     labels = [n for n, f in features.items() if isinstance(f, datasets.ClassLabel) or n in _LABEL_COLUMNS]
@@ -225,18 +212,33 @@ def _positions(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
+def _is_image_folder(folder: Path) -> bool:
+    """Tell whether a folder holds images, and nothing that describes them."""
+    return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
+
+
 def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None) -> Source:
-    """Images of IDX files. The classes are the numbers up to the largest label of any split."""
-    images, labels, largest, notes = read_idx_folder(Path(source), split)
-    count = max(largest + 1, len(class_names or ()))
-    if missing := [
-        class_names[i] if class_names and i < len(class_names) else str(i)
-        for i in sorted(set(range(count)) - set(labels.tolist()))
-    ]:
+    """Images of IDX files. Names count the labels from 0, unless there are as many as labels that occur in any split.
+
+    Raises:
+        InputError: as `read_idx_folder`; there are fewer names than labels.
+    """
+    images, labels, known, notes = read_idx_folder(Path(source), split)
+    names = class_names or [str(i) for i in range(known[-1] + 1)]
+    index = dict(zip(known, range(len(known)), strict=True)) if len(names) == len(known) else {i: i for i in known}
+    if known[-1] >= len(names):
+        if len(names) != len(known):
+            raise InputError(
+                f"{len(names)} class names were given for the {len(known)} classes of {source}, whose labels are "
+                f"{known[0]} to {known[-1]}: give one for each, or {known[-1] + 1}"
+            )
+        notes = (*notes, f"the labels of {source} do not count from 0: {known[0]} is called {names[0]!r}, and so on")
+    rows = tuple(index[label] for label in labels.tolist())
+    there = set(rows)
+    if missing := [name for i, name in enumerate(names) if i not in there]:
         what = counted(missing, "class has", "classes have")
         notes = (*notes, f"{what} no images and can be predicted all the same: {listed(missing)}")
-    names = tuple(map(str, range(count)))
-    return Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__, notes=notes)
+    return Source(source, tuple(names), rows, _positions(len(rows)), images.__getitem__, notes=notes)
 
 
 def _read_images(
@@ -247,13 +249,7 @@ def _read_images(
     class_names: Sequence[str] | None,
     allow_incomplete: bool,
 ) -> Source:
-    """Images in folders that are their classes, or with labels in metadata beside them."""
-    unused: tuple[str, ...] = ()
-    if has_metadata(Path(source)):
-        table, notes = metadata_table(source, split, allow_incomplete=allow_incomplete)
-        if label_column in table.features or any(name in table.features for name in _LABEL_COLUMNS):
-            return replace(_read_table(source, split, image_column, label_column, class_names, table), notes=notes)
-        unused = (f"the metadata have no column of labels ({', '.join(table.features)}) and were not used",)
+    """Images in folders that are their classes."""
     folder = read_folder(source, split, allow_incomplete=allow_incomplete)
     check_columns(source, ("image", "label"), filter(None, (image_column, label_column)))
     names = folder.class_names
@@ -266,7 +262,7 @@ def _read_images(
         names = tuple(class_names)
     root = Path(source).resolve()
     ids = tuple(map(str, folder.files))
-    return Source(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=(*unused, *folder.notes))
+    return Source(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=folder.notes)
 
 
 def _read_table(
@@ -275,13 +271,11 @@ def _read_table(
     image_column: str | None,
     label_column: str | None,
     class_names: Sequence[str] | None,
-    table: Any = None,
 ) -> Source:
     import datasets
 
     path = Path(source)
-    if table is None:
-        table, _ = load_table(source, split)
+    table, _ = load_table(source, split)
     features = table.features
     image_column = image_column or only_column(features, datasets.Image, _PATH_COLUMNS, source, "image")
     folder = path.parent if path.is_file() else path

@@ -127,6 +127,19 @@ def folder_kind(folder: Path) -> str:
     return "parquet" if ".parquet" in tables else "webdataset"
 
 
+def has_metadata(folder: Path) -> bool:
+    """Tell whether a file in a folder, at any depth, is one of `METADATA` and says which files it is about."""
+    found = (Path(where, name) for where, _, names in os.walk(folder) for name in names if name.lower() in METADATA)
+    return any(_lists_files(path) for path in found)
+
+
+def _lists_files(metadata: Path) -> bool:
+    if metadata.suffix.lower() == ".parquet":
+        return True
+    with metadata.open("rb") as file:
+        return b"file_name" in file.readline(65536)
+
+
 def split_of(name: str) -> str | None:
     """Return the split that a folder's name stands for, "train", "validation" or "test", or None."""
     match = _SPLIT.fullmatch(name.strip().lower())

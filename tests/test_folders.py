@@ -381,3 +381,9 @@ class TestFiles:
         source = open_source(folder)
         assert told(source) == {"cat/1.png": "cat", "dog/2.png": "dog"}
         assert source.notes == ("1 file is no image and was left out: metadata.csv",)
+
+    def test_a_folder_of_tables(self, tmp_path):
+        folder = tree(tmp_path / "x", "a.txt")
+        (tmp_path / "x" / "labels.CSV").write_text("image,label\n")
+        with pytest.raises(InputError, match=r"x is a folder without images: give the file, .*labels\.CSV"):
+            open_source(folder)

@@ -28,6 +28,7 @@ _SPLIT = re.compile(
 )
 """Names of splits: Train, test_set, val2017 …"""
 _ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar")
+_TABLES = (".csv", ".tsv", ".json", ".jsonl")
 _SHOWN = 3
 
 
@@ -284,6 +285,8 @@ def _no_images(source: str, place: Place, chosen: str | None) -> str:
     if place.is_empty:
         return f"{source}: the folder holds no files"
     files = [path for below in place.walk() for path in below.others]
+    if table := next((path for path in files if path.suffix.lower() in _TABLES), None):
+        return f"{source} is a folder without images: give the file, {table}"
     return f"{source} holds no images, but {listed(relative(files, source))}{_about_archives(files)}"
 
 

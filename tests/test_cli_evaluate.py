@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,8 +69,23 @@ class TestEvaluate:
         code, out, err = evaluate(task=tmp_path / "d")
         assert code == 1
         assert "3 of 4, 1 failed" in out
-        assert "failed" in err
-        assert "unknown format" in err or "cannot be read" in err or "no image" in err
+        assert f"{tmp_path / 'run'}: failed: grey/1.png: is no image of a known format" in err
+        for i in range(2, 9):
+            (tmp_path / "d" / "grey" / f"{i}.png").touch()
+        code, _, err = evaluate(task=tmp_path / "d", out=tmp_path / "more")
+        assert err.count("failed: grey/") == 5
+        assert "failed: 3 more, whose rows say why" in err
+
+    def test_what_was_left_out_is_said_and_kept(self, evaluate, photos, tmp_path):
+        folder = shutil.copytree(photos, tmp_path / "d" / "test")
+        (folder / "dark" / "notes.txt").write_text("none")
+        (folder.parent / "annotations").mkdir()
+        code, _, err = evaluate("--limit", 3, task=tmp_path / "d")
+        assert (code, err.splitlines()) == (0, [
+            "1 folder holds no images and was left out: annotations",
+            "1 file is no image and was left out: test/dark/notes.txt",
+        ])  # fmt: skip
+        assert read_spec(tmp_path / "run").notes == tuple(err.splitlines())
 
     def test_images_under_shift(self, evaluate, tmp_path):
         evaluate("--store-errors", out=tmp_path / "plain")

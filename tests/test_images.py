@@ -1,6 +1,7 @@
 import io
 import os
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -94,6 +95,44 @@ def test_any_8_bit_array_comes_back_unchanged(array):
         assert load_image(same).key == picture.key
 
 
+WIDE = (np.int16, np.int32, np.int64, np.uint32, np.uint64, ">i4")
+
+
+@given(st.sampled_from([(), (1,), (3,)]).flatmap(
+    lambda c: hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9), *map(st.just, c)))
+).filter(lambda a: a.max() > 1), st.sampled_from(WIDE))  # fmt: skip
+@few
+def test_wide_integers_up_to_255_are_the_picture_of_the_same_bytes(array, dtype):
+    as_file = Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+    picture = load_image(array.astype(dtype))
+    assert picture.key == load_image(encoded(as_file, "PNG")).key
+    assert picture.notes == (f"values of type {np.dtype(dtype)} up to {array.max()} read as 8 bit",)
+
+
+@given(hnp.arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(lambda a: a.max() > 1))
+@few
+def test_grey_integers_of_a_tiff_are_the_picture_of_the_same_bytes(array):
+    wide = Image.fromarray(array.astype(np.int32))
+    for source in (wide, encoded(wide, "TIFF")):
+        assert load_image(source).key == load_image(encoded(Image.fromarray(array), "PNG")).key
+
+
+@pytest.mark.parametrize("dtype", [*WIDE, np.uint8, np.uint16, np.float32, np.bool_])
+def test_zeros_are_black_whatever_their_type(dtype):
+    picture = load_image(np.zeros((2, 3), dtype))
+    assert (picture.image.getcolors(), [n for n in picture.notes if "8 bit" in n]) == ([(6, (0, 0, 0))], [])
+
+
+def test_a_dark_file_of_16_bit_stays_dark(tmp_path):
+    words = np.array([[0, 200], [100, 255]], np.uint16)
+    Image.fromarray(words).save(tmp_path / "a.png")
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 2 65535\n" + words.astype(">u2").tobytes())
+    for name in ("a.png", "a.pgm"):
+        picture = load_image(tmp_path / name)
+        assert np.asarray(picture.image)[..., 0].tolist() == [[0, 1], [0, 1]]
+        assert picture.notes == ("16 bit reduced to 8",)
+
+
 def test_every_8_and_16_bit_value():
     bytes_ = np.arange(256, dtype=np.uint8).reshape(16, 16)
     np.testing.assert_array_equal(pixels(bytes_)[..., 1], bytes_)
@@ -131,8 +170,18 @@ def test_grey_bool_and_single_channel_arrays():
         (np.array([[0.5, np.nan]]), "nan"),
         (np.array([[0.5, np.inf]]), "inf"),
         (np.array([[0.5, -np.inf]], np.float32), "-inf"),
-        (np.zeros((2, 2), np.int64), "int64"),
-        (torch.zeros(2, 2, dtype=torch.int32), "int32"),
+        (np.array([[0, 256]]), r"type int64 from 0 to 256; expected 0 to 255: pass uint16 if 65535 is white"),
+        (torch.tensor([[-1, 255]], dtype=torch.int32), "int32 from -1 to 255; expected 0 to 255"),
+        (np.array([[-128, 127]], np.int8), "int8 from -128 to 127"),
+        (np.array([[0, 1]]), "int64 from 0 to 1: pass booleans if 1 is white, uint8 if 255 is"),
+        (np.array([[0, 255]], np.uint16), r"uint16 from 0 to 255, which is black if 65535 is white: pass x.astype"),
+        (np.array([[-0.01, 1.01]]), r"-0\.01 to 1\.01; expected \[0, 1\]: undo their normalization.*clip them"),
+        (np.array([[-2.1, 2.6]]), r"x \* std \+ mean"),
+        (np.array([[np.nan, 1.0]]), "values that are not finite"),
+        (np.zeros((3, 8, 8), np.uint8), "permute its dimensions"),
+        (np.zeros((1, 8, 8), np.uint8), "permute its dimensions"),
+        (torch.zeros(8, 8, 3), "permute its dimensions"),
+        (b"", "^image 7: has no image$"),
         (np.zeros((2, 2), np.complex64), "complex64"),
         (np.array([["a"]]), "<U1"),
         (np.array([[None]]), "object"),
@@ -346,9 +395,25 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path):
         "half.png": (whole[: len(whole) // 2], "is broken"),
         "cut.png": (whole[:-25], "cannot be read"),
         "cut.jpg": (SAMPLES["JPEG"][:-20], "truncated"),
-        "page.jpg": (b"<!DOCTYPE html><html></html>", "no image of a known format"),
-        "vector.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of a known format"),
-        "script.eps": (encoded(Image.new("RGB", (2, 2)), "EPS"), "no image of a known format"),
+        "page.jpg": (b"<!DOCTYPE html><html></html>", "is a web page and no image"),
+        "pointer.jpg": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+        "vector.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "vector drawing .*SVG.* convert it to PNG"),
+        "with-head.svg": (b"<?xml version='1.0'?>\n<!-- made by x -->\n<svg/>", "vector drawing .*SVG"),
+        "script.eps": (encoded(Image.new("RGB", (2, 2)), "EPS"), "vector drawing .*EPS"),
+        "paper.pdf": (b"%PDF-1.7\n", "vector drawing or a document .*PDF"),
+        "photo.heic": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "pip install pillow-heif"),
+        "photo.jxl": (b"\xff\x0a" + bytes(20), "pip install pillow-jxl-plugin"),
+        "box.jxl": (b"\0\0\0\x0cJXL \r\n\x87\n", "pip install pillow-jxl-plugin"),
+        "photo.cr2": (b"II*\0\x10\0\0\0CR\x02\0", "raw photograph"),
+        "photo.cr3": (b"\0\0\0\x18ftypcrx ", "raw photograph"),
+        "photo.dng": (encoded(FIRST, "TIFF", tiffinfo={50706: b"\1\4\0\0"}), "raw photograph"),
+        "photo.nef": (encoded(FIRST, "TIFF", tiffinfo={254: 1}), "raw photograph"),
+        "layers.psd": (b"8BPS\0\1", "PSD"),
+        "light.exr": (b"\x76\x2f\x31\x01", "OpenEXR"),
+        "light.hdr": (b"#?RADIANCE\n", "Radiance"),
+        "scan.dcm": (bytes(128) + b"DICM", "DICOM"),
+        "film.mp4": (b"\0\0\0\x18ftypmp42", "is a video and no image"),
+        "all.zip": (b"PK\x03\x04" + bytes(40), "is an archive and no image"),
         "targa.tga": (encoded(Image.new("RGB", (2, 2)), "TGA"), "no image of a known format"),
         "huge.png": (png(50_000, 50_000, 8, 2, [b""]), "pixels"),
         "long.png": (png(1, 70_000, 8, 2, [b""]), "1 × 70000"),
@@ -374,6 +439,39 @@ def test_bad_files_are_refused_with_a_sentence(tmp_path):
     }.items():
         with pytest.raises(ImageError, match=message):
             load_image(path)
+
+
+def test_no_format_is_called_known_that_cannot_be_read(tmp_path):
+    with pytest.raises(ImageError) as caught:
+        load_image(file_of(tmp_path, b"this is not an image"))
+    told = str(caught.value).partition("(")[2].partition(")")[0].split(", ")
+    assert "JPEG" in told
+    assert set(told) <= set(Image.OPEN)
+    assert ("HEIF" in told) == ("HEIF" in Image.OPEN)
+
+
+def test_a_plugin_that_is_installed_is_used(tmp_path, monkeypatch):
+    """A stand-in for pillow-heif, whose images are all of one red."""
+    for name in ("OPEN", "ID", "MIME", "EXTENSION"):
+        registry = getattr(Image, name)
+        monkeypatch.setattr(Image, name, registry.copy())
+    (tmp_path / "pillow_heif.py").write_text(
+        "from PIL import Image, ImageFile\n"
+        "class Heif(ImageFile.ImageFile):\n"
+        "    format = 'HEIF'\n"
+        "    def _open(self):\n"
+        "        self._mode, self._size, self.tile = 'RGB', (2, 2), []\n"
+        "        self.im = Image.new('RGB', (2, 2), (200, 0, 0)).im\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('HEIF', Heif, lambda head: head[4:8] == b'ftyp')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    path = file_of(tmp_path, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a.heic")
+    try:
+        assert pixels(path).tolist() == [[[200, 0, 0]] * 2] * 2
+        assert pixels(path.read_bytes()).tolist() == [[[200, 0, 0]] * 2] * 2
+    finally:
+        sys.modules.pop("pillow_heif", None)
 
 
 def test_a_size_that_pillow_only_warns_of_is_refused_undecoded(tmp_path):
@@ -443,7 +541,8 @@ def test_random_bytes_are_an_image_error(tmp_path_factory, content, format, kept
 
 def test_find_images_lists_folders_sorted_without_hidden_files(tmp_path):
     visible = ["a/2.png", "a/10.jpg", "a/deeper/x", "b.txt", "c/cut.png", "z.webp"]
-    for name in [*visible, ".hidden.png", "a/.DS_Store", ".git/object", "c/.thumbs/x.png"]:
+    clutter = ["a/Thumbs.db", "c/desktop.ini", "__MACOSX/a/._2.png", "c/@eaDir/z.png"]
+    for name in [*visible, ".hidden.png", "a/.DS_Store", ".git/object", "c/.thumbs/x.png", *clutter]:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     os.mkfifo(tmp_path / "pipe")

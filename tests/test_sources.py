@@ -128,15 +128,20 @@ def test_folders_of_splits(tmp_path):
 
 def test_links_are_followed_and_every_kind_of_image_is_there(tmp_path):
     folder_of(tmp_path / "elsewhere", "Sneaker/a.png")
-    folder = folder_of(tmp_path / "d", "Bag/a.avif", "Bag/b", "Bag/c.JPG", "Bag/notes.txt", "Bag/.x.png", "LICENSE")
+    folder = folder_of(tmp_path / "d", "Bag/a.avif", "Bag/b", "Bag/c.JPG", "Bag/.x.png")
+    for name in ("Bag/notes.txt", "LICENSE", "Bag/Thumbs.db"):
+        (folder / name).write_text("BM, or P5 10 10, is no image")
     (folder / "Sneaker").symlink_to(tmp_path / "elsewhere" / "Sneaker")
     source = open_source(str(folder))
     assert dict(zip(source.ids, map(source.label, range(4)), strict=True)) == {
         "Bag/a.avif": "Bag", "Bag/b": "Bag", "Bag/c.JPG": "Bag", "Sneaker/a.png": "Sneaker",
     }  # fmt: skip
     assert greys(source) == [0, 1, 2, 0]
-    with pytest.raises(InputError, match="holds no images"):
-        open_source(str(folder_of(tmp_path / "texts", "a/notes.txt")))
+    assert source.notes == ("2 files are no images and were left out: LICENSE, Bag/notes.txt",)
+    (tmp_path / "texts" / "a").mkdir(parents=True)
+    (tmp_path / "texts" / "a" / "notes.txt").write_text("none")
+    with pytest.raises(InputError, match=r"texts holds no images, but a/notes\.txt$"):
+        open_source(str(tmp_path / "texts"))
 
 
 def test_a_file_name_of_other_bytes(tmp_path):
@@ -152,15 +157,16 @@ def test_captions_of_images_whose_names_hold_the_word_of_a_split(tmp_path):
     assert sorted(open_captioned(str(folder)).captions) == ["one", "two"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "CSV", "Csv"])
 @pytest.mark.parametrize("relative", [True, False])
-def test_a_csv_file_of_paths(tmp_path, relative):
+def test_a_csv_file_of_paths(tmp_path, relative, suffix):
     (tmp_path / "d" / "i").mkdir(parents=True)
     lines = ["path,class"]
     for i, name in enumerate(("owl", "ant", "owl")):
         (tmp_path / "d" / "i" / f"{i}.png").write_bytes(png(i))
         lines.append(f"{'i' if relative else tmp_path / 'd' / 'i'}/{i}.png,{name}")
-    (tmp_path / "d" / "labels.csv").write_text("\n".join(lines))
-    source = open_source(str(tmp_path / "d" / "labels.csv"))
+    (tmp_path / "d" / f"labels.{suffix}").write_text("\n".join(lines))
+    source = open_source(str(tmp_path / "d" / f"labels.{suffix}"))
     assert (source.class_names, source.labels) == (("ant", "owl"), (1, 0, 1))
     assert greys(source) == [0, 1, 2]
     assert source.ids[0].endswith("i/0.png")
@@ -182,14 +188,113 @@ def test_a_parquet_file_and_splits(tmp_path):
         open_source(str(tmp_path / "d"), split="dev")
 
 
-def test_idx_files(tmp_path):
-    pixels, labels = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
-    for name, array in (("t10k-images-idx3-ubyte", pixels), ("t10k-labels-idx1-ubyte", labels)):
-        header = struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-        (tmp_path / f"{name}.gz").write_bytes(gzip.compress(header + array.tobytes()))
-    source = open_source(str(tmp_path))
-    assert (source.class_names, source.labels, source.ids) == (("0", "1"), (1, 0, 1), ("0", "1", "2"))
-    assert np.array_equal(source.read(1), pixels[1])
+IDX_TYPES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
+PIXELS, LABELS = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
+
+
+def idx(array, dtype="u1"):
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, IDX_TYPES[dtype], array.ndim, *array.shape)
+    return header + array.astype(dtype).tobytes()
+
+
+def idx_folder(folder, name="t10k-{}-ubyte", pixels=PIXELS, labels=LABELS, pixel_type="u1", label_type="u1"):
+    folder.mkdir(exist_ok=True)
+    for part, content in (("images-idx3", idx(pixels, pixel_type)), ("labels-idx1", idx(labels, label_type))):
+        path = folder / name.format(part)
+        path.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("t10k-{}-ubyte.gz", "test"), ("t10k-{}-ubyte", "test"), ("test-{}-ubyte", "test"),
+        ("T10K-{}-UBYTE.GZ", "test"), ("emnist-letters-test-{}-ubyte.gz", "test"),
+        ("emnist-letters-test-{}-ubyte.gz", "emnist-letters-test"), ("train-{}-ubyte", "train"),
+        ("qmnist-test10k-{}-ubyte", "test"), ("val-{}-ubyte", "validation"), ("val-{}-ubyte", "val"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dot", [False, True])
+def test_idx_files(tmp_path, name, split, dot):
+    folder = idx_folder(tmp_path / "d", name)
+    if dot:  # as some copies of MNIST have it
+        for path in list(folder.iterdir()):
+            path.rename(path.with_name(path.name.replace("-idx", ".idx")))
+    for wanted in (split, None):
+        source = open_source(str(folder), split=wanted)
+        assert (source.class_names, source.labels, source.ids) == (("0", "1"), (1, 0, 1), ("0", "1", "2"))
+        assert np.array_equal(source.read(1), PIXELS[1])
+    assert bool(source.notes) == ("t10k" not in name.lower() and "test" not in name)
+
+
+@pytest.mark.parametrize(("scale", "dtype"), [(1, "u1"), (1, ">i2"), (1, ">i4"), (1 / 255, ">f4"), (1 / 255, ">f8")])
+@pytest.mark.parametrize("label_type", ["u1", "i1", ">i2", ">i4"])
+def test_idx_files_of_other_types(tmp_path, scale, dtype, label_type):
+    pixels = PIXELS * 11
+    folder = idx_folder(tmp_path / "d", pixels=pixels * scale, pixel_type=dtype, label_type=label_type)
+    source = open_source(str(folder))
+    assert source.labels == (1, 0, 1)
+    assert np.array_equal([source.read(i) for i in range(3)], pixels)
+
+
+def test_classes_of_idx_files_are_those_of_all_their_splits(tmp_path):
+    folder = idx_folder(tmp_path / "d")
+    idx_folder(folder, "train-{}-ubyte", labels=np.array([0, 3, 1]))
+    source = open_source(str(folder))
+    assert source.class_names == ("0", "1", "2", "3")
+    assert source.notes == ("2 classes have no images and can be predicted all the same: 2, 3",)
+    names = ["zero", "one", "two", "three", "four"]
+    named = open_source(str(folder), class_names=names)
+    assert (named.class_names, named.labels) == (tuple(names), (1, 0, 1))
+    assert named.notes[0].startswith("2 of the class names have no image")
+    assert named.notes[1:] == ("3 classes have no images and can be predicted all the same: two, three, four",)
+    assert open_source(str(folder), class_names=names[:3]).label(0) == "one"  # of the labels 0, 1 and 3
+    with pytest.raises(
+        InputError, match=r"2 class names were given for the 3 classes of .* labels are 0 to 3: give one"
+    ):
+        open_source(str(folder), class_names=names[:2])
+
+
+def test_labels_of_idx_files_that_begin_at_one(tmp_path):
+    folder = idx_folder(tmp_path / "d", labels=np.array([1, 2, 3]))
+    assert open_source(str(folder)).notes == ("1 class has no images and can be predicted all the same: 0",)
+    named = open_source(str(folder), class_names=["a", "b", "c"])
+    assert (named.class_names, named.labels) == (("a", "b", "c"), (0, 1, 2))
+    assert named.notes == (f"labels of {folder} are 1, 2, 3 …: label 1 is named 'a'",)
+
+
+def test_idx_files_that_do_not_fit(tmp_path):
+    folder = idx_folder(tmp_path / "d")
+    idx_folder(folder, "t10k-{}-ubyte.gz")
+    assert len(open_source(str(folder))) == 3  # a compressed copy of the same
+    idx_folder(folder, "t10k-{}-ubyte.gz", labels=1 - LABELS)
+    with pytest.raises(InputError, match=r"labels-idx1-ubyte and .*labels-idx1-ubyte\.gz differ: remove the one"):
+        open_source(str(folder))
+    folder = idx_folder(idx_folder(tmp_path / "e", "emnist-letters-test-{}-ubyte"), "emnist-digits-test-{}-ubyte")
+    with pytest.raises(
+        InputError, match=r"several sets for 'test': there are emnist-digits-test, .*; name one with --s"
+    ):
+        open_source(str(folder))
+    assert len(open_source(str(folder), split="emnist-digits-test")) == 3
+    with pytest.raises(InputError, match=r"no IDX files of the split 'train': there are emnist-digits-test, "):
+        open_source(str(folder), split="train")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"labels": np.array([0, -1, 1]), "label_type": "i1"}, "values from -1 to 1; labels are whole numbers"),
+        ({"labels": np.array([0, 0.5, 1]), "label_type": ">f4"}, "labels are whole numbers from 0"),
+        ({"labels": np.array([0, 1])}, "do not belong together"),
+        ({"labels": LABELS[:, None]}, "do not belong together"),
+        ({"pixels": PIXELS[0]}, "do not belong together"),
+        ({"pixels": PIXELS * 100.0, "pixel_type": ">f4"}, r"images-idx3-ubyte has floating-point values from 0\.0 to"),
+        ({"pixels": PIXELS * 100.0, "pixel_type": ">i4"}, "images-idx3-ubyte has values of type >i4 from 0 to"),
+    ],
+)
+def test_idx_files_of_other_values(tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        open_source(str(idx_folder(tmp_path / "d", **options)))
 
 
 def test_the_fingerprint_is_of_what_the_images_are_called_not_of_where_they_lie(tmp_path):
@@ -290,7 +395,7 @@ class TestTheHub:
 
 def test_a_folder_of_tables_of_text(tmp_path):
     (tmp_path / "l.csv").write_text("image,label\n0.png,a\n")
-    with pytest.raises(InputError, match=r"is a folder without images: pass the file itself, .*l.csv"):
+    with pytest.raises(InputError, match=r"is a folder without images: give the file, .*l.csv"):
         open_source(str(tmp_path))
 
 

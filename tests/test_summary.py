@@ -44,7 +44,7 @@ def test_against_plain_loops(tmp_path):
     found = summarize(tmp_path / "run")
     right = [truth == best for truth, best, _ in told]
     assert (found.num_images, found.num_done, found.num_failed) == (200, 198, 2)
-    assert found.reasons == ("no image 3", "no image 9")
+    assert found.reasons == ("3: no image 3", "9: no image 9")
     assert found.accuracy[0] == pytest.approx(np.mean(right))
     per_class = {NAMES[k]: np.mean([t == b for t, b, _ in told if t == k]) for k in range(7)}
     assert found.per_class == pytest.approx(per_class)

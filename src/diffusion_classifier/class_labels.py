@@ -11,7 +11,7 @@ from typing import Any
 
 from .columns import Table, short
 from .exceptions import InputError
-from .file_sets import SPLITS
+from .splits import split_of
 from .text_tables import read_names
 
 _NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -200,7 +200,7 @@ def _file_beside(source: str, name: str) -> Path | None:
 
     if (path := Path(source)).exists():
         folder = path.parent if path.is_file() else path
-        places = [folder, folder.resolve().parent] if folder.resolve().name.lower() in SPLITS else [folder]
+        places = [folder, folder.resolve().parent] if split_of(folder.resolve().name) else [folder]
         return next((place / name for place in places if (place / name).is_file()), None)
     try:
         return Path(hf_hub_download(source, name, repo_type="dataset"))

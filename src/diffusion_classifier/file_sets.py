@@ -7,12 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 from .exceptions import InputError
+from .splits import WORDS
+from .splits import split_of as split_of_name
 
-SPLITS = {
-    "train": "train", "training": "train", "validation": "validation", "valid": "validation", "val": "validation",
-    "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-}  # fmt: skip
-"""Names of files and folders of splits."""
 _MANY = 5
 """Number of missing shards that a message lists."""
 
@@ -20,7 +17,7 @@ _MANY = 5
 def split_of(path: PurePath) -> str | None:
     """Return the split in the name of the outermost folder that has one, else in the file name; None without one."""
     for part in (*path.parts[:-1], path.stem):
-        found = {SPLITS[word] for word in re.split(r"[\W\d_]+", part.lower()) if word in SPLITS}
+        found = {WORDS[word] for word in re.split(r"[\W\d_]+", part.lower()) if word in WORDS}
         if len(found) == 1:
             return found.pop()
     return None
@@ -44,9 +41,9 @@ def files_of_split(
     for file in files:
         found.setdefault(split_of(file.relative_to(root)), []).append(file)
     strays = found.pop(None, [])
-    wanted = None if split is None else SPLITS.get(split, split)
+    wanted = None if split is None else WORDS.get(split, split)
     if not found:
-        name = SPLITS.get(root.resolve().name.lower(), "train")
+        name = split_of_name(root.resolve().name) or "train"
         if wanted not in (None, name, "train"):  # the default of the commands that train
             raise InputError(f"{root} has no split {split!r}: its only split is {name}")
         return strays, ()

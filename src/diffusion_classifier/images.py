@@ -1,6 +1,7 @@
 """Images in: found, decoded, checked, set upright, resized. The rest of the package never meets a bad one."""
 
 import hashlib
+import math
 import os
 import re
 import struct
@@ -9,15 +10,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from .exceptions import InputError
+from .formats import UnreadableImageError, open_image
 
 Crop: TypeAlias = Literal["center", "adm"]
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
@@ -27,9 +29,8 @@ MAX_PIXELS = 89_478_485
 MAX_EDGE = 65_535
 """As long as JPEG and GIF can be. Pillow may need time that grows with the square of a row's length."""
 
-# Formats known by their first bytes. Not here: EPS, which runs another program, and TGA, which takes any file for an
-# image. HEIF counts once the caller has registered pillow-heif.
-_FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+_CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r")
+"""Files of Windows, macOS and network storage that are in folders of images unasked, in lower case."""
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -71,7 +72,7 @@ class Picture:
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     """Lists files as given, and folders by what they hold at any depth, sorted.
 
-    Of a folder every file is listed that is not hidden, whatever its suffix: one that is no image shall be reported
+    Of a folder every file is listed that is `visible`, whatever its suffix: one that is no image shall be reported
     when it is loaded, not be missing. Links are followed, but not back into a folder above.
 
     Raises:
@@ -90,19 +91,25 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return found
 
 
+def visible(name: str) -> bool:
+    """Tell whether a file or folder of that name counts: not hidden, nor what an operating system leaves behind."""
+    return not name.startswith(".") and name.lower() not in _CLUTTER
+
+
 def load_image(
     source: ImageSource, name: str | None = None, background: tuple[int, int, int] = (255, 255, 255)
 ) -> Picture:
     """Decodes and checks one image.
 
     Of an animation the first frame is taken, EXIF orientation is applied, transparent parts are laid on `background`,
-    and a 16-bit grey v becomes v / 257, rounded; of 16-bit colours Pillow reads the high byte. Colour profiles are
-    ignored, as in the published evaluations.
+    and a 16-bit grey v becomes v / 257, rounded; of 16-bit colours Pillow reads the high byte. A file of 32-bit
+    integers counts as 8 bit if no value exceeds 255, else as 16 bit. Colour profiles are ignored, as in the published
+    evaluations.
 
     Args:
         source: A path; the content of an image file as bytes; a PIL image of any mode (its current frame; it is left
             as it is); an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) with C of 1, 3 (RGB) or 4 (RGBA),
-            of type uint8, uint16, bool, or floating point in [0, 1].
+            of type and range as in `to_uint8`.
         name: For messages and results; by default the path, or "image".
         background: RGB, each in 0..255.
 
@@ -110,21 +117,20 @@ def load_image(
         ImageError: The source is missing, no image, broken, empty, larger than `MAX_PIXELS` or `MAX_EDGE`, or has a
             shape, type or values other than the above.
     """
-    file_source: Path | BytesIO | None = None
+    path: Path | None = None
     if isinstance(source, str | os.PathLike):
-        file_source = _regular_file(source)
+        path = _regular_file(source)
         name = name or str(source)
-    elif isinstance(source, bytes):
-        file_source = BytesIO(source)
     name = name or "image"
     notes: list[str] = []
     try:
-        if file_source is not None:
-            Image.init()  # fills OPEN; Image.open fails when asked for a format that this Pillow does not have
-            with Image.open(file_source, formats=[f for f in _FORMATS if f in Image.OPEN]) as file:
-                image = _upright_rgb(file, background, notes)
-                if (frames := getattr(file, "n_frames", 1)) > 1:
-                    notes.append(f"first of {frames} frames")
+        if path is not None:
+            with path.open("rb") as file:
+                image = _decoded(file, background, notes)
+        elif isinstance(source, bytes):
+            if not source:
+                raise ImageError("has no image")
+            image = _decoded(BytesIO(source), background, notes)
         else:
             opened = source if isinstance(source, Image.Image) else _from_array(source, notes)
             image = _upright_rgb(opened, background, notes)
@@ -132,9 +138,8 @@ def load_image(
         raise
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except UnidentifiedImageError as error:
-        known = ", ".join(_FORMATS)
-        raise ImageError(f"{name}: is no image of a known format ({known}), or is broken") from error
+    except UnreadableImageError as error:
+        raise ImageError(f"{name}: {error}") from error
     except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, IndexError …
         raise ImageError(f"{name}: cannot be read as an image: {str(error) or type(error).__name__}") from error
     return Picture(image, name, tuple(notes))
@@ -215,7 +220,7 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
         yield folder  # to be reported, while the images beside it are used
         return
     above |= {os.path.realpath(folder)}
-    for path in (folder / name for name in names if not name.startswith(".")):
+    for path in (folder / name for name in names if visible(name)):
         if path.is_dir():
             if os.path.realpath(path) not in above:
                 yield from _walk(path, above)
@@ -223,10 +228,21 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
             yield path
 
 
+def _decoded(file: BinaryIO, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
+    with open_image(file) as opened:
+        image = _upright_rgb(opened, background, notes)
+        if (frames := getattr(opened, "n_frames", 1)) > 1:
+            notes.append(f"first of {frames} frames")
+        return image
+
+
 def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: list[str]) -> Image.Image:
     width, height = image.size  # from the header, nothing is decoded yet
     if not (0 < width * height <= MAX_PIXELS and max(width, height) <= MAX_EDGE):
         raise ImageError(f"is {width} × {height}; expected 1 to {MAX_PIXELS:,} pixels and edges up to {MAX_EDGE:,}")
+    # 16-bit PNG and PGM come as mode "I" or "I;16", by Pillow's version: the file says how many bits there are, however
+    # dark the picture. An array or a TIFF of 32-bit integers says nothing.
+    is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format not in (None, "TIFF"))
     image = image.copy()  # decodes; and the conversions below write into palette and info
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG)
@@ -236,12 +252,10 @@ def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: li
 
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):  # Pillow's own conversion clips them at 255
         pixels = np.asarray(image)
-        if image.mode == "I":
-            if pixels.min() < 0 or pixels.max() > 65535:
-                raise ImageError(f"has integers from {pixels.min()} to {pixels.max()}; scale them to 0..65535")
-            pixels = pixels.astype(np.uint16)
+        is_16_bit = is_16_bit or (image.mode == "I" and pixels.min() >= 0 and 255 < pixels.max() <= 65535)
+        grey = _from_16_bit(pixels, notes) if is_16_bit else to_uint8(pixels, notes)
         transparent = image.info.get("transparency")  # the value that is, in a PNG of 16-bit greys
-        image = _from_array(pixels, notes)
+        image = Image.fromarray(grey)
         if isinstance(transparent, int):
             image.putalpha(Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8)))
     if image.mode == "La":
@@ -272,26 +286,72 @@ def _from_array(source: object, notes: list[str]) -> Image.Image:
     if len(shape) == 4:
         raise ImageError(f"is a batch of shape {shape}; pass its images one by one")
     if len(shape) not in (2, 3) or (len(shape) == 3 and shape[channels] not in (1, 3, 4)):
-        raise ImageError(f"has shape {shape}; expected (H, W) or {layout} with C of 1, 3 or 4")
+        other = shape[-1 - channels] in (1, 3, 4) if len(shape) == 3 else False
+        advice = ": permute its dimensions, which seem to be in another order" if other else ""
+        raise ImageError(f"has shape {shape}; expected (H, W) or {layout} with C of 1, 3 or 4{advice}")
     if array.size == 0:
         raise ImageError(f"has shape {shape} and so no pixels")
     if len(shape) == 3:
         array = np.moveaxis(array, channels, -1)
         array = array[..., 0] if shape[channels] == 1 else array
 
-    if array.dtype.type is np.uint16:  # in either byte order
-        notes.append("16 bit reduced to 8")
-        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 never ends on a half
-    elif array.dtype == np.bool_:
-        array = array.astype(np.uint8) * 255
-    elif array.dtype.kind == "f":
-        low, high = float(array.min()), float(array.max())
-        if not (low >= 0 and high <= 1):  # true of NaN as well
-            raise ImageError(
-                f"has values from {low} to {high}; expected [0, 1]: pass (x + 1) / 2 if they were made for [-1, 1], "
-                "x / 255 if for [0, 255], and clip them if they only overshoot"
-            )
-        array = np.rint(array.astype(np.float64) * 255).astype(np.uint8)
-    elif array.dtype != np.uint8:
+    return Image.fromarray(np.ascontiguousarray(to_uint8(array, notes)))
+
+
+def to_uint8(array: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
+    """Convert pixels to 8-bit values. The type decides what is white; for wide integers the largest value has to agree.
+
+    uint8 stays; bool is 0 or 255; floating point is in [0, 1]; uint16 is in 0..65535 and must exceed 255 somewhere;
+    other integers are in 0..255 and must exceed 1 somewhere. Arrays of zeros alone are black whatever their type.
+
+    Args:
+        array: Of any shape, not empty.
+        notes: List to which a sentence is added for each choice that was made.
+
+    Raises:
+        ImageError: The type is another, the values lie outside, or it is not clear which of them is white.
+    """
+    kind = array.dtype.kind
+    if array.dtype == np.uint8:
+        return array
+    if kind == "b":
+        return array.astype(np.uint8) * 255
+    if kind not in "uif":
         raise ImageError(f"has values of type {array.dtype}; convert them to uint8, or to floats in [0, 1]")
-    return Image.fromarray(np.ascontiguousarray(array))
+    low, high = array.min(), array.max()
+    if kind == "f":
+        _check_floats(float(low), float(high))
+        return np.rint(array.astype(np.float64) * 255).astype(np.uint8)
+    told = f"has values of type {array.dtype} from {low} to {high}"
+    if array.dtype.type is np.uint16:  # in either byte order
+        if 0 < high <= 255:
+            raise ImageError(
+                f"{told}, which is black if 65535 is white: pass x.astype('uint8') if 255 is, x / 65535 if 65535 is"
+            )
+        return _from_16_bit(array, notes)
+    if low < 0 or high > 255:
+        raise ImageError(f"{told}; expected 0 to 255: pass uint16 if 65535 is white, or floats in [0, 1]")
+    if high == 1:
+        raise ImageError(f"{told}: pass booleans if 1 is white, uint8 if 255 is")
+    if high:
+        notes.append(f"values of type {array.dtype} up to {high} read as 8 bit")
+    return array.astype(np.uint8)
+
+
+def _from_16_bit(array: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
+    notes.append("16 bit reduced to 8")
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 never ends on a half
+
+
+def _check_floats(low: float, high: float) -> None:
+    if low >= 0 and high <= 1:  # false of NaN
+        return
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise ImageError(f"has values that are not finite, from {low} to {high}; expected floats in [0, 1]")
+    if -1 <= low < 0 and high <= 1:
+        advice = "pass (x + 1) / 2 if they were made for [-1, 1], and clip them if they only overshoot"
+    elif low >= 0 and 2 < high <= 255:
+        advice = "pass x / 255 if they were made for [0, 255]"
+    else:
+        advice = "undo their normalization, for example by x * std + mean, and clip them if they only overshoot"
+    raise ImageError(f"has floating-point values from {low} to {high}; expected [0, 1]: {advice}")

@@ -11,9 +11,10 @@ from PIL import Image
 
 from .columns import Table
 from .exceptions import InputError
-from .file_sets import SPLITS, check_complete, files_of_split, split_of
+from .file_sets import check_complete, files_of_split, split_of
 from .images import find_images
 from .parquet_tables import open_parquet
+from .splits import split_of as split_of_name
 from .text_tables import read_rows, rows_as_table
 
 _NAME = "file_name"
@@ -59,7 +60,7 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
 
 def _of_split(root: Path, rows: dict[str, dict[str, Any]], split: str | None) -> dict[str, dict[str, Any]]:
     """Return the rows of a split if all listed images are in folders of splits, else all rows."""
-    in_splits = all(path.split("/")[0].lower() in SPLITS and "/" in path for path in rows)
+    in_splits = all(split_of_name(path.split("/")[0]) and "/" in path for path in rows)
     tops = {Path(path).parts[0] for path in rows} if in_splits else {"."}
     chosen = {
         file.parent.name for file in files_of_split(root, [root / top / "_" for top in sorted(tops)], split, False)[0]

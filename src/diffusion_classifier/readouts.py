@@ -124,6 +124,8 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         return
     for s in summaries:
         notes = [f"failed: {reason}" for reason in s.reasons]
+        if more := s.num_failed - len(s.reasons):
+            notes.append(f"failed: {more} more, whose rows say why")
         if s.composition is not None and s.composition.num_incomplete:
             notes.append(f"pairs that lack an image and do not count: {s.composition.num_incomplete}")
         for note in notes:

@@ -176,7 +176,7 @@ def load_photographs(folder: str | None = None, split: str = "test") -> Photogra
         samples = load_sample()
         labels = np.array([FASHION.index(sample.label) for sample in samples])
         return Photographs(np.stack([np.asarray(sample.image) for sample in samples]), labels)
-    images, labels = read_idx_folder(Path(folder), "test" if split == "test" else "train")
+    images, labels, *_ = read_idx_folder(Path(folder), "test" if split == "test" else "train")
     if split != "test":
         everything = LabelledImages(torch.from_numpy(images.copy()), torch.from_numpy(labels), ())
         held_out = everything.held_out(HELD_OUT, seed=0).numpy()

@@ -14,15 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-
 from .class_labels import index_names, read_beside, read_labels
 from .columns import check_columns, image_columns, images_of, label_columns, only
 from .exceptions import InputError
+from .folders import read_folder
 from .idx import is_idx_folder, read_idx_folder
 from .images import ImageSource
 from .prompts import parse_labels
 from .spec import RunSpec
+from .splits import counted, folder_kind, has_metadata, listed
 from .table_files import load_table
 
 _LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
@@ -123,20 +123,16 @@ def open_source(
         class_names: replaces the data set's own names, one for each; or the classes of images that have no labels.
             Where labels are whole numbers that no name is stated for, they count these, of which some may not occur.
         allow_incomplete: read what is there where shards are missing or cut off, and leave out images that have no
-            label or that metadata.csv does not list; each is noted.
+            label, that metadata.csv does not list, or that lie beside the folders of classes; each is noted.
 
     Raises:
         InputError: the data cannot be read as labelled images, or is incomplete.
     """
     folder = Path(source)
     if is_idx_folder(folder):
-        images, labels = read_idx_folder(folder, split or "test")
-        names = tuple(str(i) for i in range(int(labels.max()) + 1))
-        notes: tuple[str, ...] = ()
-        if class_names is not None:
-            names, index, notes = index_names(set(labels.tolist()), class_names, source)
-            labels = np.vectorize(index.__getitem__)(labels)
-        found = Source(source, names, tuple(labels.tolist()), _positions(len(labels)), images.__getitem__, notes=notes)
+        found = _read_idx(source, split, class_names)
+    elif _is_image_folder(folder):
+        found = _read_images(source, split, image_column, label_column, class_names, allow_incomplete)
     else:
         found = _read_table(source, split, image_column, label_column, class_names, allow_incomplete)
     return with_distinct_names(found) if class_names is None else renamed(found, class_names)
@@ -197,7 +193,7 @@ def open_captioned(
 
 def is_captioned(source: str, split: str | None = None, allow_incomplete: bool = False) -> bool:
     """Whether a data set's images have captions and no labels; arguments as in `open_source`."""
-    if is_idx_folder(Path(source)):
+    if is_idx_folder(Path(source)) or _is_image_folder(Path(source)):
         return False
     table = load_table(source, split, allow_incomplete)
     return not label_columns(table, _LABEL_COLUMNS) and any(name in table.columns for name in _CAPTION_COLUMNS)
@@ -250,6 +246,50 @@ def _positions(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
+def _is_image_folder(folder: Path) -> bool:
+    """Tell whether a folder holds images, and nothing that describes them."""
+    return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
+
+
+def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None) -> Source:
+    """Images of IDX files. The classes are the labels that occur in any split, or all numbers up to the largest."""
+    images, labels, known, notes = read_idx_folder(Path(source), split)
+    names, index = tuple(str(i) for i in range(known[-1] + 1)), {i: i for i in known}
+    if class_names is not None:
+        names, index, named = index_names(known, class_names, source)
+        notes += named
+    rows = tuple(index[label] for label in labels.tolist())
+    there = set(rows)
+    if missing := [name for i, name in enumerate(names) if i not in there]:
+        what = counted(missing, "class has", "classes have")
+        notes += (f"{what} no images and can be predicted all the same: {listed(missing)}",)
+    return Source(source, names, rows, _positions(len(rows)), images.__getitem__, notes=notes)
+
+
+def _read_images(
+    source: str,
+    split: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    class_names: Sequence[str] | None,
+    allow_incomplete: bool,
+) -> Source:
+    """Images in folders that are their classes."""
+    folder = read_folder(source, split, allow_incomplete=allow_incomplete)
+    check_columns(source, ("image", "label"), filter(None, (image_column, label_column)))
+    names = folder.class_names
+    if not names:
+        if class_names is None:
+            raise InputError(
+                f"{source} must have at least two sub-folders, one a class, with images right in them; of images "
+                "whose classes are not known, say which they may be of, --class-names"
+            )
+        names = tuple(class_names)
+    root = Path(source).resolve()
+    ids = tuple(map(str, folder.files))
+    return Source(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=folder.notes)
+
+
 def _read_table(
     source: str,
     split: str | None,
@@ -259,11 +299,6 @@ def _read_table(
     allow_incomplete: bool,
 ) -> Source:
     table = load_table(source, split, allow_incomplete)
-    if table.kind == "imagefolder" and list(table.columns) == ["image"] and class_names is None:
-        raise InputError(
-            f"{source} must have at least two sub-folders, one a class, with images right in them; of images whose "
-            "classes are not known, say which they may be of, --class-names"
-        )
     image_column = image_column or only(image_columns(table, _PATH_COLUMNS), table, "image")
     check_columns(source, table.columns, (image_column,))
     templates: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ COLUMNS = [
     "candidates", "tag", "fits",
 ]  # fmt: skip
 """Of the rows, that a summary is made of."""
+SHOWN_FAILURES = 5
 RESAMPLES = 2000
 """Of the bootstrap."""
 
@@ -49,7 +50,7 @@ class Summary:
         num_images: wanted.
         num_done: of which there is an answer.
         num_failed: of which there is none, for a reason that is in the row; they count in nothing below.
-        reasons: the first of these.
+        reasons: the first of these, as "ID: reason".
         accuracy: share of right answers.
         mean_per_class: mean over classes of the share of right answers; by bootstrap.
         top5: share of images whose true class is among the five of highest posterior.
@@ -139,7 +140,7 @@ def summary_of(folder: Path, spec: RunSpec, rows: pa.Table) -> Summary:
         "num_images": spec.num_images,
         "num_done": len(done),
         "num_failed": len(failed),
-        "reasons": tuple(failed["reason"][:3].to_pylist()),
+        "reasons": tuple(f"{row['id']}: {row['reason']}" for row in failed.slice(0, SHOWN_FAILURES).to_pylist()),
     }
     if not len(done):
         return Summary(**about)

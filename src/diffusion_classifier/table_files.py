@@ -14,7 +14,6 @@ import pyarrow as pa
 from .columns import Column, Table, column_of
 from .exceptions import InputError
 from .file_sets import check_complete, files_of_split, missing_shards
-from .folders import folder_table, is_plain
 from .images import find_images
 from .metadata import open_metadata
 from .parquet_tables import open_parquet
@@ -77,7 +76,10 @@ def _of_folder(source: str, path: Path, split: str | None, allow_incomplete: boo
         raise InputError(f"{source} holds both {parquet} and {tar}: pass a folder with one kind of file, or one file")
     suffix = next((suffix for suffix, found in files.items() if found), None)
     if suffix is None:
-        return _image_folder(source, path, split)
+        raise InputError(
+            f"{source} holds images and nothing that describes them: captions are in a metadata.csv with the columns "
+            "file_name and text"
+        )
     chosen, notes = files_of_split(path, sorted(files[suffix], key=str), split, allow_incomplete)
     notes += check_complete(missing_shards(chosen), allow_incomplete)
     if images := [f for f in there if f.suffix.lower() in _IMAGES]:
@@ -88,12 +90,6 @@ def _of_folder(source: str, path: Path, split: str | None, allow_incomplete: boo
     if suffix == ".parquet":
         return open_parquet(source, chosen, notes)
     return open_shards(source, chosen, allow_incomplete, notes)
-
-
-def _image_folder(source: str, path: Path, split: str | None) -> Table:
-    if is_plain(path):
-        return _of_dataset(source, "imagefolder", folder_table(source, split))
-    return _of_dataset(source, "imagefolder", _load("imagefolder", split, data_dir=source))  # images in archives
 
 
 def _of_hub(source: str, split: str | None, allow_incomplete: bool) -> Table:

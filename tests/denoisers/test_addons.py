@@ -148,12 +148,14 @@ def test_a_damaged_checkpoint(model_folder, one_file, tmp_path, monkeypatch):
     save_file(headless, tmp_path / "headless.safetensors")
     (tmp_path / "cut.safetensors").write_bytes(one_file.read_bytes()[:1000])
     (tmp_path / "sd.ckpt").write_bytes(pickle.dumps({}))
+    (tmp_path / "SD.SAFETENSORS").write_bytes(pickle.dumps({}))  # diffusers would unpickle it
     config = model_folder("sd-epsilon")
     for name, message in (
         ("lacking.safetensors", "lacks some of the weights of its unet"),
         ("headless.safetensors", "CLIPTextModel"),
         ("cut.safetensors", "cut.safetensors cannot be"),
         ("sd.ckpt", "nor a .safetensors file"),
+        ("SD.SAFETENSORS", r"rename .*SD\.SAFETENSORS to SD\.safetensors"),
     ):
         with pytest.raises(InputError, match=message):
             load(tmp_path / name, config=config)

@@ -53,6 +53,8 @@ def check_file(file: Path) -> None:
     Raises:
         InputError: no safetensors file, or accelerate is missing.
     """
+    if file.suffix != ".safetensors" and file.suffix.lower() == ".safetensors":
+        raise InputError(f"rename {file} to {file.stem}.safetensors: files are told apart by that suffix when loaded")
     if file.suffix != ".safetensors":
         raise InputError(
             f"{file} is neither a folder that a diffusers pipeline was saved to, with a model_index.json, nor a "

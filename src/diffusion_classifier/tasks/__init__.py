@@ -74,7 +74,7 @@ def open_task(
     Raises:
         InputError: no such task, or its images cannot be read or are of other classes.
     """
-    columns = {"image_column": image_column, "label_column": label_column}
+    columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     if name not in TASKS and (Path(name).exists() or "/" in name):
         return None, open_source(
             data or name, split=split, class_names=class_names, allow_incomplete=allow_incomplete, **columns

@@ -25,14 +25,8 @@ torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy ma
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
-
-def pytest_addoption(parser):
-    parser.addoption("--other-bits", action="store_true", help="round as other processors do: see tests/rounding.py")
-
-
-def pytest_configure(config):
-    if config.getoption("--other-bits"):
-        rounding.install()
+if os.environ.get("OTHER_BITS"):
+    rounding.install()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,6 +1,6 @@
 """Other last bits: what another processor, another number of threads or another library makes of the same sums.
 
-`pytest --other-bits` multiplies every output of a linear or convolutional layer by 1 + 1e-6·u, where u in [-1, 1]
+`OTHER_BITS=1 pytest` multiplies every output of a linear or convolutional layer by 1 + 1e-6·u, where u in [-1, 1]
 depends on the output's shape, the rows included. Batches of another size so differ as they do wherever another kernel
 is chosen for them, only more, and batches of one size agree bit for bit. A test that fails then compares more closely
 than float32 sums allow; see `tolerances`.

@@ -10,6 +10,9 @@ ERRORS = {"rtol": 1e-5, "atol": 1e-7}
 # Of errors about 1, averaged over draws, of which some are above and some below.
 MEAN_ERROR = 2e-6
 
+# Absolute: of a t statistic, whose standard error is 1e-2 and more.
+CONFIDENCE = 1e-4
+
 
 def posteriors(num_dimensions, temperature=1.0):
     """Since ln p = -D · m / T + const., an error δ of both means of a difference is a factor exp(2 · D · δ / T)."""

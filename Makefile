@@ -4,7 +4,7 @@ BIN := .venv/bin
 MODEL ?= fashion
 FASHION_MNIST ?= /usr/share/datasets/fashion-mnist
 
-.PHONY: install demo test lint format train-fashion train-fashion-fast train-scenes tables figures notebooks docs reproduce reproduce-quick bench bench-quick dist clean
+.PHONY: install demo test test-kernels lint format train-fashion train-fashion-fast train-scenes tables figures notebooks docs reproduce reproduce-quick bench bench-quick dist clean
 
 install: .venv/installed
 
@@ -19,6 +19,21 @@ demo: .venv/installed
 # A test computes in one thread, and each processor has its own tests.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
+	$(MAKE) test-kernels
+
+# Tests that compare float32 sums, taken as on other processors: each in two processes, one without vector instructions, one
+# with AVX2 and with other last bits (tests/rounding.py). Where there are none, as on ARM, the variables are ignored.
+KERNELS := tests/test_reference.py tests/test_captions.py tests/test_classifier.py \
+  $(addprefix tests/test_questions.py::,test_rows_are_what_the_classifier_says test_pairs_have_the_null_condition) \
+  $(addprefix tests/test_evaluate.py::,test_rows_are_what_the_classifier_says test_parts_make_the_whole) \
+  tests/test_candidates.py::test_elimination_with_several_prompts tests/test_scoring.py::test_equals_a_plain_loop \
+  tests/shortlists/test_shortlists.py::TestAnySearchFollows
+AVX2 := $(shell grep -qsm1 avx2 /proc/cpuinfo && echo avx2 || echo default)
+
+test-kernels: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest --no-cov -m 'not slow' --dist each \
+	  --tx popen//env:ATEN_CPU_CAPABILITY=default//env:ONEDNN_MAX_CPU_ISA=SSE41 \
+	  --tx popen//env:ATEN_CPU_CAPABILITY=$(AVX2)//env:ONEDNN_MAX_CPU_ISA=AVX2//env:OTHER_BITS=1 $(KERNELS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -9,15 +9,24 @@ from functools import cache
 
 import datasets
 import pytest
+import rounding
 import torch
 from builders import BUILDERS
 from commands import TRAIN, save
+from hypothesis import HealthCheck, settings
 from text_builders import TEXT_BUILDERS
 
 from diffusion_classifier import batching, cli
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # batch sizes that are measured here are not kept
 torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy machine wait for each other
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+if os.environ.get("OTHER_BITS"):
+    rounding.install()
 
 
 @pytest.fixture(scope="session", autouse=True)

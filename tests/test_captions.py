@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 import torch
 from gaussians import gaussian
+from tolerances import ERRORS, posteriors
+from tolerances import scores as nats
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.exceptions import InputError
 
 CAPTIONS = ["a dog", "a cat", "the moon"]
+DIMENSIONS = 4 * 8 * 8
 OPTIONS = {"draws": 5, "seed": 3}
 
 
@@ -32,11 +35,10 @@ def test_scores_are_minus_the_sum_of_squares(clf):
     scores = clf.score(picture(0), CAPTIONS, **OPTIONS)
     errors = raw(clf, picture(0), CAPTIONS)
     assert [s.caption for s in scores] == CAPTIONS
-    dimensions = 4 * 8 * 8
-    np.testing.assert_allclose([s.score for s in scores], -dimensions * errors.mean(1), rtol=1e-5)
+    np.testing.assert_allclose([s.score for s in scores], -DIMENSIONS * errors.mean(1), rtol=1e-5)
     best = int(errors.mean(1).argmin())
-    expected = (errors - errors[best]).std(1, unbiased=True) / math.sqrt(5) * dimensions
-    np.testing.assert_allclose([s.standard_error for s in scores], expected, rtol=1e-3, atol=1e-4)
+    expected = (errors - errors[best]).std(1, unbiased=True) / math.sqrt(5) * DIMENSIONS
+    np.testing.assert_allclose([s.standard_error for s in scores], expected, **nats(DIMENSIONS))
     assert scores[best].standard_error == 0
     assert {s.num_evaluations for s in scores} == {15}
     assert {s.unconditional_error for s in scores} == {None}
@@ -47,12 +49,11 @@ def test_scores_are_minus_the_sum_of_squares(clf):
 def test_against_the_null_condition(clf):
     scores = clf.score(picture(0), CAPTIONS, unconditional=True, **OPTIONS)
     errors = raw(clf, picture(0), CAPTIONS, unconditional=True)
-    torch.testing.assert_close(errors[3:], raw(clf, picture(0), [""]))
-    gains = 256 * (errors[3] - errors[:3])
-    np.testing.assert_allclose([s.score for s in scores], gains.mean(1), rtol=1e-3, atol=1e-3)
-    np.testing.assert_allclose(
-        [s.standard_error for s in scores], gains.std(1, unbiased=True) / math.sqrt(5), rtol=1e-3, atol=1e-4
-    )
+    torch.testing.assert_close(errors[3:], raw(clf, picture(0), [""]), **ERRORS)
+    gains = DIMENSIONS * (errors[3] - errors[:3])
+    np.testing.assert_allclose([s.score for s in scores], gains.mean(1), **nats(DIMENSIONS))
+    expected = gains.std(1, unbiased=True) / math.sqrt(5)
+    np.testing.assert_allclose([s.standard_error for s in scores], expected, **nats(DIMENSIONS))
     assert all(s.unconditional_error == pytest.approx(float(errors[3].mean()), rel=1e-5) for s in scores)
     assert {s.num_evaluations for s in scores} == {20}
 
@@ -62,9 +63,8 @@ def test_one_caption_many_images(clf):
     together = clf.score(images, "a dog", unconditional=True, **OPTIONS)
     assert [len(scores) for scores in together] == [1, 1, 1]
     alone = [clf.score(image, ["a dog"], unconditional=True, **OPTIONS) for image in images]
-    np.testing.assert_allclose(
-        [scores[0].score for scores in together], [scores[0].score for scores in alone], rtol=1e-4, atol=1e-3
-    )
+    expected = [scores[0].score for scores in alone]
+    np.testing.assert_allclose([scores[0].score for scores in together], expected, **nats(DIMENSIONS))
 
 
 @pytest.mark.parametrize("unconditional", [True, False])
@@ -76,7 +76,7 @@ def test_pairs_are_the_diagonal(clf, unconditional):
     assert [s.caption for s in pairs] == captions
     assert [s.image for s in pairs] == ["image 0", "image 1", "image 2"]
     expected = [every[0][0].score, every[1][1].score, every[2][0].score]
-    np.testing.assert_allclose([s.score for s in pairs], expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose([s.score for s in pairs], expected, **nats(DIMENSIONS))
     assert {s.num_evaluations for s in pairs} == {10 if unconditional else 5}
     assert all(math.isnan(s.standard_error) for s in pairs) != unconditional
 
@@ -85,8 +85,8 @@ def test_classes_and_the_null_class_of_a_class_conditional_model(model_folder):
     clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32", batch_size=4)
     scores = clf.score(picture(0), ["dog", "cat"], unconditional=True, weights="uniform", **OPTIONS)
     errors = raw(clf, picture(0), ["dog", "cat"], unconditional=True)
-    gains = 256 * (errors[2] - errors[:2])
-    np.testing.assert_allclose([s.score for s in scores], gains.mean(1), rtol=1e-3, atol=1e-2)
+    gains = DIMENSIONS * (errors[2] - errors[:2])
+    np.testing.assert_allclose([s.score for s in scores], gains.mean(1), **nats(DIMENSIONS))
     assert len({round(float(e), 6) for e in errors.mean(1)}) == 3
 
 
@@ -139,13 +139,13 @@ def test_choices_among_captions_of_ones_own(clf):
             (alone,) = clf.classify([images[i]], captions[i], also=("l1",), **options)
             assert (answer.label, answer.class_names, answer.shortlist) == (alone.label, captions[i], None)
             k = len(captions[i])
-            torch.testing.assert_close(answer.errors, alone.errors)
-            torch.testing.assert_close(answer.also["l1"], alone.also["l1"])
-            torch.testing.assert_close(answer.posterior, alone.posterior, rtol=1e-3, atol=1e-5)
+            torch.testing.assert_close(answer.errors, alone.errors, **ERRORS)
+            torch.testing.assert_close(answer.also["l1"], alone.also["l1"], **ERRORS)
+            torch.testing.assert_close(answer.posterior, alone.posterior, **posteriors(DIMENSIONS))
             assert len(scored.errors) == k + unconditional
             assert answer.num_evaluations == 5 * (k + unconditional)
             if unconditional:
-                torch.testing.assert_close(scored.errors[k:].double(), raw(clf, images[i], [""]))
+                torch.testing.assert_close(scored.errors[k:].double(), raw(clf, images[i], [""]), **ERRORS)
 
 
 @pytest.mark.parametrize(

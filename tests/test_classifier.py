@@ -8,6 +8,7 @@ import torch
 from gaussians import gaussian
 from PIL import Image
 from scipy.stats import ttest_rel
+from tolerances import CONFIDENCE, ERRORS, posteriors
 from torch.nn import functional as F
 from transformers import ZeroShotImageClassificationPipeline
 
@@ -61,11 +62,11 @@ def paths(tmp_path):
 def same(result, other, order=slice(None)):
     assert result.label == other.label
     assert result.num_evaluations == other.num_evaluations
-    assert result.confidence == pytest.approx(other.confidence, abs=1e-4)
+    assert result.confidence == pytest.approx(other.confidence, abs=CONFIDENCE)
     assert torch.equal(result.t, other.t)
-    torch.testing.assert_close(result.errors, other.errors[order], equal_nan=True)
+    torch.testing.assert_close(result.errors, other.errors[order], equal_nan=True, **ERRORS)
     for field in ("posterior", "bound"):
-        torch.testing.assert_close(getattr(result, field), getattr(other, field)[order], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(getattr(result, field), getattr(other, field)[order], **posteriors(D))
 
 
 class TestCall:
@@ -339,7 +340,7 @@ class TestStream:
         predict = clf.denoiser.predict_noise
 
         def slow(*arguments):
-            waited.append(read.wait(10))
+            waited.append(read.wait(60))
             return predict(*arguments)
 
         clf.denoiser.predict_noise = slow
@@ -382,6 +383,7 @@ def test_what_pads_to_the_longest_prompt_is_not_compiled(name, model_folder):
         load_denoiser(model_folder(name), device="cpu", dtype="float32").compile()
 
 
+@pytest.mark.slow
 def test_a_compiled_network_gives_the_same_answers(model_folder, monkeypatch):
     """In batches of one size, also the last one, and without a compilation for the size that is being looked for."""
     folder = model_folder("class-unet")

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 from gaussians import gaussian
+from tolerances import ERRORS as CLOSE
+from tolerances import posteriors
+from tolerances import scores as nats
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.caption_sources import CaptionSource
@@ -73,8 +76,9 @@ def test_rows_are_what_the_classifier_says(make, tmp_path):
         (alone,) = make().classify([picture(i)], captions, strategy="fixed:5", seed=3)
         assert (row["label"], row["prediction"]) == (captions[single().truth[i]], alone.label)
         assert (row["candidates"], row["tag"], row["fits"]) == (list(captions), single().tags[i], None)
-        torch.testing.assert_close(torch.tensor(row["errors"]), alone.errors)
-        torch.testing.assert_close(torch.tensor(row["posterior"]).double(), alone.posterior, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(torch.tensor(row["errors"]), alone.errors, **CLOSE)
+        posterior = torch.tensor(row["posterior"], dtype=torch.float64)
+        torch.testing.assert_close(posterior, alone.posterior, **posteriors(256))
         assert dict(row["also"]).keys() == {"l1"}
         assert row["num_evaluations"] == 5 * len(captions)
     spec = read_spec(tmp_path / "run")
@@ -89,9 +93,9 @@ def test_pairs_have_the_null_condition(make, tmp_path):
         captions = pairs().captions[i]
         t = [500, 250, 750, 125, 625]
         errors = clf.errors(picture(i), captions, timesteps=t, seed=3, unconditional=True).double()
-        torch.testing.assert_close(torch.tensor(found[id_]["errors"]), errors.float())
+        torch.testing.assert_close(torch.tensor(found[id_]["errors"]), errors.float(), **CLOSE)
         means = errors.mean(1)
-        np.testing.assert_allclose(found[id_]["fits"], 256 * (means[2] - means[:2]), rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(found[id_]["fits"], 256 * (means[2] - means[:2]), **nats(256))
         assert found[id_]["prediction"] == captions[int(means[:2].argmin())]
         assert len(found[id_]["posterior"]) == 2
         assert found[id_]["timesteps"] == t

@@ -4,6 +4,7 @@ from itertools import count
 import pytest
 import torch
 from gaussians import SCHEDULES, gaussian
+from tolerances import ERRORS
 from torch.nn import functional as F
 
 from diffusion_classifier.denoisers import base
@@ -125,7 +126,7 @@ def test_equals_a_plain_loop(strategy, timesteps, loss):
         pairs = (~result.errors.isnan()).nonzero().tolist()
         expected = plain_loop(denoiser, job, pairs, draws, functional)
         actual = {(c, n): float(result.errors[c, n]) for c, n in pairs}
-        assert actual == pytest.approx(expected, rel=1e-5)
+        assert actual == pytest.approx(expected, rel=ERRORS["rtol"], abs=ERRORS["atol"])
         assert result.spent.num_evaluations == len(pairs) == (16 if strategy == Fixed(4) else 4 * 2 + 2 * 3)
         assert torch.equal(result.t, draws.times(denoiser.schedule, range(result.errors.shape[1]), job.key))
         assert torch.equal(result.active, ~result.errors[:, -1].isnan())

@@ -34,7 +34,7 @@ def test_addresses_of_version_6(host):
     page = build_page(["fashion"], device="cpu")
     try:
         _, address, _ = launch(page, host=host, prevent_thread_lock=True, quiet=True)
-        assert httpx.get(address).status_code == 200
+        assert httpx.get(address, timeout=60).status_code == 200
     finally:
         page.close(verbose=False)
 
@@ -49,12 +49,13 @@ def test_what_was_sent_is_gone_when_the_page_ends(tmp_path):
         )
         try:
             address = next(line for line in served.stderr if "the page is at" in line).split()[-1].strip()
-            sent = httpx.post(f"{address}gradio_api/upload", files={"files": ("boot.png", b"x")}).json()[0]
+            files = {"files": ("boot.png", b"x")}
+            sent = httpx.post(f"{address}gradio_api/upload", files=files, timeout=60).json()[0]
             assert Path(sent).is_relative_to(tmp_path)
             assert Path(sent).exists()
             (folder,) = tmp_path.glob("diffusion-classifier-*")
             assert folder.stat().st_mode & 0o77 == 0
-            with httpx.stream("GET", f"{address}gradio_api/heartbeat/abc"):
+            with httpx.stream("GET", f"{address}gradio_api/heartbeat/abc", timeout=60):
                 served.send_signal(sign)
                 served.wait(60)
         finally:

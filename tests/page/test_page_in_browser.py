@@ -328,7 +328,7 @@ def test_no_file_of_this_machine_is_served(address, tmp_path):
     secret = tmp_path / "secret.txt"
     secret.write_text("secret")
     for path in (secret, "/etc/passwd", __file__):
-        assert httpx.get(f"{address}/gradio_api/file={path}").status_code in (403, 404)
+        assert httpx.get(f"{address}/gradio_api/file={path}", timeout=60).status_code in (403, 404)
     with httpx.Client(base_url=address, timeout=60) as client:
         config = client.get("/config").json()
         (gallery,) = [
@@ -341,7 +341,7 @@ def test_no_file_of_this_machine_is_served(address, tmp_path):
             told = next(line for line in events.iter_lines() if "process_completed" in line)
     assert "secret.txt" not in told
     body = {"data": [{"path": str(secret), "meta": {"_type": "gradio.FileData"}}, "fashion", "", "", 0, 0]}
-    event = httpx.post(f"{address}/gradio_api/call/classify", json=body).json()["event_id"]
+    event = httpx.post(f"{address}/gradio_api/call/classify", json=body, timeout=60).json()["event_id"]
     told = httpx.get(f"{address}/gradio_api/call/classify/{event}", timeout=60).text
     assert "event: error" in told
     assert "secret" not in told.replace("secret.txt", "")

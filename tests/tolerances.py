@@ -4,8 +4,8 @@ Float32 sums differ in their last bits between batch sizes, instruction sets, th
 computed once, or in batches of one size, are bitwise identical, and tests may assert that.
 """
 
-# Error of one (class, draw), a mean of squares (ε - ε̂)². A relative 1e-6 of ε̂ changes an error of 1 by up to 2e-6, and a
-# smaller error by a larger share.
+# Error of one (class, draw), a mean of squares (ε - ε̂)². A relative 1e-6 of ε̂ changes an error of 1 by up to 2e-6,
+# and a smaller error by a larger share.
 ERRORS = {"rtol": 1e-5, "atol": 1e-7}
 
 # Absolute difference of an error of about 1 that is averaged over draws.

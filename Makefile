@@ -21,8 +21,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 	$(MAKE) test-kernels
 
-# Tests that compare float32 sums, taken as on other processors: each in two processes, one without vector instructions, one
-# with AVX2 and with other last bits (tests/rounding.py). Where there are none, as on ARM, the variables are ignored.
+# Run the tests that compare float32 sums in two processes: without vector instructions, and with AVX2 and other last
+# bits (tests/rounding.py). Other processors ignore the variables.
 KERNELS := tests/test_reference.py tests/test_captions.py tests/test_classifier.py \
   $(addprefix tests/test_questions.py::,test_rows_are_what_the_classifier_says test_pairs_have_the_null_condition) \
   $(addprefix tests/test_evaluate.py::,test_rows_are_what_the_classifier_says test_parts_make_the_whole) \
@@ -33,7 +33,8 @@ AVX2 := $(shell grep -qsm1 avx2 /proc/cpuinfo && echo avx2 || echo default)
 test-kernels: .venv/installed
 	OMP_NUM_THREADS=1 $(BIN)/pytest --no-cov -m 'not slow' --dist each \
 	  --tx popen//env:ATEN_CPU_CAPABILITY=default//env:ONEDNN_MAX_CPU_ISA=SSE41 \
-	  --tx popen//env:ATEN_CPU_CAPABILITY=$(AVX2)//env:ONEDNN_MAX_CPU_ISA=AVX2//env:OTHER_BITS=1 $(KERNELS)
+	  --tx popen//env:ATEN_CPU_CAPABILITY=$(AVX2)//env:ONEDNN_MAX_CPU_ISA=AVX2//env:MKL_ENABLE_INSTRUCTIONS=AVX2//env:OTHER_BITS=1 \
+	  $(KERNELS)
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -1,5 +1,6 @@
 """Turn any conditional diffusion model into a classifier, and measure what it understands."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from .strategies import Strategy as Strategy
 
 __version__ = "0.1.0"
+
+# Without this, MKL on Intel processors that lack AVX-512 sums a row in an order that depends on its place in the batch,
+# and a resumed run differs in its last bits. MKL reads the variable at its first matrix product.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
     "Classification": "posterior",

@@ -121,7 +121,7 @@ def test_labels_that_look_alike(tmp_path, two):
     ("labels", "message"),
     [
         (pa.array([0.0, 1.0]), "column 'label' of .* does not hold labels, .* but double, such as 0.0"),
-        (pa.array([1.0, None, 0.0]), "does not hold labels"),
+        (pa.array([1.0, None, 0.0]), "does not hold labels, .* but double, such as 1.0: save whole numbers as such"),
         (pa.array([True, False]), "does not hold labels, .* but bool, such as True"),
         (pa.array([["a"], ["a", "b"]]), r"does not hold labels, .* such as \['a'\]: save each label as one text"),
         (pa.array([{"a": 1}, {"a": 2}]), "does not hold labels"),
@@ -279,7 +279,10 @@ class TestNamesBesideTheImages:
         for opened in (f"d/{split}", f"d/{split}/x.parquet"):
             source = open_source(str(tmp_path / opened))
             assert source.class_names == ("café", "bag", "coat")
-            assert source.notes == (f"class names are those in {tmp_path / 'd' / 'classnames.txt'}",)
+            assert source.notes == (
+                f"class names are those in {tmp_path / 'd' / 'classnames.txt'}",
+                "1 class has no images and can be predicted all the same: coat",
+            )
         monkeypatch.chdir(tmp_path / "d" / split)
         assert open_source("x.parquet").class_names == ("café", "bag", "coat")
 

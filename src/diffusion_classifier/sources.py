@@ -283,6 +283,7 @@ def _read_images(
             raise InputError(
                 f"{source} must have at least two sub-folders, one a class, with images right in them; of images "
                 "whose classes are not known, say which they may be of, --class-names"
+                + "".join(f"; {note}" for note in folder.notes)
             )
         names = tuple(class_names)
     root = Path(source).resolve()

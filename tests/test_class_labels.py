@@ -47,7 +47,7 @@ def test_words_that_look_like_something_else(tmp_path, suffix):
     source = open_source(str(path))
     assert names_of(source) == words
     assert len(source.class_names) == len(words)
-    assert source.notes == ()
+    assert all("differ in capitals only, and are two classes" in note for note in source.notes)  # True and true
 
 
 letters = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=4)
@@ -184,6 +184,12 @@ def test_hidden_labels(tmp_path, labels):
     source = opened(tmp_path, labels, class_names=["a", "b", "c"])
     assert (source.labels, source.class_names) == ((-1, -1), ("a", "b", "c"))
     assert any("are hidden" in note and "used without labels" in note for note in source.notes)
+
+
+def test_labels_that_differ_in_capitals_only_are_two_classes_with_a_note(tmp_path):
+    source = opened(tmp_path, ["cat", "Cat", "dog", "cat"])
+    assert (source.class_names, source.labels) == (("Cat", "cat", "dog"), (1, 0, 2, 1))
+    assert [note for note in source.notes if "'Cat' and 'cat' differ in capitals only, and are two" in note]
 
 
 def test_hidden_labels_of_declared_classes(tmp_path):

@@ -124,6 +124,17 @@ def index_names(
     return names, index, notes
 
 
+def note_capitals(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a note for each class whose name differs from an earlier one in capitals only."""
+    folded: dict[str, str] = {}
+    return tuple(
+        f"the classes {same!r} and {name!r} differ in capitals only, and are two classes; a model that ignores "
+        "capitals cannot tell them apart"
+        for name in names
+        if (same := folded.setdefault(name.casefold(), name)) != name
+    )
+
+
 def _in_order(known: Collection[Any], source: str, given: Sequence[str] | None) -> list[Any]:
     """Sort classes: numerically if all are numbers, such as 01, 02, 10, else as text."""
     if not all(isinstance(value, str) and value.isdecimal() for value in known):

@@ -47,7 +47,7 @@ def test_words_that_look_like_something_else(tmp_path, suffix):
     source = open_source(str(path))
     assert names_of(source) == words
     assert len(source.class_names) == len(words)
-    assert source.notes == ()
+    assert all("differ in capitals only, and are two classes" in note for note in source.notes)  # True and true
 
 
 letters = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=1, max_size=4)
@@ -121,7 +121,7 @@ def test_labels_that_look_alike(tmp_path, two):
     ("labels", "message"),
     [
         (pa.array([0.0, 1.0]), "column 'label' of .* does not hold labels, .* but double, such as 0.0"),
-        (pa.array([1.0, None, 0.0]), "does not hold labels"),
+        (pa.array([1.0, None, 0.0]), "does not hold labels, .* but double, such as 1.0: save whole numbers as such"),
         (pa.array([True, False]), "does not hold labels, .* but bool, such as True"),
         (pa.array([["a"], ["a", "b"]]), r"does not hold labels, .* such as \['a'\]: save each label as one text"),
         (pa.array([{"a": 1}, {"a": 2}]), "does not hold labels"),
@@ -184,6 +184,12 @@ def test_hidden_labels(tmp_path, labels):
     source = opened(tmp_path, labels, class_names=["a", "b", "c"])
     assert (source.labels, source.class_names) == ((-1, -1), ("a", "b", "c"))
     assert any("are hidden" in note and "used without labels" in note for note in source.notes)
+
+
+def test_labels_that_differ_in_capitals_only_are_two_classes_with_a_note(tmp_path):
+    source = opened(tmp_path, ["cat", "Cat", "dog", "cat"])
+    assert (source.class_names, source.labels) == (("Cat", "cat", "dog"), (1, 0, 2, 1))
+    assert [note for note in source.notes if "'Cat' and 'cat' differ in capitals only, and are two" in note]
 
 
 def test_hidden_labels_of_declared_classes(tmp_path):
@@ -279,7 +285,10 @@ class TestNamesBesideTheImages:
         for opened in (f"d/{split}", f"d/{split}/x.parquet"):
             source = open_source(str(tmp_path / opened))
             assert source.class_names == ("café", "bag", "coat")
-            assert source.notes == (f"class names are those in {tmp_path / 'd' / 'classnames.txt'}",)
+            assert source.notes == (
+                f"class names are those in {tmp_path / 'd' / 'classnames.txt'}",
+                "1 class has no images and can be predicted all the same: coat",
+            )
         monkeypatch.chdir(tmp_path / "d" / split)
         assert open_source("x.parquet").class_names == ("café", "bag", "coat")
 

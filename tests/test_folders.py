@@ -286,7 +286,10 @@ class TestClasses:
     def test_that_differ_in_capitals_are_two(self, tmp_path):
         source = open_source(tree(tmp_path / "x", "Cat/1.png", "cat/2.png"))
         assert told(source) == {"Cat/1.png": "Cat", "cat/2.png": "cat"}
-        assert source.notes == ("the classes 'Cat' and 'cat' differ in capitals only, and are two classes",)
+        assert source.notes == (
+            "the classes 'Cat' and 'cat' differ in capitals only, and are two classes; a model that ignores capitals "
+            "cannot tell them apart",
+        )
 
     @pytest.mark.parametrize("name", ["big\ncat", " ", "a\tb", os.fsdecode(b"caf\xe9")])
     def test_that_are_no_text_are_rejected(self, tmp_path, name):
@@ -387,3 +390,16 @@ class TestFiles:
         (tmp_path / "x" / "labels.CSV").write_text("image,label\n")
         with pytest.raises(InputError, match=r"x is a folder without images: give the file, .*labels\.CSV"):
             open_source(folder)
+
+
+def test_classes_that_only_another_split_has_are_noted(tmp_path):
+    folder = tree(tmp_path / "x", "train/a/1.png", "train/b/1.png", "train/c/1.png", "test/a/1.png", "test/b/1.png")
+    source = open_source(folder)
+    assert source.class_names == ("a", "b")
+    (note,) = source.notes
+    assert note.startswith("1 folder of another split is not in test, and so no class that can be predicted: c;")
+    assert open_source(folder, split="train").notes == ()
+    (tmp_path / "x" / "test" / "c").mkdir()
+    source = open_source(folder)
+    assert source.class_names == ("a", "b", "c")
+    assert source.notes == ("1 class has no images and can be predicted all the same: c",)

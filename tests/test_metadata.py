@@ -59,6 +59,26 @@ def test_images_that_are_not_listed(tmp_path):
     assert any("2 images in" in note and "not listed" in note for note in source.notes)
 
 
+def test_what_is_an_image_is_decided_by_content(tmp_path):
+    folder = folder_of(tmp_path / "d", "a.png", "b.png")
+    (folder / "paper.pdf").write_bytes(b"%PDF-1.4")
+    write(folder / "metadata.csv", rows("a.png", "b.png"))
+    assert open_source(str(folder)).notes == ("1 file is no image and was left out: paper.pdf",)
+    (folder / "b.png").rename(folder / "b.v1.0")
+    write(folder / "metadata.csv", rows("a.png"))
+    with pytest.raises(InputError, match=r"1 images in .* are not listed in metadata.csv, such as b.v1.0"):
+        open_source(str(folder))
+
+
+@pytest.mark.parametrize("name", ["Metadata.CSV", "METADATA.jsonl", "metadata.PARQUET"])
+def test_capitals_in_the_name_of_the_list(tmp_path, name):
+    folder = folder_of(tmp_path / "d", "a.png", "b.png")
+    write(folder / name.lower(), rows("b.png", "a.png"))
+    (folder / name.lower()).rename(folder / name)
+    source = open_source(str(folder))
+    assert {source.ids[i]: source.label(i) for i in range(2)} == {"a.png": "01", "b.png": "00"}
+
+
 def test_a_list_for_each_split(tmp_path):
     folder = folder_of(tmp_path / "d", "train/a.png", "test/a.png", "test/b.png")
     write(folder / "train" / "metadata.csv", rows("a.png"))
@@ -97,4 +117,11 @@ def test_a_list_that_cannot_be_used(tmp_path, found, message):
     folder = folder_of(tmp_path / "d", "a.png", "b.png")
     write(folder / "metadata.csv", found)
     with pytest.raises(InputError, match=message):
+        open_source(str(folder))
+
+
+def test_a_table_beside_images_that_no_class_is_known_of_is_named(tmp_path):
+    folder = folder_of(tmp_path / "d", "a.png", "b.png")
+    write(folder / "labels.csv", [{"image": "a.png", "label": "cat"}, {"image": "b.png", "label": "dog"}])
+    with pytest.raises(InputError, match=r"say which they may be of, --class-names; 1 file .* left out: labels.csv"):
         open_source(str(folder))

@@ -85,7 +85,7 @@ def test_other_quotes_and_lines_are_refused(text, message):
         (["cat", "  "], "label 2 of 2 is empty"),
         ([], r"at least two labels .* got none"),
         ("cat", r"at least two labels .* got 'cat'"),
-        ("cat,dog,Cat", "'Cat' is given twice"),
+        ("cat,dog,Cat", "'Cat' is given twice: it differs from 'cat' in capitals only"),
         (["cat", " cat"], "'cat' is given twice"),
         (["cat", 3], "labels are words; got 3"),
         (["cat", None], "labels are words; got None"),

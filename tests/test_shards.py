@@ -238,6 +238,9 @@ def test_images_beside_archives(tmp_path):
 def test_one_shard_of_several_is_noted(tmp_path):
     path = shard(tmp_path / "d-00001-of-00004.tar", samples("a", "b"))
     assert open_source(path).notes == (f"{path} is one of 4 shards: the others are not read",)
+    table = tmp_path / "d-00001-of-00004.csv"
+    table.write_text("image,label\na.png,cat\nb.png,dog\n")
+    assert open_source(str(table)).notes == (f"{table} is one of 4 shards: the others are not read",)
 
 
 def test_captions_in_shards(tmp_path):

@@ -11,7 +11,7 @@ from typing import Any
 
 from .columns import Table, short
 from .exceptions import InputError
-from .splits import split_of
+from .splits import counted, listed, split_of
 from .text_tables import read_names
 
 _NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
@@ -50,9 +50,10 @@ def read_labels(
     kind, told = table.columns[column].kind, table.columns[column].type
     if kind not in ("text", "bytes", "integer"):
         some = next((value for value in table.values(column) if value is not None), None) if kind == "other" else None
+        advice = "save whole numbers as such" if isinstance(some, float) else "save each label as one text"
         raise InputError(
             f"column {column!r} of {table.source} does not hold labels, which are text or whole numbers, but {told}"
-            + ("" if some is None else f", such as {short(some)}: save each label as one text")
+            + ("" if some is None else f", such as {short(some)}: {advice}")
         )
     values, notes = (table.values(column), ()) if kind == "integer" else _texts(table, column)
     numbers = all(isinstance(value, int) or value is None for value in values)
@@ -72,6 +73,10 @@ def read_labels(
         if strange := known - index.keys():
             i = next(i for i, value in enumerate(values) if value in strange)
             raise InputError(f"{table.row(i)} has the label {values[i]}, and there are names for {len(names)} classes")
+        shown = given if given is not None and len(given) == len(names) else names
+        if unused := [name for n, name in enumerate(shown) if n not in known]:
+            what = counted(unused, "class has", "classes have")
+            notes += (f"{what} no images and can be predicted all the same: {listed(unused)}",)
     elif numbers and given is not None:
         names, index, more = index_names(known, given, table.source)
         notes += more
@@ -117,6 +122,17 @@ def index_names(
             f"{names[index[exchanged[0]]]}"
         )
     return names, index, notes
+
+
+def note_capitals(names: Sequence[str]) -> tuple[str, ...]:
+    """Return a note for each class whose name differs from an earlier one in capitals only."""
+    folded: dict[str, str] = {}
+    return tuple(
+        f"the classes {same!r} and {name!r} differ in capitals only, and are two classes; a model that ignores "
+        "capitals cannot tell them apart"
+        for name in names
+        if (same := folded.setdefault(name.casefold(), name)) != name
+    )
 
 
 def _in_order(known: Collection[Any], source: str, given: Sequence[str] | None) -> list[Any]:

@@ -67,7 +67,7 @@ def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool
             )
         notes.append(f"{beside} and were left out: {listed(path.name for path in place.images)}")
     names = _ordered([folder.name for folder in classes], notes)
-    _check_names(place.path, names, notes)
+    _check_names(place.path, names)
     label = {name: i for i, name in enumerate(names)}
     of_class = {path: label[folder.name] for folder in classes for below in folder.walk() for path in below.images}
     files = _as_text(of_class)
@@ -114,7 +114,7 @@ def _ordered(names: Sequence[str], notes: list[str]) -> tuple[str, ...]:
     return ordered
 
 
-def _check_names(folder: Path, names: Sequence[str], notes: list[str]) -> None:
+def _check_names(folder: Path, names: Sequence[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
         if not name.strip() or any(unicodedata.category(letter) in ("Cc", "Cs") for letter in name):
@@ -125,10 +125,6 @@ def _check_names(folder: Path, names: Sequence[str], notes: list[str]) -> None:
         same = seen.setdefault(unicodedata.normalize("NFC", name.strip()), name)
         if same != name:
             raise InputError(f"the folders {same!a} and {name!a} in {folder} look the same: rename or merge them")
-    folded: dict[str, str] = {}
-    for name in names:
-        if (same := folded.setdefault(name.casefold(), name)) != name:
-            notes.append(f"the classes {same!r} and {name!r} differ in capitals only, and are two classes")
 
 
 def _note_classes(classes: Sequence[Place], source: str, notes: list[str]) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from .columns import Table
 from .exceptions import InputError
 from .file_sets import check_complete, files_of_split, split_of
+from .formats import is_image
 from .images import find_images
 from .parquet_tables import open_parquet
+from .splits import METADATA, counted
+from .splits import listed as shown
 from .splits import split_of as split_of_name
 from .text_tables import read_rows, rows_as_table
 
@@ -50,11 +51,14 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
     listed = set(rows)
     if not lists_of_splits:
         rows = _of_split(root, rows, split)
-    suffixes = {*Image.registered_extensions(), ".heic", ".heif"}
-    found = [file for file in find_images([file.parent for file in chosen]) if file.suffix.lower() in suffixes]
-    unlisted = [path for path in dict.fromkeys(os.path.relpath(file, root) for file in found) if path not in listed]
+    found = dict.fromkeys(os.path.relpath(file, root) for file in find_images([file.parent for file in chosen]))
+    others = [path for path in found if path not in listed and Path(path).name.lower() not in METADATA]
+    unlisted = [path for path in others if is_image(root / path)]
     problem = f"{len(unlisted)} images in {source} are not listed in {chosen[0].name}, such as {''.join(unlisted[:1])}"
     notes += check_complete([problem] if unlisted else [], allow_incomplete)
+    if strange := [path for path in others if path not in unlisted]:
+        told = counted(strange, "file is no image and was", "files are no images and were")
+        notes += (f"{told} left out: {shown(strange)}",)
     return rows_as_table(source, "metadata", [rows[path] for path in sorted(rows)], (), root, notes)
 
 
@@ -69,7 +73,7 @@ def _of_split(root: Path, rows: dict[str, dict[str, Any]], split: str | None) ->
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
-    if file.suffix != ".parquet":
+    if file.suffix.lower() != ".parquet":
         return read_rows(file)[0]
     table = open_parquet(str(file), [file])
     columns = {name: table.values(name) for name in table.columns}

@@ -54,11 +54,12 @@ def parse_labels(labels: str | Sequence[str]) -> list[str]:
         raise InputError(f"label {empty[0] + 1} of {len(names)} is empty")
     if len(names) < 2:
         raise InputError(f"at least two labels are needed to choose from; got {', '.join(map(repr, names)) or 'none'}")
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for name in names:
-        if name.lower() in seen:
-            raise InputError(f"the label {name!r} is given twice")
-        seen.add(name.lower())
+        if (same := seen.get(name.lower())) is not None:
+            other = f": it differs from {same!r} in capitals only" if same != name else ""
+            raise InputError(f"the label {name!r} is given twice{other}")
+        seen[name.lower()] = name
     return names
 
 

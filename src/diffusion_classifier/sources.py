@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-from .class_labels import index_names, read_beside, read_labels
+from .class_labels import index_names, note_capitals, read_beside, read_labels
 from .columns import check_columns, image_columns, images_of, label_columns, only
 from .exceptions import InputError
 from .folders import read_folder
@@ -135,7 +135,8 @@ def open_source(
         found = _read_images(source, split, image_column, label_column, class_names, allow_incomplete)
     else:
         found = _read_table(source, split, image_column, label_column, class_names, allow_incomplete)
-    return with_distinct_names(found) if class_names is None else renamed(found, class_names)
+    found = with_distinct_names(found) if class_names is None else renamed(found, class_names)
+    return replace(found, notes=(*found.notes, *note_capitals(found.class_names)))
 
 
 @dataclass(frozen=True)
@@ -283,6 +284,7 @@ def _read_images(
             raise InputError(
                 f"{source} must have at least two sub-folders, one a class, with images right in them; of images "
                 "whose classes are not known, say which they may be of, --class-names"
+                + "".join(f"; {note}" for note in folder.notes)
             )
         names = tuple(class_names)
     root = Path(source).resolve()

@@ -279,6 +279,13 @@ def _chosen(
             f"were left out: {listed(path.name for path in place.images)}"
         )
     note_others(source, place, list(splits.values()), notes)
+    own = {folder.name for folder in splits[wanted].folders}
+    others = [{folder.name for folder in other.folders} for split, other in splits.items() if split != wanted]
+    if lacking := sorted({name for names in others if names & own for name in names - own}):
+        notes.append(
+            f"{counted(lacking, 'folder of another split is', 'folders of other splits are')} not in {wanted}, and so "
+            f"no class that can be predicted: {listed(lacking)}; an empty folder in {splits[wanted].path} makes one"
+        )
     return splits[wanted], wanted
 
 

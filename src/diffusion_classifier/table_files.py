@@ -18,6 +18,7 @@ from .images import find_images
 from .metadata import open_metadata
 from .parquet_tables import open_parquet
 from .shards import open_shards
+from .splits import METADATA
 from .text_tables import TEXT_TABLES, read_rows, rows_as_table
 
 _FILES = (".parquet", *TEXT_TABLES, ".tar")
@@ -61,12 +62,12 @@ def _of_file(source: str, path: Path, allow_incomplete: bool) -> Table:
         return open_parquet(source, [path], notes)
     if suffix == ".tar":
         return open_shards(source, [path], allow_incomplete, notes)
-    return rows_as_table(source, "text", *read_rows(path), path.parent)
+    return rows_as_table(source, "text", *read_rows(path), path.parent, notes)
 
 
 def _of_folder(source: str, path: Path, split: str | None, allow_incomplete: bool) -> Table:
     there = find_images([path])
-    if metadata := [f for f in there if re.fullmatch(r"metadata\.(csv|jsonl|parquet)", f.name)]:
+    if metadata := [f for f in there if f.name.lower() in METADATA]:
         return open_metadata(source, path, metadata, split, allow_incomplete)
     if all(f.suffix.lower() in TEXT_TABLES for f in there):
         raise InputError(f"{source} is a folder without images: pass the file itself, {there[0]}")

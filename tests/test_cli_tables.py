@@ -5,6 +5,8 @@ from commands import TRAIN, error, save
 from test_class_labels import table
 from test_shards import samples, shard
 
+from diffusion_classifier.cli.common import read_lines
+from diffusion_classifier.exceptions import InputError
 from diffusion_classifier.runs import read_rows
 from diffusion_classifier.spec import read_spec
 
@@ -126,3 +128,9 @@ def test_tasks_that_are_always_complete(call, model, tmp_path):
     words = ("--model", model, "--out", tmp_path / "run", "--allow-incomplete")
     code, _, err = call("evaluate", "scenes-pairs", *words)
     assert (code, error(err)) == (2, "the task scenes-pairs has no use for --allow-incomplete")
+
+
+def test_a_file_of_labels_in_another_encoding(tmp_path):
+    (tmp_path / "labels.txt").write_bytes("cat\ncaf\u00e9\n".encode("latin-1"))
+    with pytest.raises(InputError, match=r"labels\.txt is not in UTF-8 \(byte 0xe9 at 7\): save it as UTF-8"):
+        read_lines(tmp_path / "labels.txt")

@@ -65,7 +65,7 @@ def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool
                 f"{beside}, and so in no class: {listed(path.name for path in place.images)}; move what does not "
                 "belong there, or allow incomplete data (--allow-incomplete) to leave it out"
             )
-        notes.append(f"{beside} and were left out: {listed(path.name for path in place.images)}")
+        notes.append(f"{beside}, left out: {listed(path.name for path in place.images)}")
     names = _ordered([folder.name for folder in classes], notes)
     _check_names(place.path, names)
     label = {name: i for i, name in enumerate(names)}

@@ -166,7 +166,9 @@ def read_lines(path: Path) -> list[str]:
     """
     try:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as e:
+    except UnicodeDecodeError as e:
+        raise InputError(f"{path} is not in UTF-8 (byte {e.object[e.start]:#x} at {e.start}): save it as UTF-8") from e
+    except OSError as e:
         raise InputError(f"{path} cannot be read as a text file, one a line: {e}") from e
 
 

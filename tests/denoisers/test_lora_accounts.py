@@ -200,7 +200,34 @@ def test_a_text_encoder_of_another_width(model_folder, tmp_path):
     wide = {n: torch.cat([t, t], 1 if "lora_A" in n else 0) for n, t in own.items()}
     path = tmp_path / "wide.safetensors"
     save_file(peft(wide, "text_encoder", None), path)
-    with pytest.raises(InputError, match=r"wide\.safetensors"):
+    with pytest.raises(InputError, match=r"wide\.safetensors was made for another model: text_encoder\..*\(2, 32\)"):
+        load(model_folder("sd-epsilon"), loras=[path])
+
+
+def test_a_text_encoder_of_more_layers(model_folder, tmp_path):
+    own = matrices(load(model_folder("sd-epsilon")).pipeline.text_encoder, ["q_proj"])
+    deep = own | {name.replace("layers.0", "layers.9"): tensor.clone() for name, tensor in own.items()}
+    path = tmp_path / "deep.safetensors"
+    save_file(peft(deep, "text_encoder", None), path)
+    with pytest.raises(InputError, match=r"deep\.safetensors has 2 tensors that the text_encoder .*layers\.9\."):
+        load(model_folder("sd-epsilon"), loras=[path])
+
+
+def test_a_network_of_another_width(model_folder, layers, tmp_path):
+    wide = {n: torch.cat([t, t], 1 if "lora_A" in n else 0) for n, t in layers.items()}
+    path = tmp_path / "wide.safetensors"
+    save_file(peft(wide, "unet", None), path)
+    with pytest.raises(InputError, match=r"wide\.safetensors was made for another model: unet\."):
+        load(model_folder("sd-epsilon"), loras=[path])
+
+
+def test_names_that_a_loader_prepares_and_does_not_fill(model_folder, layers, tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    named = {n.replace(".weight", ".default.weight"): t for n, t in layers.items()}
+    save_file(peft(named, "unet", None), path)
+    with pytest.raises(
+        InputError, match=r"adapter\.safetensors has \d+ tensors that unet does not use .*version"
+    ):
         load(model_folder("sd-epsilon"), loras=[path])
 
 

@@ -322,6 +322,26 @@ def test_a_scaling_factor_that_is_missing_is_the_default_of_the_class(copy):
     assert load(folder)._modules["vae"].config.scaling_factor == AutoencoderKL().config.scaling_factor
 
 
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("tokenizer/tokenizer_config.json", "model_max_length"), ("text_encoder/config.json", "eos_token_id")],
+)
+def test_values_that_show_in_reading_prompts_are_one_sentence(copy, file, key):
+    folder = copy("sd-epsilon")
+    edit_json(folder / file, **{key: None})
+    denoiser = load(folder)
+    for read in (lambda: denoiser.condition(["a cat"]), denoiser.null_condition):
+        with pytest.raises(InputError, match=r"cannot read prompts.*model_max_length.*Error: "):
+            read()
+
+
+def test_a_tokenizer_of_more_words_than_its_encoder(copy):
+    denoiser = load(copy("sd-epsilon"))
+    denoiser.pipeline.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(InputError, match="a tokenizer and its text encoder do not fit each other"):
+        denoiser.condition(["zebra"])
+
+
 CONFIGS = [
     (component, key)
     for component, keys in {

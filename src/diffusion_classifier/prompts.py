@@ -40,8 +40,12 @@ def split_labels(text: str) -> list[str]:
     return labels
 
 
-def parse_labels(labels: str | Sequence[str]) -> list[str]:
+def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[str]:
     """Candidate labels from a list, or a string that `split_labels` splits.
+
+    Args:
+        labels: them.
+        cased: whether labels that differ in capitals alone are two, as classes of a data set are.
 
     Raises:
         InputError: fewer than two, an empty one, one twice, one that is not a string, or as `split_labels`.
@@ -56,9 +60,10 @@ def parse_labels(labels: str | Sequence[str]) -> list[str]:
         raise InputError(f"at least two labels are needed to choose from; got {', '.join(map(repr, names)) or 'none'}")
     seen: set[str] = set()
     for name in names:
-        if name.lower() in seen:
+        key = name if cased else name.lower()
+        if key in seen:
             raise InputError(f"the label {name!r} is given twice")
-        seen.add(name.lower())
+        seen.add(key)
     return names
 
 

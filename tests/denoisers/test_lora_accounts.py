@@ -225,9 +225,7 @@ def test_names_that_a_loader_prepares_and_does_not_fill(model_folder, layers, tm
     path = tmp_path / "adapter.safetensors"
     named = {n.replace(".weight", ".default.weight"): t for n, t in layers.items()}
     save_file(peft(named, "unet", None), path)
-    with pytest.raises(
-        InputError, match=r"adapter\.safetensors has \d+ tensors that unet does not use .*version"
-    ):
+    with pytest.raises(InputError, match=r"adapter\.safetensors has \d+ tensors that unet does not use .*version"):
         load(model_folder("sd-epsilon"), loras=[path])
 
 

@@ -12,7 +12,7 @@ from contrastive_builders import build
 from diffusers import AutoencoderKL, DiffusionPipeline
 from ldm import checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import CLIPTextConfig, CLIPTextModel, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from diffusion_classifier.baselines.contrastive import Contrastive
@@ -333,6 +333,13 @@ def test_values_that_show_in_reading_prompts_are_one_sentence(copy, file, key):
     for read in (lambda: denoiser.condition(["a cat"]), denoiser.null_condition):
         with pytest.raises(InputError, match=r"cannot read prompts.*model_max_length.*Error: "):
             read()
+
+
+def test_a_text_encoder_of_another_width(copy):
+    folder = copy("sd-epsilon")
+    config = CLIPTextConfig.from_pretrained(folder / "text_encoder", hidden_size=8, num_attention_heads=2)
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    refused(folder, "reads prompts of 16 numbers a token, and the text encoder makes 8")
 
 
 def test_a_tokenizer_of_more_words_than_its_encoder(copy):

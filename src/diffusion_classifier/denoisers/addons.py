@@ -114,17 +114,21 @@ def _refuse_misfits(path: str, pipeline: Any, converted: Mapping[str, tuple[Tens
                 )
 
 
-def add_words(pipeline: Any, sources: Iterable[str | Path]) -> None:
+def add_words(pipeline: Any, sources: Iterable[str | Path]) -> list[str]:
     """Give the tokenizers and text encoders words that were learned by textual inversion.
 
     Args:
         pipeline: of diffusers.
         sources: files, folders or hub ids, with the word as in "<toy>=toy.safetensors" unless the file names it.
 
+    Returns:
+        the words.
+
     Raises:
         InputError: the pipeline takes none, a source cannot be read, does not fit or would be used in part, or the
             word is known already.
     """
+    added = []
     for source in sources:
         word, equals, path = str(source).partition("=")
         if not equals:
@@ -140,10 +144,12 @@ def add_words(pipeline: Any, sources: Iterable[str | Path]) -> None:
                     word = Path(path).stem
                 encoder = {"text_encoder": getattr(pipeline, part), "tokenizer": getattr(pipeline, _tokenizer(part))}
                 pipeline.load_textual_inversion(vectors, token=word or name, **encoder)
+                added.append(word or name)
         except InputError:
             raise
         except FAULTS as e:
             raise InputError(f"{path} cannot be added as a learned word: {one_line(e)}") from e
+    return added
 
 
 def _tokenizer(encoder: str) -> str:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
+from ..prompts import words_of
 from ..weights import read_weights
 from .addons import add_loras, add_words
 from .base import TIMES, Denoiser, ModelDefaults, without_advice
@@ -138,7 +139,7 @@ def load_denoiser(
         family = FAMILIES[pipeline_class.__name__]
         if not issubclass(family, ClassConditional):
             add_loras(pipeline, loras)
-        add_words(pipeline, words)
+        learned = add_words(pipeline, words)
     settings = read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
     # DiTPipeline keeps only a part of id2label.
     settings = {"id2label": index.get("id2label"), **settings}
@@ -167,6 +168,8 @@ def load_denoiser(
         raise InputError(f"{folder / SETTINGS_FILE}: times {times!r} are not one of {', '.join(TIMES)}")
     denoiser.times = times if isinstance(times, str) else read_weights(times)
     denoiser.words = settings.get("words")
+    if denoiser.words is not None:
+        denoiser.words = [*denoiser.words, *set[str]().union(*map(words_of, learned))]
     return denoiser.to(device, dtype)
 
 

@@ -131,7 +131,7 @@ DAMAGE = {
     "alpha-alone": (added("unet.nowhere.alpha", torch.tensor(1.0)), "scales without matrices|alpha"),
     "of-another-kind": (added("unet.conv_in.diff", torch.ones(2)), ""),
     "with-lora-in-its-name": (added("unet.lora_extra.weight", torch.ones(2, 2)), "lora_extra|cannot be added"),
-    "dora": (added("unet.down_blocks.0.attentions.0.dora_scale", torch.ones(2)), "dora_scale"),
+    "dora": (added("unet.down_blocks.0.attentions.0.dora_scale", torch.ones(2)), "dora_scale.*of another version"),
     "an-unknown-prefix": (added("prior.x.lora_A.weight", torch.ones(2, 2)), "lacks one"),
 }
 

@@ -318,6 +318,16 @@ def test_other_names(tmp_path):
     assert renamed(source, ["Feline", "wolf"]).class_names == ("Feline", "wolf")
 
 
+def test_names_that_differ_in_capitals_are_two_classes(tmp_path):
+    folder = webdataset(tmp_path, (0, 1, 1))
+    source = open_source(str(folder), class_names=["Turkey", "turkey"])
+    assert renamed(source, source.class_names).class_names == ("Turkey", "turkey")
+    with pytest.raises(InputError, match="would exchange labels"):
+        renamed(source, ["turkey", "Turkey"])
+    with pytest.raises(InputError, match="'bird' is given twice"):
+        renamed(source, ["bird", "bird"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

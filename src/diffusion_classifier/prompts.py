@@ -40,8 +40,12 @@ def split_labels(text: str) -> list[str]:
     return labels
 
 
-def parse_labels(labels: str | Sequence[str]) -> list[str]:
+def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[str]:
     """Candidate labels from a list, or a string that `split_labels` splits.
+
+    Args:
+        labels: them.
+        cased: whether labels that differ in capitals alone are two, as classes of a data set are.
 
     Raises:
         InputError: fewer than two, an empty one, one twice, one that is not a string, or as `split_labels`.
@@ -56,10 +60,11 @@ def parse_labels(labels: str | Sequence[str]) -> list[str]:
         raise InputError(f"at least two labels are needed to choose from; got {', '.join(map(repr, names)) or 'none'}")
     seen: dict[str, str] = {}
     for name in names:
-        if (same := seen.get(name.lower())) is not None:
+        key = name if cased else name.lower()
+        if (same := seen.get(key)) is not None:
             other = f": it differs from {same!r} in capitals only" if same != name else ""
             raise InputError(f"the label {name!r} is given twice{other}")
-        seen[name.lower()] = name
+        seen[key] = name
     return names
 
 

@@ -209,18 +209,20 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
     if set(source.class_names) < set(class_names):  # some of which do not occur
         place = [list(class_names).index(name) for name in source.class_names]
         labels = tuple(place[label] if label >= 0 else -1 for label in source.labels)
-        return replace(source, class_names=tuple(parse_labels(class_names)), labels=labels)
+        return replace(source, class_names=tuple(parse_labels(class_names, cased=True)), labels=labels)
     if len(class_names) != len(source.class_names):
         raise InputError(
             f"{len(class_names)} class names were given for the {len(source.class_names)} classes of {source.name}"
         )
-    own, new = ([name.strip().casefold() for name in names] for names in (source.class_names, class_names))
-    if any(name in own and name != old for name, old in zip(new, own, strict=True)):
+    for form in (str, str.casefold):  # as written, since names may differ in capitals alone, and without
+        own, new = ([form(name.strip()) for name in names] for names in (source.class_names, class_names))
+        if all(name not in own or name == old for name, old in zip(new, own, strict=True)):
+            continue
         raise InputError(
             f"the class names that were given are those of {source.name} in another order, which would exchange "
             f"labels: they are {', '.join(source.class_names)}"
         )
-    return replace(source, class_names=tuple(parse_labels(class_names)), prompt_names=())
+    return replace(source, class_names=tuple(parse_labels(class_names, cased=True)), prompt_names=())
 
 
 def with_distinct_names(source: Source) -> Source:

@@ -166,3 +166,11 @@ def test_a_damaged_checkpoint(model_folder, one_file, tmp_path, monkeypatch):
     monkeypatch.setattr(single_file, "is_accelerate_available", lambda: False)
     with pytest.raises(InputError, match="accelerate, which is missing"):
         load(one_file, config=config)
+
+
+def test_a_model_that_lists_its_words_knows_learned_ones(tmp_path):
+    save_file({"<zorp>": randn(1, 128)}, tmp_path / "zorp.safetensors")
+    denoiser = load("scenes", words=[tmp_path / "zorp.safetensors"])
+    denoiser.condition(["a bag", "a <zorp>"])
+    with pytest.raises(InputError, match="'zorp', which this model was not trained with"):
+        load("scenes").condition(["a bag", "a <zorp>"])

@@ -284,6 +284,31 @@ def test_settings_are_taken_over(copy):
     assert load(folder).licence == "MIT"
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"defaults": {"temperature": "x"}},
+        {"defaults": {"temperature": True}},
+        {"defaults": {"strategy": 3}},
+        {"defaults": {"timesteps": None}},
+        {"defaults": {"loss": ["l2"]}},
+        {"defaults": {"lags": "x"}},
+        {"defaults": {"lags": [1, None]}},
+        {"defaults": {"classes": [0, 1]}},
+        {"defaults": {"weights": 2}},
+        {"defaults": {"unknown": 1}},
+        {"defaults": 3},
+        {"words": 3},
+        {"words": ["cat", 3]},
+    ],
+    ids=str,
+)
+def test_settings_of_another_kind(copy, settings):
+    folder = copy("class-unet")
+    edit_json(folder / "diffusion_classifier.json", **settings)
+    refused(folder, "diffusion_classifier.json", "cannot be")
+
+
 def test_devices_and_dtypes_that_do_not_exist(model_folder):
     folder = model_folder("class-unet")
     refused(folder, "int8", "bfloat16", dtype="int8")

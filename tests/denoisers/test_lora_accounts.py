@@ -131,7 +131,7 @@ DAMAGE = {
     "alpha-alone": (added("unet.nowhere.alpha", torch.tensor(1.0)), "scales without matrices|alpha"),
     "of-another-kind": (added("unet.conv_in.diff", torch.ones(2)), ""),
     "with-lora-in-its-name": (added("unet.lora_extra.weight", torch.ones(2, 2)), "lora_extra|cannot be added"),
-    "dora": (added("unet.down_blocks.0.attentions.0.dora_scale", torch.ones(2)), "dora_scale"),
+    "dora": (added("unet.down_blocks.0.attentions.0.dora_scale", torch.ones(2)), "dora_scale.*of another version"),
     "an-unknown-prefix": (added("prior.x.lora_A.weight", torch.ones(2, 2)), "lacks one"),
 }
 
@@ -200,7 +200,32 @@ def test_a_text_encoder_of_another_width(model_folder, tmp_path):
     wide = {n: torch.cat([t, t], 1 if "lora_A" in n else 0) for n, t in own.items()}
     path = tmp_path / "wide.safetensors"
     save_file(peft(wide, "text_encoder", None), path)
-    with pytest.raises(InputError, match=r"wide\.safetensors"):
+    with pytest.raises(InputError, match=r"wide\.safetensors was made for another model: text_encoder\..*\(2, 32\)"):
+        load(model_folder("sd-epsilon"), loras=[path])
+
+
+def test_a_text_encoder_of_more_layers(model_folder, tmp_path):
+    own = matrices(load(model_folder("sd-epsilon")).pipeline.text_encoder, ["q_proj"])
+    deep = own | {name.replace("layers.0", "layers.9"): tensor.clone() for name, tensor in own.items()}
+    path = tmp_path / "deep.safetensors"
+    save_file(peft(deep, "text_encoder", None), path)
+    with pytest.raises(InputError, match=r"deep\.safetensors has 2 tensors that the text_encoder .*layers\.9\."):
+        load(model_folder("sd-epsilon"), loras=[path])
+
+
+def test_a_network_of_another_width(model_folder, layers, tmp_path):
+    wide = {n: torch.cat([t, t], 1 if "lora_A" in n else 0) for n, t in layers.items()}
+    path = tmp_path / "wide.safetensors"
+    save_file(peft(wide, "unet", None), path)
+    with pytest.raises(InputError, match=r"wide\.safetensors was made for another model: unet\."):
+        load(model_folder("sd-epsilon"), loras=[path])
+
+
+def test_names_that_a_loader_prepares_and_does_not_fill(model_folder, layers, tmp_path):
+    path = tmp_path / "adapter.safetensors"
+    named = {n.replace(".weight", ".default.weight"): t for n, t in layers.items()}
+    save_file(peft(named, "unet", None), path)
+    with pytest.raises(InputError, match=r"adapter\.safetensors has \d+ tensors that unet does not use .*version"):
         load(model_folder("sd-epsilon"), loras=[path])
 
 

@@ -12,7 +12,7 @@ from contrastive_builders import build
 from diffusers import AutoencoderKL, DiffusionPipeline
 from ldm import checkpoint
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEConfig, ViTMAEForPreTraining
+from transformers import CLIPTextConfig, CLIPTextModel, ViTMAEConfig, ViTMAEForPreTraining
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from diffusion_classifier.baselines.contrastive import Contrastive
@@ -320,6 +320,33 @@ def test_a_scaling_factor_that_is_missing_is_the_default_of_the_class(copy):
     del config["scaling_factor"]
     (folder / "vae" / "config.json").write_text(json.dumps(config))
     assert load(folder)._modules["vae"].config.scaling_factor == AutoencoderKL().config.scaling_factor
+
+
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [("tokenizer/tokenizer_config.json", "model_max_length"), ("text_encoder/config.json", "eos_token_id")],
+)
+def test_values_that_show_in_reading_prompts_are_one_sentence(copy, file, key):
+    folder = copy("sd-epsilon")
+    edit_json(folder / file, **{key: None})
+    denoiser = load(folder)
+    for read in (lambda: denoiser.condition(["a cat"]), denoiser.null_condition):
+        with pytest.raises(InputError, match=r"cannot read prompts.*model_max_length.*Error: "):
+            read()
+
+
+def test_a_text_encoder_of_another_width(copy):
+    folder = copy("sd-epsilon")
+    config = CLIPTextConfig.from_pretrained(folder / "text_encoder", hidden_size=8, num_attention_heads=2)
+    CLIPTextModel(config).save_pretrained(folder / "text_encoder")
+    refused(folder, "reads prompts of 16 numbers a token, and the text encoder makes 8")
+
+
+def test_a_tokenizer_of_more_words_than_its_encoder(copy):
+    denoiser = load(copy("sd-epsilon"))
+    denoiser.pipeline.tokenizer.add_tokens(["zebra"])
+    with pytest.raises(InputError, match="a tokenizer and its text encoder do not fit each other"):
+        denoiser.condition(["zebra"])
 
 
 CONFIGS = [

@@ -154,7 +154,7 @@ def draw_confused(pairs: Sequence[tuple[str, str, list[str]]], source: Source, f
         InputError: nothing is confused; an image that is not there, or cannot be read.
     """
     if not pairs:
-        raise InputError("every answer is right: nothing is confused")
+        raise InputError("no answer is wrong, of images with an answer: nothing is confused")
     shown, position = pairs[:PAIRS], {id_: i for i, id_ in enumerate(source.ids)}
     if strange := [id_ for _, _, ids in shown for id_ in ids if id_ not in position]:
         raise InputError(f"{source.name} has no image {strange[0]!r}: say where the images of the run are, --data")

@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download, list_repo_files, snapshot_download
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn import Module
 
 from ..devices import one_line
 from ..exceptions import InputError
@@ -21,7 +22,7 @@ from .base import without_advice
 from .lora_accounts import layers_of, refuse_non_finite, refuse_partial
 from .networks import FAULTS
 from .trace import Trace
-from .weight_files import some
+from .weight_files import refuse_unused, some
 
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.safetensors)")
 
@@ -48,6 +49,7 @@ def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
                 layers = layers_of(path, tensors)
                 converted = _converted(pipeline, tensors)
                 _refuse_absent(path, pipeline, converted)
+                _refuse_misfits(path, pipeline, converted)
                 pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
             adapted = pipeline.get_list_adapters()
             if adapted:
@@ -85,17 +87,48 @@ def _refuse_absent(path: str, pipeline: Any, converted: Mapping[str, Any]) -> No
             )
 
 
-def add_words(pipeline: Any, sources: Iterable[str | Path]) -> None:
+def _refuse_misfits(path: str, pipeline: Any, converted: Mapping[str, tuple[Tensor, frozenset[str]]]) -> None:
+    """Complain of LoRA matrices for layers that a text encoder does not have, or that have another size."""
+    for part in sorted({name.partition(".")[0] for name in converted}):
+        network = getattr(pipeline, part, None)
+        if not isinstance(network, Module):
+            continue
+        kind = f"the {part} of this {type(pipeline).__name__}"
+        modules = dict(network.named_modules())
+        # transformers has dropped the first part of CLIP's names, which files still have.
+        modules |= {f"text_model.{name}": module for name, module in modules.items()}
+        layers = {name: name.partition(".lora_")[0].removeprefix(f"{part}.") for name in converted if ".lora_" in name}
+        own = {name: layer for name, layer in layers.items() if name.startswith(f"{part}.")}
+        if part.startswith("text_encoder"):
+            refuse_unused(path, {n for name in own if own[name] not in modules for n in converted[name][1]}, kind)
+        for name, layer in own.items():
+            size = getattr(modules.get(layer), "weight", None)
+            end = {".lora_A.weight": 1, ".lora_B.weight": 0}.get(name.removeprefix(f"{part}.{layer}"))
+            tensor = converted[name][0]
+            if end is None or size is None or size.ndim < 2 or getattr(modules[layer], "groups", 1) > 1:
+                continue
+            if tensor.shape[end] != size.shape[end]:
+                raise InputError(
+                    f"{path} was made for another model: {name} has the shape {tuple(tensor.shape)}, and does not fit "
+                    f"{kind}, whose weights there have the shape {tuple(size.shape)}"
+                )
+
+
+def add_words(pipeline: Any, sources: Iterable[str | Path]) -> list[str]:
     """Give the tokenizers and text encoders words that were learned by textual inversion.
 
     Args:
         pipeline: of diffusers.
         sources: files, folders or hub ids, with the word as in "<toy>=toy.safetensors" unless the file names it.
 
+    Returns:
+        the words.
+
     Raises:
         InputError: the pipeline takes none, a source cannot be read, does not fit or would be used in part, or the
             word is known already.
     """
+    added = []
     for source in sources:
         word, equals, path = str(source).partition("=")
         if not equals:
@@ -111,10 +144,12 @@ def add_words(pipeline: Any, sources: Iterable[str | Path]) -> None:
                     word = Path(path).stem
                 encoder = {"text_encoder": getattr(pipeline, part), "tokenizer": getattr(pipeline, _tokenizer(part))}
                 pipeline.load_textual_inversion(vectors, token=word or name, **encoder)
+                added.append(word or name)
         except InputError:
             raise
         except FAULTS as e:
             raise InputError(f"{path} cannot be added as a learned word: {one_line(e)}") from e
+    return added
 
 
 def _tokenizer(encoder: str) -> str:

@@ -10,7 +10,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args
@@ -71,9 +71,31 @@ class ModelDefaults:
             InputError: the file cannot be read, or is something else.
         """
         try:
-            return cls(**json.loads(file.read_text("utf-8")))
-        except (OSError, ValueError, TypeError) as e:
+            values = json.loads(file.read_text("utf-8"))
+        except (OSError, ValueError) as e:
             raise InputError(f"{file} cannot be used as a calibration: {e}") from e
+        return cls.read(values, file)
+
+    @classmethod
+    def read(cls, values: Any, file: Path) -> ModelDefaults:
+        """From what a JSON file holds.
+
+        Raises:
+            InputError: the values are no such settings, or one is of another kind.
+        """
+        try:
+            found = cls(**values)
+        except TypeError as e:
+            raise InputError(f"{file} cannot be used as a calibration: {e}") from e
+        for f in fields(cls):
+            value, several = getattr(found, f.name), f.name in ("lags", "classes", "weights")
+            kind = (int, float) if f.name in ("temperature", "lags", "weights") else (str,)
+            each = value if several else [value]
+            if value is None and f.default is None:
+                continue
+            if not isinstance(each, list) or not all(type(x) in kind for x in each):
+                raise InputError(f"{file}: {f.name} cannot be {value!r}")
+        return found
 
 
 class Denoiser(ABC):

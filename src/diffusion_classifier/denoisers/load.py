@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..devices import one_line, resolve_device, resolve_dtype
 from ..exceptions import InputError
+from ..prompts import words_of
 from ..weights import read_weights
 from .addons import add_loras, add_words
 from .base import TIMES, Denoiser, ModelDefaults, without_advice
@@ -138,16 +139,13 @@ def load_denoiser(
         family = FAMILIES[pipeline_class.__name__]
         if not issubclass(family, ClassConditional):
             add_loras(pipeline, loras)
-        add_words(pipeline, words)
+        learned = add_words(pipeline, words)
     settings = read_json(folder / SETTINGS_FILE) if file is None and (folder / SETTINGS_FILE).is_file() else {}
     # DiTPipeline keeps only a part of id2label.
     settings = {"id2label": index.get("id2label"), **settings}
     if image_size is not None:
         settings["image_size"] = image_size
-    try:
-        defaults = ModelDefaults(**settings.get("defaults", {}))
-    except TypeError as e:
-        raise InputError(f"the defaults in {folder / SETTINGS_FILE} cannot be used: {e}") from e
+    defaults = ModelDefaults.read(settings.get("defaults", {}), folder / SETTINGS_FILE)
     try:
         denoiser: Denoiser = family.from_pipeline(pipeline, settings)
     except InputError:
@@ -167,6 +165,11 @@ def load_denoiser(
         raise InputError(f"{folder / SETTINGS_FILE}: times {times!r} are not one of {', '.join(TIMES)}")
     denoiser.times = times if isinstance(times, str) else read_weights(times)
     denoiser.words = settings.get("words")
+    listed = denoiser.words is None or isinstance(denoiser.words, list)
+    if not listed or not all(isinstance(word, str) for word in denoiser.words or ()):
+        raise InputError(f"{folder / SETTINGS_FILE}: words cannot be {denoiser.words!r}")
+    if denoiser.words is not None:
+        denoiser.words = [*denoiser.words, *set[str]().union(*map(words_of, learned))]
     return denoiser.to(device, dtype)
 
 

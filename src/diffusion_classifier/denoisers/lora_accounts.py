@@ -216,5 +216,7 @@ def _size(down: Tensor, up: Tensor) -> float:
 
 
 def _content(tensor: Tensor) -> tuple[Any, ...]:
-    """Tells tensors apart by shape and values."""
+    """Tells tensors apart by shape and values; one without values, which a loader left empty, is like no other."""
+    if tensor.is_meta:
+        return tuple(tensor.shape), object()
     return tuple(tensor.shape), hash(tensor.detach().float().contiguous().numpy().tobytes())

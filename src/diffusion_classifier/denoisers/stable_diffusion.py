@@ -23,7 +23,7 @@ class StableDiffusion(TextConditional):
         pipeline: StableDiffusionPipeline or LatentConsistencyModelPipeline.
 
     Raises:
-        InputError: the network needs more than a noisy latent and a prompt.
+        InputError: the network needs more than a noisy latent and a prompt, or prompts of another width.
     """
 
     family = "stable-diffusion"
@@ -36,6 +36,13 @@ class StableDiffusion(TextConditional):
     def __init__(self, pipeline: Any, image_size: int | None = None) -> None:
         unet = pipeline.unet
         _refuse_others(unet, ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"))
+        read = unet.config.cross_attention_dim
+        made = getattr(getattr(pipeline.text_encoder, "config", None), "hidden_size", None)
+        if isinstance(read, int) and made not in (None, read):
+            raise InputError(
+                f"the UNet reads prompts of {read} numbers a token, and the text encoder makes {made}: "
+                "it is that of another model"
+            )
         super().__init__(pipeline, image_size, before_the_prompt=_before_the_prompt(unet))
         self._guidance = None
         if (width := unet.config.time_cond_proj_dim) is not None:

@@ -12,7 +12,7 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
-from ..devices import out_of_memory
+from ..devices import one_line, out_of_memory
 from ..exceptions import InputError
 from ..prompts import refuse_long, refuse_unknown_words
 from ..schedules import read_scheduler
@@ -130,15 +130,16 @@ class TextConditional(Denoiser):
         if self.words is not None:
             refuse_unknown_words(prompts, self.words)
         with without_advice():  # on prompts that are too long, which are refused
-            self._refuse_long(prompts)
-            with self.encoders_at_hand():
+            with _misfits_told():
+                self._refuse_long(prompts)
+            with self.encoders_at_hand(), _misfits_told():
                 return self._kept([*self._encoded(prompts)])
 
     @torch.no_grad()
     def null_condition(self) -> Conditioning:
         """The empty prompt, as sampling with guidance has it; see `Denoiser.null_condition`."""
         self._check_encoders()
-        with without_advice(), self.encoders_at_hand():
+        with without_advice(), self.encoders_at_hand(), _misfits_told():
             return self._kept([self.encode_null()])
 
     def _encoded(self, prompts: list[str]) -> Iterator[dict[str, Tensor]]:
@@ -216,3 +217,17 @@ class TextConditional(Denoiser):
         finally:
             for encoder in self._encoders:
                 encoder.to("cpu")
+
+
+@contextmanager
+def _misfits_told() -> Iterator[None]:
+    """Says of what tokenizers and text encoders raise while they read prompts that their files do not fit."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError) as e:
+        raise InputError(
+            "the model cannot read prompts, because a tokenizer and its text encoder do not fit each other, or a value "
+            f"in their configs is wrong, such as model_max_length or eos_token_id ({type(e).__name__}: {one_line(e)})"
+        ) from e

@@ -71,8 +71,8 @@ _MODULES = {
 """Package → its module, where that is called otherwise."""
 
 _SCALES = re.compile(
-    r"(^|[._])(scaled?|scales|scale_weight|weight_scale\w*|scale_input|input_scale|scale_inv|scaled_fp8|absmax|quant_map"
-    r"|quant_state|nested_\w+|bitsandbytes__\w+|SCB|CB|weight_format|qweight|qzeros|g_idx|zero_points?|zeros|_data"
+    r"(^|[._])(?<!dora_)(scaled?|scales|scale_weight|weight_scale\w*|scale_input|input_scale|scale_inv|scaled_fp8|absmax"
+    r"|quant_map|quant_state|nested_\w+|bitsandbytes__\w+|SCB|CB|weight_format|qweight|qzeros|g_idx|zero_points?|zeros|_data"
     r"|_scale|comfy_quant|qtype)($|\.)"
 )
 _NAME = re.compile(r"(?P<stem>[^.]+?)(\.(?P<v1>\w+))?(-(?P<part>\d+)-of-(?P<total>\d+))?(\.(?P<v2>\w+))?\.safetensors")

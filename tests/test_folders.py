@@ -239,7 +239,7 @@ class TestClasses:
                 open_source(folder, class_names=names)
         source = open_source(folder, allow_incomplete=True)
         assert told(source) == {"Bag/0.png": "Bag", "Coat/1.png": "Coat"}
-        assert source.notes[0].endswith("were left out: stray.png")
+        assert source.notes[0].endswith("left out: stray.png")
 
     def test_images_without_folders(self, tmp_path):
         for name in ("x/1.png", "y/photos/1.png"):

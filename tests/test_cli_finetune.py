@@ -114,7 +114,7 @@ class TestConfused:
         (("--false-column", "x"), {"model": "fashion"}, "fashion knows classes and reads no captions"),
         (("--template", "a cat"), {}, "must hold {} exactly once"),
         (("--rank", 0), {}, "rank must be at least 1; got 0"),
-        (("--false-column", "wrong"), {}, "no column of true captions"),
+        (("--false-column", "wrong"), {}, "holds images and nothing that describes them"),
         (("--false-column", "label", "--joint", 0), {}, "--false-column is for --joint"),
         (("--joint", -1), {}, "joint must be at least 0; got -1"),
         ((), {"data": "nothing"}, "nothing"),

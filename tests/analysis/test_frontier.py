@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -117,10 +118,10 @@ def test_without_truths_it_is_agreement_with_all_draws():
 
 
 def test_agreement_is_not_called_accuracy(capsys):
-    print_frontier(list(frontier(made(truths=False))), as_json=False)
+    print_frontier([next(frontier(made(truths=False)))], as_json=False)
     assert "accuracy" not in (told := capsys.readouterr().out)
     assert "agreement" in told
-    print_frontier(list(frontier(made())), as_json=False)
+    print_frontier([next(frontier(made()))], as_json=False)
     assert "accuracy" in capsys.readouterr().out
 
 
@@ -140,10 +141,11 @@ def test_a_tie_is_not_right():
     """Two classes of one prompt have the same errors: neither is the answer, whichever is the true one."""
     tables = made()
     doubled = tuple(table[[0, 1, 2, 3, 4, 4]] for table in tables.errors)  # the last two classes
-    points = {(p.family, p.strategy): p for p in frontier(replace(tables, errors=doubled))}
+    points = islice(frontier(replace(tables, errors=doubled)), 4)
+    (full,) = [p for p in points if (p.family, p.strategy) == ("every class, all times", "fixed:8")]
     best = [int(table.mean(1).argmin()) for table in doubled]
     right = [NAMES[k] == t and k < 4 for k, t in zip(best, tables.truth, strict=True)]
-    assert points["every class, all times", "fixed:8"].accuracy[0] == pytest.approx(np.mean(right))
+    assert full.accuracy[0] == pytest.approx(np.mean(right))
 
 
 def test_one_draw_leaves_nothing_to_choose():

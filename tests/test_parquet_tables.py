@@ -149,11 +149,11 @@ class TestPaths:
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path, monkeypatch):
         """The working folder holds other images of the same names."""
-        for place, grey in (("work", 200), ("d", 0), ("d/data", 100)):
+        for place, grey in (("elsewhere", 200), ("d", 0), ("d/data", 100)):
             (tmp_path / place).mkdir()
             for i in range(2):
                 (tmp_path / place / f"{i}.png").write_bytes(png(grey + i))
-        monkeypatch.chdir(tmp_path / "work")
+        monkeypatch.chdir(tmp_path / "elsewhere")
 
     def test_begin_at_the_folder_of_the_file(self, tmp_path):
         path = write(tmp_path / "d" / "x.parquet", self.images("0.png", "1.png", "data/0.png"))
@@ -168,10 +168,10 @@ class TestPaths:
         assert sorted(greys(open_source(str(tmp_path / "d")))) == [0, 100, 101]
 
     def test_that_are_absolute_or_leave_the_folder(self, tmp_path):
-        paths = (str(tmp_path / "d" / "0.png"), "../work/1.png")
+        paths = (str(tmp_path / "d" / "0.png"), "../elsewhere/1.png")
         source = open_source(write(tmp_path / "d" / "x.parquet", self.images(*paths)))
         assert greys(source) == [0, 201]
-        assert source.ids == ("0.png", "../work/1.png")
+        assert source.ids == ("0.png", "../elsewhere/1.png")
 
     def test_as_text(self, tmp_path):
         source = open_source(write(tmp_path / "d" / "x.parquet", pa.array(["0.png", "data/1.png"])))

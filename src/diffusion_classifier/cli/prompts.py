@@ -1,4 +1,4 @@
-"""What `evaluate --show-prompts` and `tasks show --prompts` print: prompts, before any weights are loaded."""
+"""Print prompts before any weights are loaded, for `evaluate --show-prompts` and `tasks show --prompts`."""
 
 from __future__ import annotations
 

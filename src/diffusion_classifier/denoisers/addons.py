@@ -68,7 +68,7 @@ def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
 
 
 def _converted(pipeline: Any, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, frozenset[str]]]:
-    """What the pipeline's loader makes of a file: name → tensor, and names of those in the file that it was made of."""
+    """Return name → (tensor that the pipeline's loader makes of a file, names in the file that it came from)."""
     options = {"unet_config": pipeline.unet.config} if isinstance(pipeline, StableDiffusionXLLoraLoaderMixin) else {}
     with Trace(tensors) as trace:
         state = pipeline.lora_state_dict(dict(tensors), **options)
@@ -77,7 +77,7 @@ def _converted(pipeline: Any, tensors: Mapping[str, Tensor]) -> dict[str, tuple[
 
 
 def _refuse_absent(path: str, pipeline: Any, converted: Mapping[str, Any]) -> None:
-    """Complain of LoRA weights for a text encoder that the pipeline does not have."""
+    """Raise if LoRA weights are for a text encoder that the pipeline does not have."""
     for part in sorted({name.partition(".")[0] for name in converted}):
         if part.startswith("text_encoder") and getattr(pipeline, part, None) is None:
             names = [name for name in converted if name.startswith(f"{part}.")]
@@ -88,7 +88,7 @@ def _refuse_absent(path: str, pipeline: Any, converted: Mapping[str, Any]) -> No
 
 
 def _refuse_misfits(path: str, pipeline: Any, converted: Mapping[str, tuple[Tensor, frozenset[str]]]) -> None:
-    """Complain of LoRA matrices for layers that a text encoder does not have, or that have another size."""
+    """Raise if LoRA matrices are for layers that a text encoder does not have, or that have another size."""
     for part in sorted({name.partition(".")[0] for name in converted}):
         network = getattr(pipeline, part, None)
         if not isinstance(network, Module):
@@ -187,7 +187,7 @@ def _by_encoder(path: str, pipeline: Any, state: Mapping[str, Tensor]) -> dict[s
 
 
 def need_peft() -> None:
-    """Complain if LoRA weights cannot be had.
+    """Raise if LoRA weights cannot be loaded.
 
     Raises:
         InputError: peft is missing.

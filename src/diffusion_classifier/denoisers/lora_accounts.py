@@ -30,7 +30,7 @@ _TOLERANCE = 0.05
 
 
 class Layer(NamedTuple):
-    """What a file holds for one layer: names of its tensors."""
+    """Names of the tensors that a file holds for one layer."""
 
     down: str
     up: str

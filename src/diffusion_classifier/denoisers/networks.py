@@ -31,10 +31,10 @@ FAULTS = (
     OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RuntimeError, SafetensorError,
     StrictDataclassError,
 )  # fmt: skip
-"""What loading raises for files and configs that cannot be used."""
+"""Exceptions that loading raises for files and configs that cannot be used."""
 
 OPTIONS = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
-"""Of every `from_pretrained`, which else would open pickles, and say that accelerate is missing."""
+"""Arguments of every `from_pretrained`: without them it would open pickles, and warn that accelerate is missing."""
 
 
 def load_network(

@@ -28,7 +28,7 @@ from .trace import Trace
 from .weight_files import missing_library, refuse_integers, refuse_unused, some, stored_dtypes, unused
 
 PREDICTORS = ("unet", "transformer")
-"""What a pipeline calls the network that predicts."""
+"""Names of the component that predicts, one of which a pipeline has."""
 
 LEFT_BY_TRAINING = {
     r"^model_ema\.": "an average of the weights, beside those that are used",

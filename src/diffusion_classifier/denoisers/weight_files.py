@@ -204,7 +204,7 @@ def cached_files(repository: str) -> list[Path]:
 
 
 def missing_library(e: ImportError) -> str:
-    """What is missing, as a sentence that tells how to install it."""
+    """Return a sentence that names the missing library and how to install it."""
     message = one_line(e)
     if e.name:
         return f"the library {e.name} is missing: pip install {e.name}"

@@ -63,7 +63,7 @@ def test_every_text_is_a_class_of_its_own(tmp_path_factory, words):
 
 
 def test_numbers_in_text_are_in_the_order_of_numbers(tmp_path):
-    """So that names fit them that are given in that order."""
+    """Class names that are given in numeric order then fit."""
     path = tmp_path / "l.csv"
     path.write_text("image,label\n" + "".join(f"{i}.png,{i}\n" for i in range(12)))
     source = open_source(str(path), class_names=list("abcdefghijkl"))

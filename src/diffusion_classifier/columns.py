@@ -210,7 +210,7 @@ def images_of(table: Table, name: str) -> tuple[Callable[[int], ImageSource], li
     """Return a reader of the images in a column, and the name of each image where it is known.
 
     Raises:
-        InputError: the column holds something else.
+        InputError: the column does not hold images.
     """
     column = table.columns[name]
     if column.kind == "text" and table.kind != "webdataset":  # in which text is no path

@@ -90,7 +90,7 @@ def read_idx_folder(folder: Path, split: str | None) -> IdxImages:
 
 
 def _files(folder: Path) -> dict[tuple[str, str], list[Path]]:
-    """What comes before "-images" or "-labels" in a name, and which it is → files: plain, compressed, or both."""
+    """Return (prefix of the file name, "images" or "labels") → the files: plain, compressed, or both."""
     found: dict[tuple[str, str], list[Path]] = {}
     try:
         paths = sorted(folder.iterdir())

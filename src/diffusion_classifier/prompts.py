@@ -69,7 +69,7 @@ def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[st
 
 
 def refuse_numbers(names: Sequence[str], source: str) -> None:
-    """Complain of classes that are called by numbers, where these would become prompts without having been asked for.
+    """Raise if the classes are called by numbers, because prompts would be made of these.
 
     Args:
         names: of all classes.

@@ -68,7 +68,7 @@ class ModelDefaults:
         """From a JSON file of its own, as `calibrate` writes it.
 
         Raises:
-            InputError: the file cannot be read, or is something else.
+            InputError: the file cannot be read, or does not hold such settings.
         """
         try:
             values = json.loads(file.read_text("utf-8"))

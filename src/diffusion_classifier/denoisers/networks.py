@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        InputError: the file cannot be read, or holds something else.
+        InputError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         content = json.loads(path.read_text("utf-8"))

@@ -1,4 +1,4 @@
-"""What a model that reads text is given for the classes of a data set: names, templates, and notes on both.
+"""Choose the names and templates that make prompts of the classes of a data set, and note the choices.
 
 Shape legend: K classes.
 """

@@ -69,7 +69,7 @@ def load_checkpoint(
 
 
 def _refuse_misfits(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Complain of tensors that would be left out, cast from whole numbers, or repeated to fill a larger shape."""
+    """Raise if tensors would be left out, cast from whole numbers, or repeated to fill a larger shape."""
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
         owner = weights.get(rest.partition(".")[2] if kind == "optimizer" else rest)

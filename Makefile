@@ -23,11 +23,11 @@ test: lint
 
 # Run the tests that compare float32 sums in two processes: without vector instructions, and with AVX2 and other last
 # bits (tests/rounding.py). Other processors ignore the variables.
-KERNELS := tests/test_reference.py tests/test_captions.py tests/test_classifier.py \
-  $(addprefix tests/test_questions.py::,test_rows_are_what_the_classifier_says test_pairs_have_the_null_condition) \
-  $(addprefix tests/test_evaluate.py::,test_rows_are_what_the_classifier_says test_parts_make_the_whole) \
-  tests/test_candidates.py::test_elimination_with_several_prompts tests/test_scoring.py::test_equals_a_plain_loop \
-  tests/shortlists/test_shortlists.py::TestAnySearchFollows
+KERNELS := tests/test_reference.py tests/search/test_caption_scores.py tests/test_classifier.py \
+  $(addprefix tests/runs/test_evaluators.py::,test_rows_are_what_the_classifier_says test_pairs_have_the_null_condition) \
+  $(addprefix tests/runs/test_evaluation.py::,test_rows_are_what_the_classifier_says test_parts_make_the_whole) \
+  tests/search/test_candidates.py::test_elimination_with_several_prompts \
+  tests/search/test_engine.py::test_equals_a_plain_loop tests/search/test_shortlists.py::TestAnySearchFollows
 AVX2 := $(shell grep -qsm1 avx2 /proc/cpuinfo && echo avx2 || echo default)
 
 test-kernels: .venv/installed

@@ -15,25 +15,25 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.analysis.figures import pyplot, save
+from diffusion_classifier.analysis.plotting import pyplot, save
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
+from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.data.images import load_image
+from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.data.scenes import HELD_OUT
 from diffusion_classifier.denoisers import Denoiser, load_denoiser
-from diffusion_classifier.evaluate import Question, choose, evaluate
-from diffusion_classifier.images import load_image
-from diffusion_classifier.questions import BaselineQuestion
-from diffusion_classifier.sampling import draw_images
-from diffusion_classifier.scenes import HELD_OUT
-from diffusion_classifier.sources import Source
+from diffusion_classifier.denoisers.sampling import draw_images
+from diffusion_classifier.runs.evaluation import Question, choose, evaluate
+from diffusion_classifier.runs.evaluators import BaselineQuestion
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.data import CaptionedImages, LabelledImages, decode, load_labelled_images
+from diffusion_classifier.training.class_model import build_network, train
 from diffusion_classifier.training.denoising import TrainConfig
 from diffusion_classifier.training.finetune import finetune
+from diffusion_classifier.training.images import CaptionedImages, LabelledImages, decode, load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
-from diffusion_classifier.training.train import build_network, train
-from diffusion_classifier.zoo import FASHION
 
 Config = TrainConfig | SupervisedConfig
 EARLY = TrainConfig(

@@ -16,10 +16,10 @@ from pathlib import Path
 from common import denoising_error, draw_samples, load, sample_distance, scene_images, spread, tuned
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
-from diffusion_classifier.prompts import fill_template
-from diffusion_classifier.training.confused import are_right, confused_images, gains, images_of
-from diffusion_classifier.training.data import LabelledImages, load_labelled_images
-from diffusion_classifier.zoo import FASHION
+from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.data.prompts import fill_template
+from diffusion_classifier.training.confusable_classes import are_right, confused_images, gains, images_of
+from diffusion_classifier.training.images import LabelledImages, load_labelled_images
 
 TEMPLATE = "a {}"
 

@@ -21,13 +21,13 @@ from common import denoising_error, draw_samples, pictures, sample_distance, sce
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
-from diffusion_classifier.caption_sources import CaptionSource
-from diffusion_classifier.images import load_image
+from diffusion_classifier.data.captioned import CaptionSource
+from diffusion_classifier.data.images import load_image
+from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
-from diffusion_classifier.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.tasks.scenes import open_counting
-from diffusion_classifier.training.confused import are_right
-from diffusion_classifier.training.data import CaptionedImages, LabelledImages, load_contrasted_images
+from diffusion_classifier.training.confusable_classes import are_right
+from diffusion_classifier.training.images import CaptionedImages, LabelledImages, load_contrasted_images
 
 PAIRS = list(combinations(range(len(NUMBERS)), 2))
 WHERE = {"timesteps": "even:0.75-1", "weights": "training", "draws": 32}

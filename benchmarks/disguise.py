@@ -14,8 +14,8 @@ import numpy as np
 from common import chosen_by, load, pictures, spread
 from PIL import Image
 
-from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.shifts import SHIFTS, Shift
+from diffusion_classifier.data.corruptions import SHIFTS, Shift
+from diffusion_classifier.metrics import Interval, share_interval
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("data")
@@ -26,7 +26,7 @@ parser.add_argument("--severities", type=int, nargs="+", default=[3])
 options = parser.parse_args()
 
 held_out = spread(load(options.data)[1], options.images)
-results: dict[str, dict[str, tuple[float, float, float]]] = {}
+results: dict[str, dict[str, Interval]] = {}
 for shift in [None, *(Shift(name, severity) for name in SHIFTS for severity in options.severities)]:
     images = pictures(held_out)
     if shift is not None:

@@ -15,7 +15,7 @@ import torch
 from models import text_to_image, transformer
 
 from diffusion_classifier import Staged
-from diffusion_classifier.scoring import Job, score
+from diffusion_classifier.search.engine import Job, score
 
 family, num_classes, num_images = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 

@@ -24,14 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.batching import tune
+from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.data.images import load_image, preprocess
 from diffusion_classifier.denoisers.base import Denoiser
-from diffusion_classifier.devices import DTYPES, resolve_device
-from diffusion_classifier.draws import Draws, Timesteps
-from diffusion_classifier.images import load_image, preprocess
-from diffusion_classifier.posterior import mean_errors
-from diffusion_classifier.scoring import Job, score
-from diffusion_classifier.zoo import load_sample
+from diffusion_classifier.denoisers.devices import DTYPES, resolve_device
+from diffusion_classifier.denoisers.tuning import tune
+from diffusion_classifier.diffusion.draws import Draws, Timesteps
+from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.posterior import mean_errors
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="fashion")

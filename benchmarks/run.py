@@ -29,15 +29,15 @@ from reference import PUBLISHED, SHORT, reference
 from rich.progress import track
 
 from diffusion_classifier import DiffusionClassifier, Fixed, load_denoiser
-from diffusion_classifier.batching import seconds_of_call, tune
-from diffusion_classifier.bench import num_evaluations, peak_tflops
+from diffusion_classifier.analysis.speed import num_evaluations, peak_tflops
+from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.data.images import load_image, preprocess
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
-from diffusion_classifier.devices import resolve_device, resolve_dtype
-from diffusion_classifier.draws import Draws
-from diffusion_classifier.flops import count_flops
-from diffusion_classifier.images import load_image, preprocess
-from diffusion_classifier.scoring import Job, score
-from diffusion_classifier.zoo import load_sample
+from diffusion_classifier.denoisers.devices import resolve_device, resolve_dtype
+from diffusion_classifier.denoisers.flops import count_flops
+from diffusion_classifier.denoisers.tuning import seconds_of_call, tune
+from diffusion_classifier.diffusion.draws import Draws
+from diffusion_classifier.search.engine import Job, score
 
 DEVICE = resolve_device()
 QUICK_BATCH_SIZE = 32  # that of the reference loop

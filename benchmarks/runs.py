@@ -27,12 +27,12 @@ import numpy as np
 import pyarrow as pa
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.evaluate import Question, choose, evaluate
-from diffusion_classifier.rescore import rescore
-from diffusion_classifier.runs import SCHEMA, open_run, read_rows
-from diffusion_classifier.sources import Source
-from diffusion_classifier.spec import RunSpec
-from diffusion_classifier.summary import summarize
+from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.runs.evaluation import Question, choose, evaluate
+from diffusion_classifier.runs.rescore import rescore
+from diffusion_classifier.runs.spec import RunSpec
+from diffusion_classifier.runs.store import SCHEMA, open_run, read_rows
+from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
 
 QUESTION = Question()
@@ -71,7 +71,7 @@ def overhead(options: argparse.Namespace) -> None:
 
 def workers(options: argparse.Namespace) -> None:
     """Images a second of two workers over one, from the first row that comes to the last."""
-    from diffusion_classifier.distributed import Work, evaluate_distributed
+    from diffusion_classifier.runs.distributed import Work, evaluate_distributed
 
     source = sample()
     positions = choose(source, limit=options.images)

@@ -18,7 +18,7 @@ from common import EARLY, chosen_by, joint, late, load, pictures, spread, train_
 from torch import Tensor
 
 from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.training.data import LabelledImages
+from diffusion_classifier.training.images import LabelledImages
 from diffusion_classifier.training.supervised import SupervisedConfig
 
 KINDS = {

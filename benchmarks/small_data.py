@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from common import EARLY, chosen_by, joint, late, load, pictures, spread, train_for
 
-from diffusion_classifier.analysis.figures import pyplot, save
+from diffusion_classifier.analysis.plotting import pyplot, save
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.training.supervised import SupervisedConfig
 

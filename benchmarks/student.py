@@ -14,13 +14,13 @@ from time import perf_counter
 
 from common import answered, chosen_by, pictures, spread, train_for
 
-from diffusion_classifier.scenes import HELD_OUT
-from diffusion_classifier.summary import summarize
+from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.data.scenes import HELD_OUT
+from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.data import load_labelled_images
 from diffusion_classifier.training.distill import taught
+from diffusion_classifier.training.images import load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig
-from diffusion_classifier.zoo import FASHION
 
 TIMED = 200
 """Images by which seconds are measured."""

@@ -21,14 +21,15 @@ from diffusion_classifier.analysis.robustness import draw_effective, draw_severi
 from diffusion_classifier.baselines.encoders import load_encoder
 from diffusion_classifier.baselines.gaussian import save_gaussians
 from diffusion_classifier.baselines.hub import FEATURES
-from diffusion_classifier.baselines.synthetic import Recipe, draw_data_set
-from diffusion_classifier.evaluate import choose
-from diffusion_classifier.shifts import SHIFTS, Shift, shifted
-from diffusion_classifier.sources import open_source
-from diffusion_classifier.summary import summarize
+from diffusion_classifier.data.corruptions import SHIFTS, Shift, shifted
+from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.metrics import Interval
+from diffusion_classifier.runs.evaluation import choose
+from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.data import LabelledImages, load_labelled_images
+from diffusion_classifier.training.images import LabelledImages, load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig, train_features
+from diffusion_classifier.training.synthetic import Recipe, draw_data_set
 
 SUPERVISED = {
     "ResNet-18, short": (SupervisedConfig("resnet-18"), 2e13),
@@ -119,7 +120,7 @@ def table_1(tables: Tables) -> list[str]:
         for way, folder in ways.items():
             out = tables.runs / task / runs.get(folder, f"{model}, {way}")
             s = summarize(answered(folder, source, out, tables.images, task=asked))
-            lines.append(f"| {model}, {task} | {way} | {_share(s.accuracy)} |")
+            lines.append(f"| {model}, {task} | {way} | {s.accuracy!s} |")
     return lines
 
 
@@ -145,9 +146,9 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
     how = {name: f"{flops * tables.flops:.2g}".replace("+", "") for name, (_, flops) in SUPERVISED.items()}
     columns: dict[str, Callable[[str], str]] = {
         "operations of training": lambda n: how.get(n, "see its card"),
-        "accuracy, all test images": lambda n: _share(plain[n].accuracy),
+        "accuracy, all test images": lambda n: str(plain[n].accuracy),
         "calibration error": lambda n: f"{plain[n].calibration_error:.3f}",
-        "accuracy, all shifts": lambda n: _share(found[n].mean),
+        "accuracy, all shifts": lambda n: str(found[n].mean),
         "corruption error": lambda n: f"{found[n].corruption_error:.2f}",
         "effective robustness, points": lambda n: _points(found[n].effective),
     }
@@ -168,16 +169,11 @@ def _header(names: Sequence[str]) -> list[str]:
     return ["| " + " | ".join(names) + " |", "| --- " * len(names) + "|"]
 
 
-def _share(share: tuple[float, float, float] | None) -> str:
-    assert share is not None
-    return f"{share[0]:.1%} ({share[1]:.1%}–{share[2]:.1%})"
-
-
-def _mean(by: Mapping[int, tuple[float, float, float]]) -> float:
+def _mean(by: Mapping[int, Interval]) -> float:
     return sum(share for share, *_ in by.values()) / len(by)
 
 
-def _points(effective: tuple[float, float, float] | None) -> str:
+def _points(effective: Interval | None) -> str:
     return "–" if effective is None else "{:+.1f} ({:+.1f} to {:+.1f})".format(*(100 * e for e in effective))
 
 

@@ -19,9 +19,9 @@ from common import answered
 
 from diffusion_classifier.analysis.outliers import outliers
 from diffusion_classifier.baselines.hub import kind_of
-from diffusion_classifier.sources import Source
+from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.data.labelled import Source
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.zoo import FASHION
 
 
 def unlabelled(name: str, images: np.ndarray) -> Source:

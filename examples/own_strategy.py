@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.strategies import Request, State
-from diffusion_classifier.zoo import load_sample
+from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.search.strategies import Request, State
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import tempfile
 from pathlib import Path
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.evaluate import Question, evaluate
-from diffusion_classifier.sources import Source
-from diffusion_classifier.summary import summarize
+from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.runs.evaluation import Question, evaluate
+from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import Task
-from diffusion_classifier.zoo import load_sample
 
 SHOES = ("Sandal", "Sneaker", "Ankle boot")
 

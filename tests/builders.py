@@ -19,7 +19,7 @@ from diffusers import (
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from diffusion_classifier.denoisers.late import LateConditionedPipeline
+from diffusion_classifier.denoisers.families.late import LateConditionedPipeline
 
 MAX_TOKENS = 24
 ID2LABEL = dict(

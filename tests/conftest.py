@@ -16,7 +16,8 @@ from commands import TRAIN, save
 from hypothesis import HealthCheck, settings
 from text_builders import TEXT_BUILDERS
 
-from diffusion_classifier import batching, cli
+from diffusion_classifier import cli
+from diffusion_classifier.denoisers import tuning
 
 os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # batch sizes that are measured here are not kept
 torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy machine wait for each other
@@ -33,7 +34,7 @@ if os.environ.get("OTHER_BITS"):
 def _no_batch_size_is_measured():
     """But in test_batching, and by processes that tests start: it takes seconds for each network."""
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(batching, "measure", lambda *_: batching.Tuning(64))
+        m.setattr(tuning, "measure", lambda *_: tuning.Tuning(64))
         yield
 
 

@@ -2,8 +2,8 @@
 
 import torch
 
-from diffusion_classifier.denoisers.gaussian import Gaussian
-from diffusion_classifier.schedules import RectifiedFlow, read_scheduler
+from diffusion_classifier.denoisers.families.gaussian import Gaussian
+from diffusion_classifier.diffusion.schedules import RectifiedFlow, read_scheduler
 
 VP = {
     "linear": {},

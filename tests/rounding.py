@@ -12,7 +12,7 @@ from zlib import crc32
 import torch
 from torch.nn.modules.module import register_module_forward_hook
 
-from diffusion_classifier.denoisers.gaussian import Gaussian
+from diffusion_classifier.denoisers.families.gaussian import Gaussian
 
 LAYER = 2.0**-20  # relative; twice what differs between batch sizes and instruction sets on x86-64
 CLOSED_FORM = 2.0**-23  # one unit in the last place: a few elementwise operations, no sum

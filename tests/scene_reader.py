@@ -2,7 +2,7 @@
 
 import re
 
-from diffusion_classifier.scenes import ATTRIBUTES, NOUNS, NUMBERS
+from diffusion_classifier.data.scenes import ATTRIBUTES, NOUNS, NUMBERS
 
 WORD = {word: kind for kind, words in enumerate(NOUNS) for word in words}
 

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.baselines.contrastive import Contrastive
-from diffusion_classifier.denoisers.classes import class_ids
-from diffusion_classifier.evaluate import Question, evaluate
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.questions import BaselineQuestion
-from diffusion_classifier.rescore import rescore
-from diffusion_classifier.runs import read_rows
-from diffusion_classifier.shortlists import parse_shortlist
-from diffusion_classifier.sources import Source, with_distinct_names
-from diffusion_classifier.spec import read_spec
-from diffusion_classifier.summary import summarize
+from diffusion_classifier.data.labelled import Source, with_distinct_names
+from diffusion_classifier.denoisers.class_conditional import class_ids
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.runs.evaluation import Question, evaluate
+from diffusion_classifier.runs.evaluators import BaselineQuestion
+from diffusion_classifier.runs.rescore import rescore
+from diffusion_classifier.runs.spec import read_spec
+from diffusion_classifier.runs.store import read_rows
+from diffusion_classifier.runs.summary import summarize
+from diffusion_classifier.search.shortlists import parse_shortlist
 
 M = 12
 

@@ -12,17 +12,17 @@ from tolerances import CONFIDENCE, ERRORS, posteriors
 from torch.nn import functional as F
 from transformers import ZeroShotImageClassificationPipeline
 
-from diffusion_classifier import images as images_module
 from diffusion_classifier.classifier import DiffusionClassifier
+from diffusion_classifier.data import images as images_module
+from diffusion_classifier.data.images import load_image, preprocess
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.denoisers.base import Conditioning, ModelDefaults
-from diffusion_classifier.denoisers.gaussian import Gaussian
-from diffusion_classifier.draws import Draws
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.images import load_image, preprocess
-from diffusion_classifier.posterior import log_posterior, mean_errors
-from diffusion_classifier.schedules import RectifiedFlow
-from diffusion_classifier.strategies import Fixed, Sequential, Staged
+from diffusion_classifier.denoisers.families.gaussian import Gaussian
+from diffusion_classifier.diffusion.draws import Draws
+from diffusion_classifier.diffusion.schedules import RectifiedFlow
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.search.posterior import log_posterior, mean_errors
+from diffusion_classifier.search.strategies import Fixed, Sequential, Staged
 
 LABELS = ["pug", "beagle", "boxer"]
 D = 3 * 4 * 4
@@ -285,7 +285,7 @@ class TestClassify:
     )
     def test_bad_settings_are_refused_before_an_image_is_read(self, classnames, options, message, monkeypatch):
         tuned = []
-        monkeypatch.setattr("diffusion_classifier.reader.tune", lambda *_: tuned.append(1) or 64)
+        monkeypatch.setattr("diffusion_classifier.search.scorer.tune", lambda *_: tuned.append(1) or 64)
 
         def images():
             raise AssertionError("an image was asked for")
@@ -465,7 +465,7 @@ class TestErrors:
 
     @pytest.mark.parametrize("options", [{"loss": "l3"}, {"timesteps": [1, 2, 3, 1000]}])
     def test_loss_and_times_are_looked_at_before_the_network_is_tuned(self, monkeypatch, options):
-        monkeypatch.setattr("diffusion_classifier.reader.tune", lambda *_: pytest.fail("tuned"))
+        monkeypatch.setattr("diffusion_classifier.search.scorer.tune", lambda *_: pytest.fail("tuned"))
         with pytest.raises(InputError):
             classifier("auto").errors(**{"image": pixels(), "classes": LABELS, "timesteps": self.T, **options})
 

@@ -19,14 +19,14 @@ from mkdocs.config import load_config
 from typer.testing import CliRunner
 
 from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.analysis.speed import num_evaluations
 from diffusion_classifier.baselines.contrastive import Contrastive
-from diffusion_classifier.bench import num_evaluations
 from diffusion_classifier.cli import app
-from diffusion_classifier.images import load_image
-from diffusion_classifier.strategies import parse_strategy, replay
+from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.data.images import load_image
+from diffusion_classifier.search.strategies import parse_strategy, replay
 from diffusion_classifier.tasks import TASKS
 from diffusion_classifier.tasks.scenes import open_pairs
-from diffusion_classifier.zoo import load_sample
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").glob("*/zoo/*/README.md"))]

@@ -6,7 +6,8 @@ from importlib import resources
 import pytest
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.zoo import describe_bundled, load_sample
+from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.denoisers.known_models import describe_bundled
 
 NUM_CONFIGS = {"fashion": 4, "fashion-fast": 5}
 
@@ -35,7 +36,7 @@ def test_classes_are_those_of_the_sample(name, classifier):
 
 
 def test_its_files_are_small_and_safe(name):
-    files = [f for f in resources.files("diffusion_classifier.zoo").joinpath(name).rglob("*") if f.is_file()]
+    files = [f for f in resources.files("diffusion_classifier").joinpath("zoo", name).rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) < 20e6
     assert {f.suffix for f in files} == {".json", ".safetensors", ".md", ".png"}
     configs = [json.loads(f.read_text("utf-8")) for f in files if f.suffix == ".json"]

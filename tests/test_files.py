@@ -4,7 +4,7 @@ import pytest
 
 from diffusion_classifier import InputError
 from diffusion_classifier.files import write_durably
-from diffusion_classifier.tables import table_writer
+from diffusion_classifier.runs.error_tables import table_writer
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import torch
 
 from diffusion_classifier import Staged
 from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.draws import Draws
-from diffusion_classifier.posterior import mean_errors
-from diffusion_classifier.scoring import Job, score
+from diffusion_classifier.diffusion.draws import Draws
+from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.posterior import mean_errors
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from reference import reference

@@ -5,13 +5,14 @@ from importlib import resources
 import datasets
 import pytest
 
-from diffusion_classifier import zoo
+from diffusion_classifier.data import fashion
+from diffusion_classifier.denoisers import known_models
 
 SAMPLE = resources.files("diffusion_classifier") / "zoo" / "fashion_sample.parquet"
 
 
 def test_the_sample_has_100_images_of_each_class():
-    samples = zoo.load_sample()
+    samples = fashion.load_sample()
     assert len(samples) == 1000
     assert set(Counter(sample.label for sample in samples).values()) == {100}
     assert len({sample.label for sample in samples}) == 10
@@ -26,15 +27,15 @@ def test_the_sample_has_100_images_of_each_class():
 
 @pytest.mark.parametrize("limit", [0, 16])
 def test_the_first_samples(limit):
-    some = zoo.load_sample(limit)
-    assert [sample.index for sample in some] == [sample.index for sample in zoo.load_sample()[:limit]]
+    some = fashion.load_sample(limit)
+    assert [sample.index for sample in some] == [sample.index for sample in fashion.load_sample()[:limit]]
 
 
 def test_datasets_reads_the_sample(tmp_path):
     table = datasets.load_dataset("parquet", data_files=str(SAMPLE), split="train", cache_dir=str(tmp_path))
     assert isinstance(table.features["image"], datasets.Image)
     assert len(table) == 1000
-    for row, sample in zip(table.select([0, 500, 999]), [zoo.load_sample()[i] for i in (0, 500, 999)], strict=True):
+    for row, sample in zip(table.select([0, 500, 999]), [fashion.load_sample()[i] for i in (0, 500, 999)], strict=True):
         assert row["image"].tobytes() == sample.image.tobytes()
         assert (row["label"], row["index"]) == (sample.label, sample.index)
 
@@ -42,12 +43,12 @@ def test_datasets_reads_the_sample(tmp_path):
 def test_bundled_models_are_described_without_loading_them(tmp_path, monkeypatch):
     settings = {"class_names": ["a", "b"], "patch_size": 1, "licence": "MIT"}
     (tmp_path / "diffusion_classifier.json").write_text(json.dumps(settings))
-    monkeypatch.setattr(zoo, "bundled_models", lambda: {"m": tmp_path})
-    assert zoo.describe_bundled() == [("m", "class-unet", "a, b", "MIT")]
+    monkeypatch.setattr(known_models, "bundled_models", lambda: {"m": tmp_path})
+    assert known_models.describe_bundled() == [("m", "class-unet", "a, b", "MIT")]
 
 
 def test_known_models_are_hub_ids():
-    for name, *rest in zoo.KNOWN:
+    for name, *rest in known_models.KNOWN:
         assert name.count("/") == 1
         assert len(rest) == 3
         assert all(rest)

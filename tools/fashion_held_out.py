@@ -7,8 +7,8 @@ build/held-out.txt --model build/fashion --strategy fixed:64 --store-errors --ou
 
 import sys
 
-from diffusion_classifier.scenes import HELD_OUT
-from diffusion_classifier.training.data import load_labelled_images
+from diffusion_classifier.data.scenes import HELD_OUT
+from diffusion_classifier.training.images import load_labelled_images
 
 data = load_labelled_images(sys.argv[2] if len(sys.argv) > 2 else "/usr/share/datasets/fashion-mnist")
 print("\n".join(map(str, data.held_out(HELD_OUT, seed=0).tolist()[: int(sys.argv[1])])))

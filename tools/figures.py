@@ -11,8 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from diffusion_classifier.data.fashion import load_sample
 from diffusion_classifier.tasks.scenes import open_winoground
-from diffusion_classifier.zoo import load_sample
 
 OUT = Path(sys.argv[1])
 

@@ -41,10 +41,10 @@ from transformers import (
 )
 
 from diffusion_classifier.denoisers import Conditioning, Denoiser
-from diffusion_classifier.denoisers.dit import DiT
-from diffusion_classifier.denoisers.families import FAMILIES, why_unsupported
+from diffusion_classifier.denoisers.families.dit import DiT
+from diffusion_classifier.denoisers.families.registry import FAMILIES, why_unsupported
+from diffusion_classifier.denoisers.flops import count_flops
 from diffusion_classifier.denoisers.load import load_denoiser
-from diffusion_classifier.flops import count_flops
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 VP, FLOW = DDIMScheduler(**BETAS), FlowMatchEulerDiscreteScheduler()

@@ -8,17 +8,17 @@ if TYPE_CHECKING:
     from .classifier import DiffusionClassifier as DiffusionClassifier
     from .denoisers import Denoiser as Denoiser
     from .denoisers import load_denoiser as load_denoiser
-    from .draws import Timesteps as Timesteps
-    from .exceptions import InputError as InputError
-    from .posterior import Classification as Classification
-    from .shortlists import Coarse as Coarse
-    from .shortlists import Gradient as Gradient
-    from .shortlists import Screened as Screened
-    from .shortlists import Tree as Tree
-    from .strategies import Fixed as Fixed
-    from .strategies import Sequential as Sequential
-    from .strategies import Staged as Staged
-    from .strategies import Strategy as Strategy
+    from .diffusion.draws import Timesteps as Timesteps
+    from .errors import InputError as InputError
+    from .search.classification import Classification as Classification
+    from .search.shortlists import Coarse as Coarse
+    from .search.shortlists import Gradient as Gradient
+    from .search.shortlists import Screened as Screened
+    from .search.shortlists import Tree as Tree
+    from .search.strategies import Fixed as Fixed
+    from .search.strategies import Sequential as Sequential
+    from .search.strategies import Staged as Staged
+    from .search.strategies import Strategy as Strategy
 
 __version__ = "0.1.0"
 
@@ -27,19 +27,19 @@ __version__ = "0.1.0"
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _HOMES = {
-    "Classification": "posterior",
-    "Coarse": "shortlists",
+    "Classification": "search.classification",
+    "Coarse": "search.shortlists",
     "Denoiser": "denoisers",
     "DiffusionClassifier": "classifier",
-    "Fixed": "strategies",
-    "Gradient": "shortlists",
-    "InputError": "exceptions",
-    "Screened": "shortlists",
-    "Sequential": "strategies",
-    "Staged": "strategies",
-    "Strategy": "strategies",
-    "Timesteps": "draws",
-    "Tree": "shortlists",
+    "Fixed": "search.strategies",
+    "Gradient": "search.shortlists",
+    "InputError": "errors",
+    "Screened": "search.shortlists",
+    "Sequential": "search.strategies",
+    "Staged": "search.strategies",
+    "Strategy": "search.strategies",
+    "Timesteps": "diffusion.draws",
+    "Tree": "search.shortlists",
     "load_denoiser": "denoisers",
 }
 

@@ -8,18 +8,19 @@ from typing import Any
 
 import torch
 
-from .candidates import Template
-from .captions import CaptionScore, caption_scores, choose_caption
+from .data.images import ImageSource, Picture
 from .denoisers import Average
-from .draws import Draws
-from .exceptions import InputError
-from .images import ImageSource, Picture
-from .intake import Intake, as_many, is_one
-from .jobs import Job, Scored
-from .posterior import Classification, scale_of
-from .reader import Reader
-from .reading import Reading
-from .strategies import Fixed
+from .diffusion.draws import Draws
+from .errors import InputError
+from .search.candidates import Template
+from .search.caption_scores import CaptionScore, caption_scores, choose_caption
+from .search.classification import Classification
+from .search.image_queue import Intake, as_many, is_one
+from .search.jobs import Job, Scored
+from .search.posterior import scale_of
+from .search.scorer import Reader
+from .search.settings import Reading
+from .search.strategies import Fixed
 
 
 class CaptionReader(Reader):

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .candidates import Classes, Template, as_templates
 from .caption_reader import CaptionReader
+from .data.images import ImageSource, Picture, load_image
 from .denoisers import Average, Conditioning, ModelDefaults, load_denoiser
-from .draws import Draws, Timesteps
-from .exceptions import InputError
-from .images import ImageSource, Picture, load_image
-from .intake import Intake, as_many, is_one, name_of
-from .jobs import Job
-from .posterior import Classification, decide
-from .shortlists import Setting, Shortlist, parse_shortlist
-from .strategies import Fixed
+from .diffusion.draws import Draws, Timesteps
+from .errors import InputError
+from .search.candidates import Classes, Template, as_templates
+from .search.classification import Classification, decide
+from .search.image_queue import Intake, as_many, is_one, name_of
+from .search.jobs import Job
+from .search.shortlists import Setting, Shortlist, parse_shortlist
+from .search.strategies import Fixed
 
 
 class DiffusionClassifier(CaptionReader):
@@ -126,7 +126,7 @@ class DiffusionClassifier(CaptionReader):
             weights: over time: a function of t/T such as `lambda u: torch.exp(-7 * u)`, numbers at evenly spaced times
                 or a JSON file of them, "fitted" for those of a calibration, "training" for those that the network was
                 trained with (`posterior.training_weights`), "uniform"; the model's own if None: those fitted for it
-                where they were shown to be better, else `posterior.usual_weights`. See `weights.read_weights`.
+                where they were shown to be better, else `posterior.default_weights`. See `weights.read_weights`.
             seed: of the noise.
             reduction: whether errors count as sums or as means over dimensions in the posterior.
             temperature: of the posterior; if None the model's own, which was fitted for its own loss and sums over

@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
 
-def share_interval(hits: Tensor) -> tuple[float, float, float]:
+class Interval(NamedTuple):
+    """An estimate with the ends of its 95% interval; printed as percentages, "87.2% (85.0–89.1)"."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.value:.1%} ({100 * self.low:.1f}–{100 * self.high:.1f})"
+
+    def points(self) -> str:
+        """Return the text for a difference of shares, in percentage points: "+0.8 points (-1.4 to +2.9)"."""
+        return "{:+.1f} points ({:+.1f} to {:+.1f})".format(*(100 * value for value in self))
+
+
+def share_interval(hits: Tensor) -> Interval:
     """Share of true values of (M,), bool, with the ends of Wilson's 95 % interval (Wilson 1927)."""
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
-    return float(hits.double().mean()), float(interval.low), float(interval.high)
+    return Interval(float(hits.double().mean()), float(interval.low), float(interval.high))
 
 
-def mean_interval(values: Tensor) -> tuple[float, float, float]:
+def mean_interval(values: Tensor) -> Interval:
     """Mean of independent values (M,) with the ends of its 95 % interval, by the normal distribution."""
     values = values.double()
     mean = float(values.mean())
     margin = 1.959964 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
-    return mean, mean - margin, mean + margin
+    return Interval(mean, mean - margin, mean + margin)
 
 
-def difference_interval(a: Tensor, b: Tensor) -> tuple[float, float, float]:
+def difference_interval(a: Tensor, b: Tensor) -> Interval:
     """Difference of the shares of true values of a and b, (M,), bool, of the same images, with its 95 % interval.
 
     Wald's interval with half an image added to each cell of the table (Agresti and Min 2005, "Simple improved
@@ -33,7 +49,7 @@ def difference_interval(a: Tensor, b: Tensor) -> tuple[float, float, float]:
     only_a, only_b = float((a & ~b).sum()) + 0.5, float((b & ~a).sum()) + 0.5
     difference = (only_a - only_b) / n
     margin = 1.959964 * math.sqrt(only_a + only_b - n * difference**2) / n
-    return float(a.double().mean() - b.double().mean()), difference - margin, difference + margin
+    return Interval(float(a.double().mean() - b.double().mean()), difference - margin, difference + margin)
 
 
 def expected_calibration_error(scores: Tensor, right: Tensor, num_bins: int = 15) -> float:

@@ -7,12 +7,12 @@ import torch
 from matplotlib.image import imread
 from scipy.stats import norm
 
+from diffusion_classifier.analysis.calibration import calibrate
 from diffusion_classifier.analysis.frontier import draw_frontier, frontier, scaling
-from diffusion_classifier.calibration import calibrate
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.readouts import print_frontier
-from diffusion_classifier.strategies import parse_strategy, replay
-from diffusion_classifier.tables import ErrorTables
+from diffusion_classifier.cli.summaries import print_frontier
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.runs.error_tables import ErrorTables
+from diffusion_classifier.search.strategies import parse_strategy, replay
 
 M, K, N = 120, 6, 8
 NAMES = tuple("abcdef")

@@ -11,8 +11,8 @@ from sklearn.metrics import roc_auc_score
 
 from diffusion_classifier.analysis.outliers import auroc, scores
 from diffusion_classifier.baselines.features import Features
-from diffusion_classifier.images import load_image
-from diffusion_classifier.runs import read_rows
+from diffusion_classifier.data.images import load_image
+from diffusion_classifier.runs.store import read_rows
 
 NAMES = "dark,grey,light"
 few = st.lists(st.integers(0, 5), min_size=2, max_size=30)

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from gaussians import gaussian
 from PIL import Image
-from test_evaluate import NAMES, ask, pixels, source
+from test_evaluation import NAMES, ask, pixels, source
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.report import write_report
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.runs import read_rows
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.runs.store import read_rows
 
 MARKED = ("cat", "<dog>", "door")
 

@@ -8,17 +8,17 @@ import torch
 from builders import MAX_TOKENS, edit_json
 from contrastive_builders import build
 from PIL import Image
-from test_questions import pairs, picture, single
+from test_evaluators import pairs, picture, single
 
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.hub import kind_of
-from diffusion_classifier.evaluate import evaluate
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.questions import BaselineQuestion
-from diffusion_classifier.runs import read_rows
-from diffusion_classifier.sources import Source
-from diffusion_classifier.spec import read_spec
-from diffusion_classifier.summary import compare, summarize
+from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import BaselineQuestion
+from diffusion_classifier.runs.spec import read_spec
+from diffusion_classifier.runs.store import read_rows
+from diffusion_classifier.runs.summary import compare, summarize
 
 TEXTS = ["a dog", "a cat on a mat", "the moon"]
 
@@ -190,7 +190,7 @@ def test_images_that_cannot_be_read_and_ties(built, tmp_path):
 
 def test_classes_and_a_comparison(built, tmp_path, model_folder):
     from diffusion_classifier import DiffusionClassifier
-    from diffusion_classifier.evaluate import Question
+    from diffusion_classifier.runs.evaluation import Question
 
     source = Source("photos", ("cat", "dog", "door"), (0, 1, 2, 0), tuple("abcd"), picture)
     found = run(built, source, tmp_path / "clip", template="a photo of a {}.")

@@ -10,9 +10,9 @@ from diffusion_classifier import load_denoiser
 from diffusion_classifier.baselines.encoders import features, middle
 from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
-from diffusion_classifier.draws import Draws
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.training.data import LabelledImages
+from diffusion_classifier.diffusion.draws import Draws
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.training.images import LabelledImages
 from diffusion_classifier.training.supervised import SupervisedConfig, train_features
 
 NAMES = ("dark", "grey", "light")

@@ -6,17 +6,17 @@ from contrastive_builders import build
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from test_questions import picture
+from test_evaluators import picture
 from transformers import AutoModelForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
 from diffusion_classifier.baselines.encoders import Middle, features, load_encoder
 from diffusion_classifier.baselines.gaussian import fit_gaussians, mean_features
+from diffusion_classifier.data.images import preprocess
+from diffusion_classifier.data.labelled import open_source
 from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.images import preprocess
-from diffusion_classifier.sources import open_source
-from diffusion_classifier.training.data import LabelledImages
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.training.images import LabelledImages
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, train_supervised
 
 

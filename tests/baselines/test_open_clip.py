@@ -9,7 +9,7 @@ from safetensors.torch import save_model
 
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.hub import kind_of, of_open_clip
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 
 CONFIG = {
     "embed_dim": 16,

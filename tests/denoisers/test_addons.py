@@ -11,7 +11,7 @@ from peft.utils import get_peft_model_state_dict
 from safetensors.torch import save_file
 
 from diffusion_classifier.denoisers import addons, load_denoiser, single_file
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 
 PROMPTS = ["a <toy>", "a dog"]
 T = torch.tensor([500])

@@ -8,7 +8,7 @@ from builders import BUILDERS, class_unet
 from gaussians import gaussian
 
 from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 
 CLASSES = {
     "sd-epsilon": ["a cat", "a dog", "x"],

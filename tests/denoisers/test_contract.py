@@ -16,12 +16,12 @@ from PIL import Image
 from text_builders import TEXT_BUILDERS
 
 from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier.data.images import preprocess
 from diffusion_classifier.denoisers import base, load_denoiser
-from diffusion_classifier.denoisers.gaussian import Gaussian
-from diffusion_classifier.denoisers.late import LateConditionedPipeline
-from diffusion_classifier.flops import count_flops
-from diffusion_classifier.images import preprocess
-from diffusion_classifier.schedules import RectifiedFlow, add_noise
+from diffusion_classifier.denoisers.families.gaussian import Gaussian
+from diffusion_classifier.denoisers.families.late import LateConditionedPipeline
+from diffusion_classifier.denoisers.flops import count_flops
+from diffusion_classifier.diffusion.schedules import RectifiedFlow, add_noise
 
 CLASSES = {
     "sd-epsilon": ["a photo of a cat", "a dog", ""],

@@ -6,7 +6,7 @@ import torch
 from builders import dit
 
 from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 
 
 @pytest.fixture(scope="module")

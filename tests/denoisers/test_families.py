@@ -6,8 +6,8 @@ from pathlib import Path
 import diffusers
 import pytest
 
-from diffusion_classifier.denoisers.families import _REASONS, FAMILIES, why_unsupported
-from diffusion_classifier.denoisers.late import LateConditionedPipeline
+from diffusion_classifier.denoisers.families.late import LateConditionedPipeline
+from diffusion_classifier.denoisers.families.registry import _REASONS, FAMILIES, why_unsupported
 
 KINDS = sorted(name for name in diffusers._import_structure["pipelines"] if name.endswith("Pipeline"))
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from builders import record_rows
 
-from diffusion_classifier.batching import seconds_of_call
 from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.flops import count_flops, shared_share
+from diffusion_classifier.denoisers.flops import count_flops, shared_share
+from diffusion_classifier.denoisers.tuning import seconds_of_call
 
 T = torch.tensor([3, 500])
 INDEX = torch.tensor([1, 0, 1, 1, 0, 0])

@@ -15,9 +15,9 @@ from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DMode
 from safetensors.torch import load_file, save_file
 
 from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
+from diffusion_classifier.denoisers.devices import native_bfloat16, resolve_dtype
 from diffusion_classifier.denoisers.load import located
-from diffusion_classifier.devices import native_bfloat16, resolve_dtype
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 
 
 @pytest.fixture
@@ -318,7 +318,7 @@ def test_devices_and_dtypes_that_do_not_exist(model_folder):
 
 
 def test_auto_is_a_dtype_that_the_processor_knows(monkeypatch):
-    module = "diffusion_classifier.devices.native_bfloat16"
+    module = "diffusion_classifier.denoisers.devices.native_bfloat16"
     for native, cpu, cuda in ((True, "bfloat16", "bfloat16"), (False, "float32", "float16")):
         monkeypatch.setattr(module, lambda _device, native=native: native)
         assert resolve_dtype("auto", torch.device("cpu")) == getattr(torch, cpu)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.denoisers.class_lora import adapt_network, save_adapter
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 
 RANK = 2
 PIPELINES = ("sd-epsilon", "sdxl", "sd3", "flux-dev", "sana", "lumina2", "z-image")

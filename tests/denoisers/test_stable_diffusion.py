@@ -7,9 +7,10 @@ from builders import MAX_TOKENS, stable_diffusion
 from diffusers import AutoencoderTiny, DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from safetensors.torch import load_file, save_file
 
-from diffusion_classifier.denoisers import load_denoiser, text
-from diffusion_classifier.denoisers.stable_diffusion import StableDiffusion
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.denoisers import load_denoiser
+from diffusion_classifier.denoisers import text_conditional as text
+from diffusion_classifier.denoisers.families.stable_diffusion import StableDiffusion
+from diffusion_classifier.errors import InputError
 
 LONGEST = "x" * (MAX_TOKENS - 2)
 PROMPTS = ["", "a photo of a cat", "Ångström  CAFÉ", LONGEST, "one <toy> two"]

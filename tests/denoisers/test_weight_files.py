@@ -19,7 +19,7 @@ from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.encoders import load_encoder
 from diffusion_classifier.denoisers import load_denoiser, weight_files
 from diffusion_classifier.denoisers.trace import Trace
-from diffusion_classifier.exceptions import InputError
+from diffusion_classifier.errors import InputError
 from diffusion_classifier.training.checkpoint import load_checkpoint, save_checkpoint
 
 COMPONENTS = [("sd-epsilon", "unet"), ("sd-epsilon", "vae"), ("sd-epsilon", "text_encoder"), ("dit", "transformer")]

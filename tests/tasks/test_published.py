@@ -12,12 +12,12 @@ import builders
 import contrastive_builders
 import datasets
 import pytest
-from test_caption_sources import winoground as winoground_file
-from test_sources import add, png
+from test_captioned import winoground as winoground_file
+from test_labelled import add, png
 
-from diffusion_classifier.evaluate import candidates
-from diffusion_classifier.runs import read_rows
-from diffusion_classifier.spec import read_spec
+from diffusion_classifier.runs.evaluation import candidates
+from diffusion_classifier.runs.spec import read_spec
+from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.tasks import CAPTION_TASKS, TASKS, open_task
 
 PUBLISHED = json.loads(Path(__file__).with_name("class_names.json").read_text("utf-8"))

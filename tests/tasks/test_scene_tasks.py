@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scene_reader import check
 
-from diffusion_classifier.scenes import NOUNS, UNSEEN_ATTRIBUTES, UNSEEN_PAIRS, generator, load_photographs, seen
+from diffusion_classifier.data.scenes import NOUNS, UNSEEN_ATTRIBUTES, UNSEEN_PAIRS, generator, load_photographs, seen
 from diffusion_classifier.tasks import scenes as module
 from diffusion_classifier.tasks.scenes import open_binding, open_counting, open_nouns, open_pairs, open_spatial
 from diffusion_classifier.tasks.scenes import open_winoground as open_scenes_winoground

@@ -4,23 +4,16 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-from test_caption_sources import winoground as winoground_file
-from test_sources import greys, png, webdataset
+from test_captioned import winoground as winoground_file
+from test_labelled import greys, png, webdataset
 
-from diffusion_classifier import zoo
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.losses import check_loss
-from diffusion_classifier.prompts import fill_template
-from diffusion_classifier.strategies import parse_strategy
-from diffusion_classifier.tasks import (
-    CAPTION_TASKS,
-    TASKS,
-    find_preset,
-    find_task,
-    images_of_run,
-    open_caption_task,
-    open_task,
-)
+from diffusion_classifier.data import fashion
+from diffusion_classifier.data.prompts import fill_template
+from diffusion_classifier.diffusion.losses import check_loss
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.runs.source import open_run_source
+from diffusion_classifier.search.strategies import parse_strategy
+from diffusion_classifier.tasks import CAPTION_TASKS, TASKS, find_preset, find_task, open_caption_task, open_task
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +47,7 @@ def test_the_papers_are_there():
 
 def test_the_bundled_images():
     task, source = open_task("fashion-sample")
-    samples = zoo.load_sample()
+    samples = fashion.load_sample()
     assert len(source) == task.num_images == len(samples)
     assert np.bincount(source.labels).tolist() == [100] * 10
     assert [source.class_names[i] for i in source.labels] == [sample.label for sample in samples]
@@ -133,7 +126,7 @@ def test_a_packaged_task_is_not_a_folder_of_its_name(tmp_path, monkeypatch):
     about = {"task": task.name, "source": source.name, "class_names": source.class_names, "shift": ""}
     monkeypatch.chdir(tmp_path)
     (tmp_path / "fashion-sample").mkdir()
-    assert images_of_run(SimpleNamespace(**about)).fingerprint() == source.fingerprint()
+    assert open_run_source(SimpleNamespace(**about)).fingerprint() == source.fingerprint()
     with pytest.raises(InputError, match="the task fashion-sample has no use for --label-column"):
         open_task("fashion-sample", label_column="x")
 

@@ -10,10 +10,10 @@ from PIL import Image, ImageOps
 from transformers import AutoModelForImageClassification, pipeline
 
 from diffusion_classifier.baselines.supervised import Supervised
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.images import load_image
-from diffusion_classifier.runs import read_rows
-from diffusion_classifier.sources import open_source
+from diffusion_classifier.data.images import load_image
+from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.training import supervised
 from diffusion_classifier.training.distill import taught
 

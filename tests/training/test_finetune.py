@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
+from diffusion_classifier.data.images import load_image, preprocess
 from diffusion_classifier.denoisers.addons import with_scale
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.images import load_image, preprocess
-from diffusion_classifier.prediction import to_noise
+from diffusion_classifier.diffusion.prediction import to_noise
+from diffusion_classifier.errors import InputError
 from diffusion_classifier.tasks.scenes import open_nouns
-from diffusion_classifier.training.confused import confused_images
-from diffusion_classifier.training.data import CaptionedImages, LabelledImages
+from diffusion_classifier.training.confusable_classes import confused_images
 from diffusion_classifier.training.denoising import TrainConfig, draw_times
 from diffusion_classifier.training.finetune import _indexed, _rivals, finetune
+from diffusion_classifier.training.images import CaptionedImages, LabelledImages
 from diffusion_classifier.training.joint import START
 from diffusion_classifier.training.loop import batch_rows, generator_of
 

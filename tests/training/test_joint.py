@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.base import scheduler_config
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.schedules import read_scheduler
-from diffusion_classifier.training.data import LabelledImages
+from diffusion_classifier.diffusion.schedules import read_scheduler
+from diffusion_classifier.errors import InputError
+from diffusion_classifier.training.class_model import _batch, build_network, train
 from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
+from diffusion_classifier.training.images import LabelledImages
 from diffusion_classifier.training.joint import START, cross_entropy, draw_rivals
-from diffusion_classifier.training.train import _batch, build_network, train
 
 EARLY = TrainConfig(
     channels=(8,), layers=1, batch_size=6, epochs=2, warmup=2, learning_rate=1e-2, label_dropout=0.4, joint=0.3

@@ -10,11 +10,11 @@ from transformers import AutoModelForImageClassification
 
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
-from diffusion_classifier.exceptions import InputError
-from diffusion_classifier.images import load_image
-from diffusion_classifier.sources import Source
+from diffusion_classifier.data.images import load_image
+from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.errors import InputError
 from diffusion_classifier.training import supervised
-from diffusion_classifier.training.data import LabelledImages, decode
+from diffusion_classifier.training.images import LabelledImages, decode
 from diffusion_classifier.training.supervised import SupervisedConfig, augmented, resolution, train_supervised
 
 CONFIG = SupervisedConfig(epochs=4, batch_size=8, warmup=2, ema=0.9, augment="flips")

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..calibration import calibrated_folds, is_right, search_all, true_classes
-from ..exceptions import InputError
-from ..metrics import share_interval
-from ..strategies import Fixed, Sequential, Staged, Strategy
-from ..tables import ErrorTables
-from ..weights import WeightsSource, folds, read_weights, weights_at
-from .figures import pyplot, save
+from ..diffusion.timestep_weights import WeightsSource, read_weights, weights_at
+from ..errors import InputError
+from ..metrics import Interval, share_interval
+from ..runs.error_tables import ErrorTables
+from ..search.posterior import is_correct
+from ..search.strategies import Fixed, Sequential, Staged, Strategy
+from .calibration import calibrated_folds, search_all, true_classes
+from .fit_weights import folds
+from .plotting import pyplot, save
 
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
@@ -44,11 +46,11 @@ class Point:
     family: str
     strategy: str
     num_evaluations: float
-    accuracy: tuple[float, float, float] | None = None
-    agreement: tuple[float, float, float] | None = None
+    accuracy: Interval | None = None
+    agreement: Interval | None = None
 
     @property
-    def share(self) -> tuple[float, float, float]:
+    def share(self) -> Interval:
         """The accuracy, or the agreement."""
         share = self.accuracy or self.agreement
         assert share is not None
@@ -141,7 +143,7 @@ class _Reference:
 
     def point(self, family: str, strategy: Strategy, means: Tensor, spent: Tensor) -> Point:
         """The strategy that left these mean errors (M, K) after so many evaluations (M,)."""
-        share = share_interval(is_right(means, self._labels))
+        share = share_interval(is_correct(means, self._labels))
         return Point(family, str(strategy), float(spent.mean()), **{self._measure: share})
 
 

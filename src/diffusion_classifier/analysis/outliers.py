@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 
-from ..exceptions import InputError
-from ..posterior import mean_errors
-from ..runs import read_rows, with_status
-from ..spec import read_spec, refuse_captions
-from ..tables import read_tables
+from ..errors import InputError
+from ..metrics import Interval
+from ..runs.error_tables import read_tables
+from ..runs.spec import read_spec, refuse_captions
+from ..runs.store import read_rows, with_status
+from ..search.posterior import mean_errors
 
 Values = NDArray[np.float64]
 
@@ -40,11 +41,11 @@ class Outliers:
     known: str
     unknown: str
     score: str
-    auroc: tuple[float, float, float]
+    auroc: Interval
     false_positives: float
 
 
-def auroc(known: Values, unknown: Values) -> tuple[float, float, float]:
+def auroc(known: Values, unknown: Values) -> Interval:
     """Chance that a known image (M,) has the higher score than another (N,), with its 95 % interval.
 
     Ties count half. DeLong, DeLong and Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver
@@ -56,9 +57,9 @@ def auroc(known: Values, unknown: Values) -> tuple[float, float, float]:
     spread = sum(float(v.var(ddof=1)) / len(v) if len(v) > 1 else 0.0 for v in (below, above))
     if spread == 0:
         end = _apart(len(known), len(unknown))
-        return (area, end, 1.0) if area == 1 else (area, 0.0, 1 - end) if area == 0 else (area, 0.0, 1.0)
+        return Interval(area, end if area == 1 else 0.0, 1 - end if area == 0 else 1.0)
     margin = 1.959964 * spread**0.5
-    return area, max(0.0, area - margin), min(1.0, area + margin)
+    return Interval(area, max(0.0, area - margin), min(1.0, area + margin))
 
 
 def _apart(m: int, n: int) -> float:

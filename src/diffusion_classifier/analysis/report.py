@@ -17,15 +17,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..exceptions import InputError
-from ..images import ImageError, load_image
-from ..runs import read_rows, refuse_unlabelled, with_status
-from ..sources import Source
-from ..spec import RunSpec, read_spec, refuse_captions
-from ..summary import Summary, summary_of
-from .answers import draw_confusion, draw_evaluations, draw_times
-from .calibration import draw_reliability
-from .pages import drawn, embedded, write_page
+from ..data.images import ImageError, load_image
+from ..data.labelled import Source
+from ..errors import InputError
+from ..runs.source import check_source
+from ..runs.spec import RunSpec, read_spec, refuse_captions
+from ..runs.store import read_rows, refuse_unlabelled, with_status
+from ..runs.summary import Summary, summary_of
+from .calibration_figure import draw_reliability
+from .html import drawn, embedded, write_page
+from .run_figures import draw_confusion, draw_evaluations, draw_times
 
 NUM_SHOWN = 12
 """Best, and worst, images."""
@@ -49,7 +50,7 @@ def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
     if summary.accuracy is None:
         raise InputError(f"no image of {folder} is done yet: there is nothing to report")
     if source is not None:
-        source.refuse_other(spec, folder)
+        check_source(source, spec, folder)
     done = with_status(rows, "done")
     truth, answer = (np.array(done[name].to_pylist()) for name in ("label", "prediction"))
     score = np.array([max(p) for p in done["posterior"].to_pylist()])
@@ -77,8 +78,8 @@ def _head(spec: RunSpec, s: Summary) -> str:
     assert accuracy is not None
     assert per_class is not None
     facts = {
-        "accuracy": _interval(accuracy),
-        "mean per class": _interval(per_class),
+        "accuracy": str(accuracy),
+        "mean per class": str(per_class),
         "images": f"{s.num_done:,} of {s.num_images:,}" + (f"; {s.num_failed} failed" if s.num_failed else ""),
         "evaluations an image": f"{s.num_evaluations:,.1f} ({s.strategy})",
         "calibration error of the score": f"{s.calibration_error:.3f}",
@@ -86,10 +87,6 @@ def _head(spec: RunSpec, s: Summary) -> str:
     }
     lines = "".join(f"<tr><th>{html.escape(k)}<td>{html.escape(v)}" for k, v in facts.items())
     return f"<h1>{html.escape(s.model)} on {html.escape(spec.task or spec.source)}</h1>\n<table>{lines}</table>"
-
-
-def _interval(share: tuple[float, float, float]) -> str:
-    return f"{share[0]:.1%} (95 %: {share[1]:.1%} to {share[2]:.1%})"
 
 
 def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: Source | None) -> str:

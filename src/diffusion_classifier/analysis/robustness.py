@@ -15,14 +15,13 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from ..exceptions import InputError
-from ..metrics import share_interval
-from ..runs import read_rows, refuse_unlabelled, with_status
-from ..shifts import Shift
-from ..spec import RunSpec, read_spec
-from .figures import pyplot, save
+from ..data.corruptions import Shift
+from ..errors import InputError
+from ..metrics import Interval, share_interval
+from ..runs.spec import RunSpec, read_spec
+from ..runs.store import read_rows, refuse_unlabelled, with_status
+from .plotting import pyplot, save
 
-Interval = tuple[float, float, float]
 Answers = NDArray[np.float64]
 """Whether answers are right, 1 or 0, of every image that any run has, (M,); NaN where it was not asked."""
 _Image = tuple[str, str]  # its test set, "" where it is that without shift, and its id
@@ -253,7 +252,7 @@ def _line(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any], weights: NDArray[A
 def _interval(values: NDArray[Any]) -> Interval:
     """Of a statistic and its resamples."""
     low, high = np.quantile(values[1:], (0.025, 0.975))
-    return float(values[0]), float(low), float(high)
+    return Interval(float(values[0]), float(low), float(high))
 
 
 def draw_severities(models: Sequence[Robustness], file: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from ..data.prompts import fill_template, refuse_long
 from ..denoisers.base import fingerprint, without_advice
-from ..prompts import fill_template, refuse_long
 from .hub import Scorer, load_hub_model, of_open_clip
 
 _TEXTS = 64

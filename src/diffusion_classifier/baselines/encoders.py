@@ -14,14 +14,14 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
+from ..data.images import preprocess
 from ..denoisers import load_denoiser
 from ..denoisers.base import Denoiser, fingerprint
-from ..denoisers.late import LateConditioned
-from ..devices import to_device
-from ..draws import Draws
-from ..exceptions import InputError
-from ..images import preprocess
-from ..schedules import add_noise
+from ..denoisers.devices import to_device
+from ..denoisers.families.late import LateConditioned
+from ..diffusion.draws import Draws
+from ..diffusion.schedules import add_noise
+from ..errors import InputError
 from .hub import as_in_training, image_size_of, kind_of, load_hub_model
 
 ENCODERS = ("diffusion", "hub")

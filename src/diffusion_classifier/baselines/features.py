@@ -17,10 +17,10 @@ from torch import Tensor
 from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 
 from ..denoisers.base import fingerprint
+from ..denoisers.devices import one_line
 from ..denoisers.networks import FAULTS
 from ..denoisers.weight_files import refuse_integers, stored_dtypes
-from ..devices import one_line
-from ..exceptions import InputError
+from ..errors import InputError
 from ..files import write_durably
 from .encoders import ENCODERS, Encoder, load_encoder
 from .hub import FEATURES, KnownClasses

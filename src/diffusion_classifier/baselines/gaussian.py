@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..exceptions import InputError
-from ..images import load_image
-from ..sources import Source
+from ..data.images import load_image
+from ..data.labelled import Source
+from ..errors import InputError
 from .encoders import Encoder
 from .features import Features, Gaussians, build_head
 from .hub import FEATURES

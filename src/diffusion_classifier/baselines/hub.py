@@ -14,15 +14,15 @@ from huggingface_hub import hf_hub_download
 from PIL.Image import Image
 from torch import Tensor
 
+from ..data.images import preprocess
 from ..denoisers.base import without_advice
-from ..denoisers.classes import class_ids
+from ..denoisers.class_conditional import class_ids
+from ..denoisers.devices import one_line, resolve_device, resolve_dtype
 from ..denoisers.load import located, quiet
 from ..denoisers.networks import FAULTS, check_files, load_network
+from ..denoisers.sampling import to_image
 from ..denoisers.weight_files import missing_library
-from ..devices import one_line, resolve_device, resolve_dtype
-from ..exceptions import InputError
-from ..images import preprocess
-from ..sampling import to_image
+from ..errors import InputError
 
 CONTRASTIVE = ("clip", "siglip", "siglip2")
 """`model_type` of the contrastive models that can be used."""

@@ -11,12 +11,12 @@ from huggingface_hub import snapshot_download
 from PIL.Image import Image
 from torch import Tensor
 
+from ..data.prompts import refuse_long
+from ..denoisers.devices import one_line, resolve_device, resolve_dtype
 from ..denoisers.load import located
 from ..denoisers.networks import FAULTS
 from ..denoisers.weight_files import missing_library, refuse_integers, stored_dtypes
-from ..devices import one_line, resolve_device, resolve_dtype
-from ..exceptions import InputError
-from ..prompts import refuse_long
+from ..errors import InputError
 from .contrastive import Contrastive, unit
 from .hub import OPEN_CLIP
 

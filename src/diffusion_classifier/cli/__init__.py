@@ -8,9 +8,10 @@ import sys
 
 from rich.text import Text
 
-from ..exceptions import InputError
+from ..errors import InputError
 from . import (  # noqa: F401 - each adds its commands
     baseline,
+    bench,
     calibrate,
     classify,
     demo,
@@ -19,7 +20,6 @@ from . import (  # noqa: F401 - each adds its commands
     figure,
     finetune,
     invert,
-    measure,
     reproduce,
     runs,
     scenes,
@@ -27,7 +27,7 @@ from . import (  # noqa: F401 - each adds its commands
     tasks,
     train,
 )
-from .common import app, stderr
+from .options import app, stderr
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def _machines_fault(e: Exception) -> str | None:
         return f"{e.filename or 'the output'} cannot be written: {e.strerror}" if full else None
     from torch._dynamo.exc import TorchDynamoException
 
-    from ..devices import one_line, out_of_memory
+    from ..denoisers.devices import one_line, out_of_memory
 
     if out_of_memory(e):
         advice = "try --dtype bfloat16, a smaller --batch-size, or a --device with more of it"

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from ..prompts import split_labels
-from .common import (
+from ..data.prompts import split_labels
+from ..errors import InputError
+from .options import (
     AllowIncomplete,
     ClassNames,
     Device,
@@ -23,7 +23,7 @@ from .common import (
     say_all,
     stderr,
 )
-from .training import (
+from .training_options import (
     Architecture,
     Augment,
     CheckpointEvery,
@@ -75,7 +75,7 @@ def supervised(
 
     Example: `diffusion-classifier baseline supervised photos/ --size 32 --out resnet/ --epochs 20`
     """
-    from ..devices import resolve_device
+    from ..denoisers.devices import resolve_device
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_supervised
 
@@ -183,8 +183,8 @@ def gaussian(
     """
     from ..baselines.encoders import load_encoder
     from ..baselines.gaussian import save_gaussians
-    from ..prompts import parse_labels
-    from ..sources import open_source
+    from ..data.labelled import open_source
+    from ..data.prompts import parse_labels
 
     if (model is None) == (encoder is None):
         raise InputError("say what makes features of the images: --model, a diffusion model, or --encoder")
@@ -229,10 +229,10 @@ def synthetic(
     Example:
     `diffusion-classifier baseline synthetic --model scenes --labels 'bag,dress' --template 'a {}' --out drawn/`
     """
-    from ..baselines.synthetic import Recipe, draw_data_set
+    from ..data.prompts import parse_labels
     from ..denoisers import load_denoiser
-    from ..denoisers.classes import distinct_names
-    from ..prompts import parse_labels
+    from ..denoisers.class_conditional import distinct_names
+    from ..training.synthetic import Recipe, draw_data_set
 
     denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)
     known = denoiser.class_names

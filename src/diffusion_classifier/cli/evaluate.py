@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..exceptions import InputError
-from ..prompts import split_labels
-from ..readouts import print_summaries
-from .common import (
+from ..data.prompts import split_labels
+from ..errors import InputError
+from .options import (
     AllowIncomplete,
     Average,
     BatchSize,
@@ -49,9 +48,10 @@ from .common import (
     shortlist_of,
     stderr,
 )
+from .summaries import print_summaries
 
 if TYPE_CHECKING:
-    from ..evaluate import Images
+    from ..runs.evaluation import Images
     from ..tasks import CaptionTask, Task
 
 
@@ -154,16 +154,16 @@ def evaluate(
     from ..baselines.features import Features
     from ..baselines.hub import kind_of
     from ..baselines.supervised import Supervised
-    from ..caption_sources import CaptionSource
     from ..classifier import DiffusionClassifier
+    from ..data.captioned import CaptionSource
     from ..denoisers.load import reads_text
-    from ..evaluate import Asked, Question, choose
-    from ..evaluate import evaluate as run_evaluation
-    from ..questions import BaselineQuestion, CaptionQuestion, choose_captioned
-    from ..runs import Part
-    from ..summary import write_summary
+    from ..runs.evaluation import Asked, Question, choose
+    from ..runs.evaluation import evaluate as run_evaluation
+    from ..runs.evaluators import BaselineQuestion, CaptionQuestion, choose_captioned
+    from ..runs.store import Part
+    from ..runs.summary import write_summary
+    from ..runs.trackers import check_tracker, log_run
     from ..tasks import find_preset
-    from ..trackers import check_tracker, log_run
 
     if out is None and not show_prompts:
         raise InputError("give the folder of the run, --out; or --show-prompts, which needs none")
@@ -270,7 +270,7 @@ def evaluate(
         if ray is None:
             rows = run_evaluation(load_model(), source, out, question, part=one, **about)
         else:
-            from ..distributed import Work, evaluate_distributed
+            from ..runs.distributed import Work, evaluate_distributed
 
             task, model, where["data"], where["images"] = map(_absolute, (task, model, data, images))
             work = Work(partial(_open_images, task, where), {**load, "model": model}, question)
@@ -298,7 +298,7 @@ def _absolute(name: Any) -> Any:
 
 
 def _open_task(task: str, where: dict[str, Any]) -> tuple[Task | CaptionTask | None, Images]:
-    from ..shifts import Shift, shifted
+    from ..data.corruptions import Shift, shifted
     from ..tasks import CAPTION_TASKS, open_caption_task, open_task
 
     where = dict(where)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from .common import Device, Dtype, ImageColumn, LabelColumn, Loss, Model, Template, app, load_classifier, say
+from .options import Device, Dtype, ImageColumn, LabelColumn, Loss, Model, Template, app, load_classifier, say
 
 figure = typer.Typer(
     help="Pictures of what decided: of one image, or of a run. Needs the extra 'figures'.", no_args_is_help=True
@@ -38,8 +38,8 @@ def errors(
 
     Example: `diffusion-classifier figure errors boot.png --labels 'Ankle boot,Sneaker' -o errors.png`
     """
-    from ..analysis.evidence import draw_errors, errors_over_time
-    from ..prompts import parse_labels
+    from ..analysis.image_figures import draw_errors, errors_over_time
+    from ..data.prompts import parse_labels
 
     names = parse_labels(labels)
     classifier = load_classifier(model, device, dtype, "auto", False)
@@ -72,9 +72,9 @@ def race(
 
     Example: `diffusion-classifier figure race boot.png -o race.png`
     """
-    from ..analysis.evidence import draw_race
-    from ..exceptions import InputError
-    from ..prompts import parse_labels
+    from ..analysis.image_figures import draw_race
+    from ..data.prompts import parse_labels
+    from ..errors import InputError
 
     names = None if labels is None else parse_labels(labels)
     classifier = load_classifier(model, device, dtype, "auto", False)
@@ -103,11 +103,11 @@ def where(
 
     Example: `diffusion-classifier figure where boot.png --labels 'Ankle boot,Sneaker' -o where.png`
     """
-    from ..analysis.evidence import draw_where
-    from ..analysis.evidence import where as find
+    from ..analysis.image_figures import draw_where
+    from ..analysis.image_figures import where as find
+    from ..data.prompts import fill_template, parse_labels
     from ..denoisers import load_denoiser
-    from ..exceptions import InputError
-    from ..prompts import fill_template, parse_labels
+    from ..errors import InputError
 
     names = parse_labels(labels)
     if len(names) != 2:
@@ -134,8 +134,8 @@ def words(
 
     Example: `diffusion-classifier figure words scene.png --prompt 'a dark bag left of a dress' -o words.png`
     """
-    from ..analysis.evidence import draw_words
-    from ..analysis.evidence import words as find
+    from ..analysis.image_figures import draw_words
+    from ..analysis.image_figures import words as find
 
     classifier = load_classifier(model, device, dtype, "auto", False)
     found = find(classifier, image, prompt, num_draws=draws, loss=loss or classifier.denoiser.defaults.loss)
@@ -151,7 +151,7 @@ def times(run: _Run, out: _Out) -> None:
 
     Example: `diffusion-classifier figure times runs/pets -o times.png`
     """
-    from ..analysis.answers import draw_single_times
+    from ..analysis.run_figures import draw_single_times
 
     draw_single_times(run, out)
     say(f"drawn to {out}")
@@ -170,7 +170,7 @@ def scaling(
     """
     from ..analysis.frontier import draw_frontier
     from ..analysis.frontier import scaling as find
-    from ..tables import read_tables
+    from ..runs.error_tables import read_tables
 
     read = [read_tables(run) for run in runs]
     times = [f"t = {tables.settings['timesteps']}" for tables in read]
@@ -186,7 +186,7 @@ def reliability(run: _Run, out: _Out) -> None:
 
     Example: `diffusion-classifier figure reliability runs/pets -o reliability.png`
     """
-    from ..analysis.answers import draw_answers
+    from ..analysis.run_figures import draw_answers
 
     draw_answers("reliability", run, out)
     say(f"drawn to {out}")
@@ -198,7 +198,7 @@ def confusion(run: _Run, out: _Out) -> None:
 
     Example: `diffusion-classifier figure confusion runs/pets -o confusion.png`
     """
-    from ..analysis.answers import draw_answers
+    from ..analysis.run_figures import draw_answers
 
     draw_answers("confusion", run, out)
     say(f"drawn to {out}")
@@ -217,13 +217,13 @@ def confused(
 
     Example: `diffusion-classifier figure confused runs/pets -o confused.png`
     """
-    from ..analysis.answers import confused as find
-    from ..analysis.answers import draw_confused
-    from ..spec import read_spec
-    from ..tasks import images_of_run
+    from ..analysis.run_figures import confused as find
+    from ..analysis.run_figures import draw_confused
+    from ..runs.source import check_source, open_run_source
+    from ..runs.spec import read_spec
 
     spec = read_spec(run)
-    source = images_of_run(spec, data, split=split, image_column=image_column, label_column=label_column)
-    source.refuse_other(spec, run)
+    source = open_run_source(spec, data, split=split, image_column=image_column, label_column=label_column)
+    check_source(source, spec, run)
     draw_confused(find(run), source, out)
     say(f"drawn to {out}")

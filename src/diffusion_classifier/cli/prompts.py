@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # takes seconds to import
-    from ..caption_sources import CaptionSource
-    from ..evaluate import Question
-    from ..questions import BaselineQuestion, CaptionQuestion
-    from ..sources import Source
+    from ..data.captioned import CaptionSource
+    from ..data.labelled import Source
+    from ..runs.evaluation import Question
+    from ..runs.evaluators import BaselineQuestion, CaptionQuestion
     from ..tasks import Prompts, Task
 
 
@@ -32,9 +32,9 @@ def print_classes(
     """
     from dataclasses import replace
 
-    from ..denoisers.classes import class_ids
-    from ..evaluate import candidates
-    from ..prompts import fill_template
+    from ..data.prompts import fill_template
+    from ..denoisers.class_conditional import class_ids
+    from ..runs.evaluation import candidates
     from ..tasks import Task
 
     prompts = question.prompts(known, source)
@@ -64,8 +64,8 @@ def print_captions(
         source: the images.
         positions: of those that are evaluated.
     """
-    from ..candidates import as_templates
-    from ..prompts import fill_template
+    from ..data.prompts import fill_template
+    from ..search.candidates import as_templates
 
     templates = as_templates(question.template)
     print(f"images: {len(positions):,} of the {len(source):,} of {source.name}{', in pairs' if source.paired else ''}")
@@ -99,7 +99,7 @@ def _print_templates(templates: Sequence[str] | None, average: str) -> None:
 
 def print_task(task: Task) -> None:
     """Print the prompt of each class of a task, by itself and by each preset."""
-    from ..prompts import fill_template
+    from ..data.prompts import fill_template
 
     ways = {"prompt": prompts_of(task), **{f"preset {name}": prompts_of(task, name) for name in task.presets}}
     print("label", "class", *ways, sep="\t")

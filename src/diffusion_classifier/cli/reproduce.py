@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from .common import Device, Dtype, app, say, stderr, stdout
+from .options import Device, Dtype, app, say, stderr, stdout
 
 
 @app.command()
@@ -26,9 +26,9 @@ def reproduce(
 
     Example: `diffusion-classifier reproduce --quick --out miniature/`
     """
-    from ..claims import verdict
-    from ..reproduce import expected_seconds
-    from ..reproduce import reproduce as run
+    from ..analysis.paper.claims import verdict
+    from ..analysis.paper.reproduce import expected_seconds
+    from ..analysis.paper.reproduce import reproduce as run
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr) as progress:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from ..readouts import print_outliers, print_robustness, print_summaries
-from .common import ImageColumn, LabelColumn, TableFormat, app, check_format, read_lines, say
+from ..errors import InputError
+from .options import ImageColumn, LabelColumn, TableFormat, app, check_format, read_lines, say
+from .summaries import print_outliers, print_robustness, print_summaries
 
 
 @app.command()
@@ -31,8 +31,8 @@ def rescore(
 
     Example: `diffusion-classifier rescore runs/pets --out runs/pets-uniform --weights uniform`
     """
-    from ..rescore import rescore as answer_again
-    from ..summary import compare, write_summary
+    from ..runs.rescore import rescore as answer_again
+    from ..runs.summary import compare, write_summary
 
     answer_again(
         run, out, loss=loss, weights=weights, temperature=temperature, prior=None if prior is None else _numbers(prior)
@@ -56,12 +56,12 @@ def report(
     Example: `diffusion-classifier report runs/sample -o report.html`
     """
     from ..analysis.report import write_report
-    from ..spec import read_spec
-    from ..tasks import images_of_run
+    from ..runs.source import open_run_source
+    from ..runs.spec import read_spec
 
     spec = read_spec(run)
     try:
-        source = images_of_run(spec, data, split=split, image_column=image_column, label_column=label_column)
+        source = open_run_source(spec, data, split=split, image_column=image_column, label_column=label_column)
     except InputError as e:
         if data is not None:
             raise
@@ -87,8 +87,8 @@ def summarize(
 
     Example: `diffusion-classifier summarize runs/a runs/b`
     """
-    from ..summary import compare
-    from ..summary import summarize as read
+    from ..runs.summary import compare
+    from ..runs.summary import summarize as read
 
     check_format(output)
     summaries = [read(folder) for folder in runs]

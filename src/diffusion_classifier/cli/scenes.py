@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from .common import app, progress_bar, say
+from ..errors import InputError
+from .options import app, progress_bar, say
 
 
 @app.command()
@@ -39,8 +39,8 @@ def scenes(
     """
     from datasets import Dataset, Features, Image, Value
 
-    from ..scenes import load_photographs
-    from ..scenes import scenes as scenes_of
+    from ..data.scenes import load_photographs
+    from ..data.scenes import scenes as scenes_of
 
     photographs = load_photographs(data, split)
     if out.exists() and (out.is_file() or any(out.iterdir())):

@@ -8,9 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ..exceptions import InputError
-from ..results import Format, as_score_row, score_writer
-from .common import (
+from ..errors import InputError
+from .options import (
     Average,
     BatchSize,
     Calibration,
@@ -39,6 +38,7 @@ from .common import (
     read_lines,
     stdout,
 )
+from .rows import Format, score_writer
 
 
 @app.command()
@@ -102,7 +102,7 @@ def score(
     failures: set[str] = set()
     with score_writer(output) as write, progress_bar(disable=silent) as bar:
         tracked = bar.track(results, total=len(found), description="scoring")
-        for row in chain(rows, map(as_score_row, chain.from_iterable(tracked))):
+        for row in chain(rows, (score.as_dict() for score in chain.from_iterable(tracked))):
             if "error" in row:
                 failures.add(row["image"])
             write(row)

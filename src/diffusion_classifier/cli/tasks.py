@@ -8,9 +8,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..exceptions import InputError
-from ..prompts import fill_template
-from .common import app, stdout
+from ..data.prompts import fill_template
+from ..errors import InputError
+from .options import app, stdout
 from .prompts import print_task, prompts_of
 
 if TYPE_CHECKING:

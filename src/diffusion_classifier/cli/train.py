@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..exceptions import InputError
-from .common import (
+from ..errors import InputError
+from .options import (
     AllowIncomplete,
     ClassNames,
     Compile,
@@ -20,7 +20,7 @@ from .common import (
     say,
     say_all,
 )
-from .training import (
+from .training_options import (
     CheckpointEvery,
     Ema,
     Epochs,
@@ -123,15 +123,15 @@ def train(
 
     `diffusion-classifier train captioned/ --out model/ --contrastive layers=4,epochs=10 --epochs 4`
     """
-    from ..devices import resolve_device
-    from ..sources import is_captioned
-    from ..training.data import load_captioned_images
+    from ..data.labelled import is_captioned
+    from ..denoisers.devices import resolve_device
+    from ..diffusion.timestep_weights import read_weights
+    from ..training.class_model import train as train_classes
     from ..training.denoising import TrainConfig
+    from ..training.images import load_captioned_images
     from ..training.loop import num_steps
-    from ..training.networks import Latents, Towers, read_settings
-    from ..training.text import train_text
-    from ..training.train import train as train_classes
-    from ..weights import read_weights
+    from ..training.text_model import train_text
+    from ..training.text_networks import Latents, Towers, read_settings
 
     of_captions = caption_column is not None or (label_column is None and is_captioned(data, split, allow_incomplete))
     if not head:

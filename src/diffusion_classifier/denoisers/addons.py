@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import Module
 
-from ..devices import one_line
-from ..exceptions import InputError
+from ..errors import InputError
 from .base import without_advice
+from .devices import one_line
 from .lora_accounts import layers_of, refuse_non_finite, refuse_partial
 from .networks import FAULTS
 from .trace import Trace

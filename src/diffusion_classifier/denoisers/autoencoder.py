@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..exceptions import InputError
+from ..errors import InputError
 
 
 def scale(vae: Any) -> int:

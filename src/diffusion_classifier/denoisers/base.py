@@ -20,17 +20,17 @@ from diffusers.utils import logging as diffusers_logging
 from torch import Tensor
 from transformers.utils import logging as transformers_logging
 
-from ..devices import to_device
-from ..exceptions import InputError
-from ..images import Crop
-from ..losses import BOUNDS, LOSSES, check_loss
-from ..prediction import split_variance, to_noise
-from ..prompts import fill_template
-from ..schedules import Schedule
-from ..weights import Weights, weights_at
+from ..data.images import Crop
+from ..data.prompts import fill_template
+from ..diffusion.losses import BOUNDS, LOSSES, check_loss
+from ..diffusion.prediction import split_variance, to_noise
+from ..diffusion.schedules import Schedule
+from ..diffusion.timestep_weights import Weights, weights_at
+from ..errors import InputError
 from .class_inputs import ClassInputs, of_tensors
 from .conditioning import Conditioning as Conditioning
-from .prefix import Prefix
+from .devices import to_device
+from .shared_prefix import Prefix
 
 TIMES = ("even", "logit-normal")
 """How times may lie at which a network was trained, unless by a density of their own."""
@@ -51,7 +51,7 @@ class ModelDefaults:
         lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
             timesteps; None where it was not calibrated.
         classes: those that the lags were found among: among others the promise would not hold.
-        weights: over time, for this loss: see `weights.Weights`; the usual ones if None (`posterior.usual_weights`),
+        weights: over time, for this loss: see `weights.Weights`; the usual ones if None (`posterior.default_weights`),
             which are uniform for most networks. Temperature and lags are for them.
     """
 

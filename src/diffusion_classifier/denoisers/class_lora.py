@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..devices import one_line
-from ..exceptions import InputError
+from ..errors import InputError
 from .addons import need_peft, weights_file, with_scale
-from .classes import ClassConditional
+from .class_conditional import ClassConditional
+from .devices import one_line
 from .lora_accounts import layers_of, refuse_partial
 from .networks import FAULTS
 from .weight_files import refuse_unused

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..devices import to_device
+from .devices import to_device
 
 
 @dataclass(frozen=True)

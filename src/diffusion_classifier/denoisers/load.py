@@ -18,16 +18,16 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from transformers.utils import logging as transformers_logging
 
-from ..devices import one_line, resolve_device, resolve_dtype
-from ..exceptions import InputError
-from ..prompts import words_of
-from ..weights import read_weights
+from ..data.prompts import words_of
+from ..diffusion.timestep_weights import read_weights
+from ..errors import InputError
 from .addons import add_loras, add_words
 from .base import TIMES, Denoiser, ModelDefaults, without_advice
+from .class_conditional import ClassConditional
 from .class_lora import add_class_loras
-from .classes import ClassConditional
-from .families import FAMILIES, why_unsupported
-from .late import LateConditionedPipeline
+from .devices import one_line, resolve_device, resolve_dtype
+from .families.late import LateConditionedPipeline
+from .families.registry import FAMILIES, why_unsupported
 from .networks import FAULTS, OPTIONS, check_files, load_network, read_json
 from .single_file import check_file, load_single_file, usual_config
 from .weight_files import missing_library

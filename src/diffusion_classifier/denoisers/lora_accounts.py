@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..exceptions import InputError
+from ..errors import InputError
 from .weight_files import refuse_unused, some
 
 _MATRIX = re.compile(

@@ -13,8 +13,8 @@ from diffusers.utils import is_accelerate_available
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from ..devices import one_line
-from ..exceptions import InputError
+from ..errors import InputError
+from .devices import one_line
 from .weight_files import (
     cached_files,
     listed_in,

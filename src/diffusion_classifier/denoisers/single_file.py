@@ -21,8 +21,8 @@ from diffusers.utils import is_accelerate_available
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..devices import one_line
-from ..exceptions import InputError
+from ..errors import InputError
+from .devices import one_line
 from .networks import FAULTS, load_network
 from .trace import Trace
 from .weight_files import missing_library, refuse_integers, refuse_unused, some, stored_dtypes, unused

@@ -13,8 +13,8 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from safetensors import safe_open
 
-from ..devices import one_line
-from ..exceptions import InputError
+from ..errors import InputError
+from .devices import one_line
 
 HARMLESS = {
     r"(^|\.)position_ids$": "0, 1, 2, …, which a model counts by itself",

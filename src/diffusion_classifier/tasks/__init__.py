@@ -8,11 +8,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..caption_sources import CaptionSource
-from ..exceptions import InputError
-from ..shifts import Shift, shifted
-from ..sources import Source, open_source, renamed
-from ..spec import RunSpec
+from ..data.captioned import CaptionSource
+from ..data.labelled import Source, open_source, renamed
+from ..errors import InputError
 from .base import CaptionTask as CaptionTask
 from .base import Preset as Preset
 from .base import Task as Task
@@ -133,27 +131,6 @@ def _named_by(names: tuple[str, ...], source: Source) -> Source:
     pairs = ", ".join(f"{own!r} is {name!r}" for own, name in zip(source.class_names[:3], names, strict=False))
     note = f"class names are the task's, in place of those of {source.name}: {pairs} …; --class-names gives others"
     return replace(renamed(source, names), notes=(*source.notes, note))
-
-
-def images_of_run(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:
-    """The images that a run is of, under its shift. Those of incomplete data are taken, as the run did if it is theirs.
-
-    Args:
-        spec: of the run.
-        data: where they are; where they were if None.
-        **columns: split, image_column and label_column of `open_task`.
-
-    Raises:
-        InputError: they are not there.
-    """
-    was = spec.source.removesuffix(f", {spec.shift}")
-    if was != spec.task:  # a task in the package is called by its name, whatever lies here under it
-        data = data or (was if Path(was).exists() else None)
-    where = spec.task or data or was
-    source = open_task(
-        where, data=data if spec.task else None, class_names=spec.class_names, allow_incomplete=True, **columns
-    )[1]
-    return shifted(source, Shift.parse(spec.shift)) if spec.shift else source
 
 
 def open_caption_task(task: CaptionTask, **options: Any) -> CaptionSource:

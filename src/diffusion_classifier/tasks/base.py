@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..caption_sources import CaptionSource
-from ..sources import Source
+from ..data.captioned import CaptionSource
+from ..data.labelled import Source
 
 Metric = Literal["accuracy", "mean_per_class"]
 _IN_THE_PACKAGE = "on the images in the package"

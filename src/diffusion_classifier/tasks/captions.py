@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..caption_sources import CaptionSource, open_captions, open_winoground
+from ..data.captioned import CaptionSource, open_captions, open_winoground
 from .base import CaptionTask, Preset
 from .scenes import open_binding, open_counting, open_pairs, open_spatial
 from .scenes import open_winoground as open_scenes_winoground

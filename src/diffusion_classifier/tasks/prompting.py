@@ -10,9 +10,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..exceptions import InputError
-from ..prompts import refuse_numbers
-from ..sources import Source
+from ..data.labelled import Source
+from ..data.prompts import refuse_numbers
+from ..errors import InputError
 from .base import Preset, Task
 
 

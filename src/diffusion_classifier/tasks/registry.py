@@ -7,9 +7,9 @@ authors' code; schedules are nested here.
 
 from __future__ import annotations
 
-from ..exceptions import InputError
-from ..sources import Source
-from ..zoo import FASHION, load_sample
+from ..data.fashion import FASHION, load_sample
+from ..data.labelled import Source
+from ..errors import InputError
 from . import names
 from .base import Preset, Task
 from .scenes import noun_names, open_nouns

@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from ..caption_sources import CaptionSource
-from ..scenes import (
+from ..data.captioned import CaptionSource
+from ..data.labelled import Source
+from ..data.scenes import (
     NOUNS,
     NUMBERS,
     UNSEEN_ATTRIBUTES,
@@ -28,7 +29,6 @@ from ..scenes import (
     several,
     side_by_side,
 )
-from ..sources import Source
 
 _SEED = 2303
 """Of all tasks; training has others."""

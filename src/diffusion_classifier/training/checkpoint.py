@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..exceptions import InputError
+from ..errors import InputError
 from ..files import write_durably
 
 

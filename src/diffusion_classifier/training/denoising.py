@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ..denoisers import load_denoiser
 from ..denoisers.base import TIMES
-from ..exceptions import InputError
-from ..prediction import target, to_noise
-from ..schedules import Schedule, add_noise
-from ..weights import Weights, read_weights, weights_at
+from ..diffusion.prediction import target, to_noise
+from ..diffusion.schedules import Schedule, add_noise
+from ..diffusion.timestep_weights import Weights, read_weights, weights_at
+from ..errors import InputError
 from .loop import OPTIMIZERS, check_settings, seed_of, seeded
 
 BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")

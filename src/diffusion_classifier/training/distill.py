@@ -12,11 +12,12 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..exceptions import InputError
-from ..runs import read_rows, with_status
-from ..sources import Source
-from ..spec import RunSpec, read_spec, refuse_captions
-from .data import LabelledImages, decode
+from ..data.labelled import Source
+from ..errors import InputError
+from ..runs.source import check_source
+from ..runs.spec import RunSpec, read_spec, refuse_captions
+from ..runs.store import read_rows, with_status
+from .images import LabelledImages, decode
 from .loop import num_steps, writing
 from .supervised import SupervisedConfig
 
@@ -43,7 +44,7 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
             raise InputError(f"{folder} is over other classes than the run before it, or in another order")
         if spec.shift:
             raise InputError(f"the images of {folder} were changed by {spec.shift}: a student is taught plain ones")
-        source.refuse_other(spec, folder)
+        check_source(source, spec, folder)
         key = f"{spec.source} {spec.data}"  # the fingerprint knows names of images, and not what they show
         sources[key] = source
         rows = with_status(read_rows(folder, ["id", "posterior", "status"]), "done").to_pylist()

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from ..denoisers import Denoiser
 from ..denoisers.addons import need_peft
+from ..denoisers.class_conditional import ClassConditional
 from ..denoisers.class_lora import adapt_network, save_adapter
-from ..denoisers.classes import ClassConditional
-from ..devices import native_bfloat16
-from ..exceptions import InputError
-from ..prediction import split_variance
-from .data import CaptionedImages
+from ..denoisers.devices import native_bfloat16
+from ..diffusion.prediction import split_variance
+from ..errors import InputError
 from .denoising import OBJECTIVES, Noised, TrainConfig, draw_times
+from .images import CaptionedImages
 from .joint import Joint, cross_entropy, draw_rivals
 from .latents import encode_all
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing

@@ -19,8 +19,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..devices import one_line
-from ..exceptions import InputError
+from ..denoisers.devices import one_line
+from ..errors import InputError
 from .checkpoint import load_checkpoint, save_checkpoint
 from .muon import Muon
 

@@ -21,10 +21,10 @@ from ..baselines.encoders import Middle, features
 from ..baselines.features import HEADS, Features, build_head
 from ..baselines.hub import FEATURES, TRAINING_SIZE
 from ..denoisers.base import Denoiser
+from ..denoisers.devices import native_bfloat16
 from ..denoisers.load import quiet
-from ..devices import native_bfloat16
-from ..exceptions import InputError
-from .data import LabelledImages
+from ..errors import InputError
+from .images import LabelledImages
 from .latents import image_processor, pixels
 from .loop import (
     OPTIMIZERS,

@@ -1,0 +1,1 @@
+"""The paper's claims, checked on the bundled models."""

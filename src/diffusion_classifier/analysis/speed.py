@@ -1,0 +1,164 @@
+"""How fast a model runs on this machine, and what an image will cost."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from ..classifier import DiffusionClassifier
+from ..denoisers import Denoiser
+from ..denoisers.flops import count_flops, shared_share
+from ..denoisers.tuning import seconds_of_call
+from ..errors import InputError
+from ..search.strategies import Fixed, Sequential, Staged, Strategy, parse_strategy
+
+PUBLISHED = ("staged:50,500/5,1", "staged:20,50,100,500/20,10,5,1", "staged:50,100,500,1000/500,50,10,1")
+"""The authors' schedules for CIFAR-10, Food101 and ImageNet."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured.
+
+    Args:
+        model: as it was asked for.
+        family: of the model.
+        device: where it ran.
+        dtype: of the network.
+        batch_size: rows of one network call.
+        gflops: of one prediction, a multiply-add being two operations, nothing being shared.
+        share: of it that rows of one noisy latent compute but once.
+        evaluations_per_second: predictions.
+        tflops_per_second: operations done.
+        peak_tflops_per_second: of a matrix product in the same dtype on the same device.
+        peak_memory_gb: of the process, on CUDA of the device; what was tried in search of the batch size included.
+        encode_seconds: to make a latent of an image.
+        seconds_per_image: that and the predictions: number of classes → strategy → seconds; a strategy that makes no
+            sense for so few classes is missing.
+    """
+
+    model: str
+    family: str
+    device: str
+    dtype: str
+    batch_size: int
+    gflops: float
+    share: float
+    evaluations_per_second: float
+    tflops_per_second: float
+    peak_tflops_per_second: float
+    peak_memory_gb: float
+    encode_seconds: float
+    seconds_per_image: dict[int, dict[str, float]]
+
+    @property
+    def utilisation(self) -> float:
+        """Operations done, of those that the device could do."""
+        return self.tflops_per_second / self.peak_tflops_per_second
+
+
+def bench(
+    classifier: DiffusionClassifier,
+    model: str,
+    strategies: Sequence[str] = (),
+    num_classes: Sequence[int] = (10, 100, 1000),
+) -> Bench:
+    """Measure a classifier's network, with made-up images and classes.
+
+    Args:
+        classifier: whose network is measured.
+        model: its name, for the report.
+        strategies: as the command line spells them; the model's own and the authors' if none.
+        num_classes: to tell the seconds an image for.
+
+    Raises:
+        InputError: a strategy is not known.
+    """
+    denoiser = classifier.denoiser
+    asked = [parse_strategy(text) for text in strategies or (denoiser.defaults.strategy, *PUBLISHED)]
+    names = denoiser.class_names
+    classes: Sequence[str] | Sequence[int] = range(min(10, len(names or ())))
+    if names is None:  # a model may know few words
+        classes = sorted(getattr(denoiser, "words", None) or [f"a photo of thing {i}" for i in range(10)])[:10]
+    conditioning = denoiser.condition(classes)
+    if not denoiser.has_weights:
+        raise InputError(f"{model} has no network to measure")
+    alone = torch.zeros(1, dtype=torch.int64)
+    flops = count_flops(denoiser, conditioning[alone], alone)
+    batch_size = classifier.prepare(conditioning)
+    share = shared_share(denoiser, conditioning)
+    seconds = seconds_of_call(denoiser, conditioning, batch_size)
+    encode_seconds = median(seconds_of_encoding(denoiser) for _ in range(3))
+    num_latents = -(-batch_size // len(conditioning))
+    predictions = batch_size - share * (batch_size - num_latents)
+    if denoiser.device.type == "cuda":
+        memory = torch.cuda.max_memory_allocated(denoiser.device)
+    else:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return Bench(
+        model=model,
+        family=denoiser.family,
+        device=str(denoiser.device),
+        dtype=str(denoiser.dtype).removeprefix("torch."),
+        batch_size=batch_size,
+        gflops=flops / 1e9,
+        share=share,
+        evaluations_per_second=batch_size / seconds,
+        tflops_per_second=predictions * flops / seconds / 1e12,
+        peak_tflops_per_second=peak_tflops(denoiser.device, denoiser.dtype),
+        peak_memory_gb=memory / 1e9,
+        encode_seconds=encode_seconds,
+        seconds_per_image={
+            k: {
+                f"{s}{', at most' if isinstance(s, Sequential) else ''}": encode_seconds
+                + evaluations * seconds / batch_size
+                for s in asked
+                if (evaluations := num_evaluations(s, k)) is not None
+            }
+            for k in num_classes
+        },
+    )
+
+
+def seconds_of_encoding(denoiser: Denoiser) -> float:
+    """Seconds that one image takes on its way to a latent, decoding of its file left out."""
+    image = torch.zeros(1, 3, denoiser.image_size, denoiser.image_size, device=denoiser.device)
+    start = time.perf_counter()
+    denoiser.encode(image).cpu()  # waits for the device
+    return time.perf_counter() - start
+
+
+def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:
+    """Of one image, at most, where no classes tie; None for a strategy that wants more classes than there are."""
+    if isinstance(strategy, Sequential):
+        return strategy.max_draws * num_classes
+    if isinstance(strategy, Fixed):
+        return strategy.num_draws * num_classes
+    if not isinstance(strategy, Staged):
+        return None
+    try:
+        strategy.init(num_classes)
+    except InputError:
+        return None
+    left = (num_classes, *strategy.kept)
+    stages = zip((0, *strategy.evaluated), strategy.evaluated, left, strict=False)
+    return sum((after - before) * k for before, after, k in stages)
+
+
+@torch.inference_mode()
+def peak_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
+    """10¹² operations a second of the fastest of some products of two 4096 × 4096 matrices (8192 on CUDA)."""
+    n = 8192 if device.type == "cuda" else 4096
+    a = torch.ones(n, n, dtype=dtype, device=device)
+    times = []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        (a @ a)[0, 0].item()  # waits for the device
+        times.append(time.perf_counter() - start)
+    return 2 * n**3 / min(times[1:]) / 1e12

@@ -1,0 +1,130 @@
+"""The search for one image as it goes on: what the answer would be if it ended here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from math import nan
+from queue import SimpleQueue
+from threading import Event, Thread
+from typing import Any
+
+from torch import Tensor
+
+from ..classifier import DiffusionClassifier
+from ..data.images import ImageSource, load_image
+from ..diffusion.draws import Draws
+from ..search.candidates import Classes, Template
+from ..search.classification import Classification, decide
+from ..search.jobs import Scored, Spent
+from ..search.strategies import Request, State, Strategy
+
+
+class _Left(Exception):
+    """Nobody watches any more."""
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """A strategy whose states are told as they come."""
+
+    strategy: Strategy
+    tell: Callable[[State], None]
+
+    def init(self, num_classes: int) -> State:
+        return self.strategy.init(num_classes)
+
+    def propose(self, state: State) -> Request | None:
+        return self.strategy.propose(state)
+
+    def update(self, state: State, errors: Tensor) -> State:
+        state = self.strategy.update(state, errors)
+        self.tell(state)
+        return state
+
+    def among(self, num_classes: int) -> Strategy:
+        return _Watched(self.strategy.among(num_classes), self.tell)
+
+    def __str__(self) -> str:
+        return str(self.strategy)
+
+
+def watch(
+    classifier: DiffusionClassifier,
+    image: ImageSource,
+    classnames: Classes | None = None,
+    *,
+    template: Template = None,
+    turn: AbstractContextManager[Any] | None = None,
+    **options: Any,
+) -> Iterator[Classification]:
+    """Classify one image, and yield what the answer would be after each step of the strategy; the last is the answer.
+
+    Until then the cost is not known, and a number of evaluations counts those that the answer rests on. A search that
+    is watched no longer, since the iterator was closed, ends with the step that is under way.
+
+    Args:
+        classifier: of any model.
+        image: one.
+        classnames: see `DiffusionClassifier.stream`.
+        template: see there.
+        turn: is held while the network is in use, where others use it, too.
+        **options: strategy, timesteps, loss, weights, seed, reduction, temperature and prior; see there.
+
+    Raises:
+        InputError: as there; the image cannot be used, or a prediction is not finite.
+    """
+    with turn or nullcontext():
+        names, conditioning = classifier.condition(classnames, template)
+    reading = classifier.reading(names, **options)
+    picture = load_image(image)
+    num_draws = reading.strategy.init(len(names)).errors.shape[1]
+    t = Draws(reading.timesteps, reading.seed).times(classifier.denoiser.schedule, range(num_draws), picture.key)
+    started = time.perf_counter()
+    states: SimpleQueue[State | None] = SimpleQueue()
+    left = Event()
+
+    def tell(state: State) -> None:
+        if left.is_set():
+            raise _Left
+        states.put(state)
+
+    def so_far(state: State) -> Classification:
+        evaluations = int((~state.errors.isnan()).sum()) * conditioning.num_prompts
+        scored = Scored(
+            name=picture.name,
+            errors=state.errors,
+            active=state.active,
+            t=t,
+            spent=Spent(evaluations, nan, time.perf_counter() - started),
+            doubt=state.doubt,
+            undecided=state.undecided,
+            weights=state.weights,
+        )
+        return decide(scored, names, num_dimensions=classifier.num_dimensions, **reading.posterior_settings())
+
+    def search() -> Classification:
+        with turn or nullcontext():
+            watched = _Watched(reading.strategy, tell)
+            asked = options | {"strategy": watched, "template": template}
+            return classifier.classify([picture.image], classnames, **asked)[0]
+
+    answer: Future[Classification] = Future()
+
+    def work() -> None:
+        try:
+            answer.set_result(search())
+        except BaseException as e:
+            answer.set_exception(e)
+        states.put(None)
+
+    Thread(target=work, name="race", daemon=True).start()  # for which a process that ends does not wait
+    try:
+        while (state := states.get()) is not None:
+            yield so_far(state)
+    finally:
+        left.set()
+    yield answer.result()

@@ -1,0 +1,133 @@
+"""Class names × template → prompts. No torch here."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Sequence
+from difflib import get_close_matches
+
+from ..errors import InputError
+
+_LIST = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|\(\s*['\"][^()]*\)")
+"""A list, set or tuple that a program wrote as text."""
+_NUMBER = re.compile(r"((class|label)[\s_-]*|[+-])?\d+([.,]\d+)?", re.IGNORECASE)
+_OPENING, _CLOSING = ("'", "‘", "“", "„", "«"), ("'", "’", "”", "“", "»")
+"""Quotes that are none in a CSV file."""
+
+
+def split_labels(text: str) -> list[str]:
+    """Split a line of labels at its commas, as a line of a CSV file: a label with a comma is in double quotes.
+
+    Raises:
+        InputError: double quotes that do not enclose whole labels, other quotes that do, several lines, or a list as
+            Python, JSON and pandas write it.
+    """
+    text = text.strip()
+    if _LIST.fullmatch(text):
+        raise InputError(f"labels are separated by commas, without brackets around them; got {text!r}")
+    try:
+        rows = list(csv.reader([text], skipinitialspace=True, strict=True))
+    except csv.Error as e:
+        what = "it has several lines" if len(text.splitlines()) > 1 else "its double quotes do not enclose whole labels"
+        raise InputError(
+            f"labels are one line, separated by commas, a label that has one in double quotes; {what}: {text!r}"
+        ) from e
+    labels = [label.strip() for label in rows[0]] if rows and rows[0] else [""]
+    for i, label in enumerate(labels):
+        if label.startswith(_OPENING) and any(other.endswith(_CLOSING) for other in labels[i:]):
+            raise InputError(f"only double quotes can enclose a label, where it has a comma; got {label} in {text}")
+    return labels
+
+
+def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[str]:
+    """Candidate labels from a list, or a string that `split_labels` splits.
+
+    Args:
+        labels: them.
+        cased: whether labels that differ in capitals alone are two, as classes of a data set are.
+
+    Raises:
+        InputError: fewer than two, an empty one, one twice, one that is not a string, or as `split_labels`.
+    """
+    labels = split_labels(labels) if isinstance(labels, str) else labels
+    if strange := [name for name in labels if not isinstance(name, str)]:
+        raise InputError(f"labels are words; got {strange[0]!r}")
+    names = [name.strip() for name in labels]
+    if empty := [i for i, name in enumerate(names) if not name]:
+        raise InputError(f"label {empty[0] + 1} of {len(names)} is empty")
+    if len(names) < 2:
+        raise InputError(f"at least two labels are needed to choose from; got {', '.join(map(repr, names)) or 'none'}")
+    seen: dict[str, str] = {}
+    for name in names:
+        key = name if cased else name.lower()
+        if (same := seen.get(key)) is not None:
+            other = f": it differs from {same!r} in capitals only" if same != name else ""
+            raise InputError(f"the label {name!r} is given twice{other}")
+        seen[key] = name
+    return names
+
+
+def refuse_numbers(names: Sequence[str], source: str) -> None:
+    """Raise if the classes are called by numbers, because prompts would be made of these.
+
+    Args:
+        names: of all classes.
+        source: of what data set.
+
+    Raises:
+        InputError: all are numbers, such as 3 and class_3.
+    """
+    if all(map(_NUMBER.fullmatch, names)):
+        raise InputError(
+            f"the classes of {source} are called by numbers, {', '.join(names[:3])} …, which say nothing to a model "
+            "that reads text: give their names, --class-names; or, where numbers are meant, a --template such as "
+            "'the number {}'"
+        )
+
+
+def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:
+    """Complain of a prompt that would have to be cut short, which none is.
+
+    Raises:
+        InputError: it has more tokens, start and end included, than the model reads.
+    """
+    if num_tokens > limit:
+        raise InputError(
+            f"the prompt {prompt!r} is {num_tokens - limit} tokens too long: it has {num_tokens}, start and end "
+            f"included, and this model reads {limit}"
+        )
+
+
+def fill_template(template: str, classnames: Sequence[str]) -> list[str]:
+    """One prompt a class: the name in place of {}.
+
+    Raises:
+        InputError: the template has no {}, or other fields.
+    """
+    before, field, after = template.partition("{}")
+    if not field or set("{}") & set(before + after):
+        raise InputError(
+            f"the template {template!r} must hold {{}} exactly once, where the label goes, and no other braces"
+        )
+    return [before + name + after for name in classnames]
+
+
+def words_of(text: str) -> set[str]:
+    """Its words, in small letters: runs of letters, and single digits, as CLIP's tokenizer parts a text."""
+    return set(re.findall(r"[^\W\d_]+|\d", text.lower()))
+
+
+def refuse_unknown_words(prompts: Sequence[str], known: Collection[str]) -> None:
+    """Complain of words that a model has never read.
+
+    Raises:
+        InputError: a prompt has one.
+    """
+    for prompt in prompts:
+        for word in sorted(words_of(prompt).difference(known)):
+            near = get_close_matches(word, known, n=3)
+            raise InputError(
+                f"the prompt {prompt!r} has the word {word!r}, which this model was not trained with"
+                + (f"; near it are {', '.join(near)}" if near else f"; its {len(known)} words are {', '.join(known)}")
+            )

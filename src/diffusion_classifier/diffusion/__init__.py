@@ -1,0 +1,1 @@
+"""The noise process: schedules, prediction types, draws, losses and timestep weights."""

@@ -1,0 +1,1 @@
+"""Evaluations on disk: specification, rows, evaluators, summaries."""

@@ -1,0 +1,42 @@
+"""The images that a run evaluated, opened again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..data.corruptions import Shift, shifted
+from ..data.labelled import Source
+from ..errors import InputError
+from ..tasks import open_task
+from .spec import RunSpec
+
+
+def open_run_source(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:
+    """Open the images that a run evaluated, under its corruption. Incomplete data is allowed, as it was for the run.
+
+    Args:
+        spec: of the run.
+        data: where they are; where they were if None.
+        **columns: split, image_column and label_column of `open_task`.
+
+    Raises:
+        InputError: they are not there.
+    """
+    was = spec.source.removesuffix(f", {spec.shift}")
+    if was != spec.task:  # a task in the package is called by its name, whatever lies here under it
+        data = data or (was if Path(was).exists() else None)
+    where = spec.task or data or was
+    source = open_task(
+        where, data=data if spec.task else None, class_names=spec.class_names, allow_incomplete=True, **columns
+    )[1]
+    return shifted(source, Shift.parse(spec.shift)) if spec.shift else source
+
+
+def check_source(source: Source, spec: RunSpec, run: Path) -> None:
+    """Raise if a run, which is in the folder `run`, evaluated other images than those of `source`.
+
+    Raises:
+        InputError: it did.
+    """
+    if source.fingerprint() != spec.data:
+        raise InputError(f"{source.name} is not the data set of {run}, which was {spec.source}: say where that is")

@@ -1,0 +1,1 @@
+"""The search for the class with the lowest error: strategies, shortlists, the engine and the posterior."""

@@ -1,0 +1,142 @@
+"""What an image is compared with: names of classes, and their encodings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, TypeAlias
+
+import torch
+
+from ..data.prompts import parse_labels
+from ..denoisers import Average, Conditioning, Denoiser
+from ..denoisers.class_conditional import distinct_names
+from ..denoisers.devices import to_device
+from ..errors import InputError
+
+Classes: TypeAlias = str | Sequence[str] | Sequence[int]
+"""Names, as a list or separated by commas; or indices of classes."""
+Template: TypeAlias = str | Sequence[str] | None
+"""What makes a name a prompt, one or several; None where names are prompts, or the model reads no text."""
+
+
+def as_templates(template: Template) -> tuple[str, ...] | None:
+    """The same as a tuple."""
+    if template is None:
+        return None
+    return (template,) if isinstance(template, str) else tuple(template)
+
+
+class Candidates:
+    """Encodes classes by a denoiser.
+
+    What was encoded last is kept, since most programs ask about the same classes again.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._last: tuple[Any, Conditioning] | None = None
+        self._null: tuple[Any, Conditioning] | None = None
+
+    def named(
+        self,
+        classes: Classes | None,
+        template: Template,
+        average: Average = "error",
+        conditioning: Conditioning | None = None,
+        prompt_names: Sequence[str] | None = None,
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        """Names (K) and conditioning; arguments as in `DiffusionClassifier.stream`.
+
+        Raises:
+            InputError: fewer than two classes or one twice, a class that the model does not know, no classes for a
+                model that needs some, a template for one that reads no text, or encodings that do not fit.
+        """
+        known = self._denoiser.class_names
+        if conditioning is not None:
+            return self._given(classes, template, conditioning)
+        if prompt_names is not None:
+            return self._worded(classes, template, average, prompt_names)
+        if classes is None:
+            if known is None:
+                raise InputError("this model reads text: give it the labels to choose from")
+            classes = range(len(known))
+        if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
+            ids = [int(c) for c in classes]
+            conditioning = self.encode(ids, template, average)
+            return tuple(parse_labels(distinct_names(known, ids))), conditioning
+        names = parse_labels(classes)  # type: ignore[arg-type]
+        return tuple(names), self.encode(names, template, average)
+
+    def _worded(
+        self, classes: Classes | None, template: Template, average: Average, prompt_names: Sequence[str]
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        """Classes whose names only label the results: `prompt_names`, of which some may be equal, make the prompts."""
+        names = tuple(map(str, classes or ()))
+        if len(set(names)) < len(names) or len(names) != len(prompt_names):
+            raise InputError(
+                f"{len(prompt_names)} names for prompts were given for {len(names)} classes, which need different names"
+            )
+        return names, self.encode(list(prompt_names), template, average)
+
+    def encode(
+        self, classes: Sequence[str] | Sequence[int], template: Template = None, average: Average = "error"
+    ) -> Conditioning:
+        """Encodings of K classes, one being enough.
+
+        Raises:
+            InputError: as in `named`.
+        """
+        templates = as_templates(template)
+        key = tuple(classes), templates, average, self._denoiser.device
+        if self._last is None or self._last[0] != key:
+            self._last = key, self._encode(classes, templates, average)
+        return self._last[1]
+
+    def null(self) -> Conditioning:
+        """The model's null condition, one row.
+
+        Raises:
+            InputError: it has none.
+        """
+        device = self._denoiser.device
+        if self._null is None or self._null[0] != device:
+            self._null = device, self._denoiser.null_condition()
+        return self._null[1]
+
+    def with_null(self, conditioning: Conditioning) -> Conditioning:
+        """One more class: the model's null condition.
+
+        Raises:
+            InputError: it has none.
+        """
+        null = self.null()
+        rows = torch.zeros(conditioning.num_prompts, dtype=torch.int64)
+        return conditioning.joined(replace(null[rows], num_prompts=conditioning.num_prompts))
+
+    def _encode(
+        self, classes: Sequence[str] | Sequence[int], templates: tuple[str, ...] | None, average: Average
+    ) -> Conditioning:
+        if templates is None:
+            return self._denoiser.condition(classes)
+        if self._denoiser.class_names is not None:
+            raise InputError("this model knows classes, not text: it has no use for a template")
+        if not all(isinstance(c, str) for c in classes):
+            raise InputError("this model reads text: give it words rather than class indices")
+        return self._denoiser.condition_by_templates(classes, templates, average)  # type: ignore[arg-type]
+
+    def _given(
+        self, classes: Classes | None, template: Template, conditioning: Conditioning
+    ) -> tuple[tuple[str, ...], Conditioning]:
+        if classes is None or template is not None:
+            raise InputError("ready encodings of classes need the names of these, and no template")
+        names = parse_labels(classes)  # type: ignore[arg-type]
+        if len(names) != len(conditioning):
+            raise InputError(f"{len(names)} names were given for the encodings of {len(conditioning)} classes")
+        if set(conditioning.tensors) != set(self._denoiser.conditions):
+            given, wanted = (", ".join(sorted(of)) for of in (conditioning.tensors, self._denoiser.conditions))
+            raise InputError(f"the encodings hold {given}; this model needs {wanted}")
+        device = self._denoiser.device
+        tensors = {name: to_device(tensor, device) for name, tensor in conditioning.tensors.items()}
+        return tuple(names), replace(conditioning, tensors=tensors)

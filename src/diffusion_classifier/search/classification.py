@@ -1,0 +1,191 @@
+"""The result for one image: labels, probabilities, and how sure they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from scipy.special import stdtr, stdtrit
+from torch import Tensor
+
+from .jobs import NOTHING, Scored, Spent
+from .posterior import (
+    Reduction,
+    log_posterior,
+    log_prior_of,
+    mean_errors,
+    paired_differences,
+    probabilities,
+    scale_of,
+)
+from .strategies import TIE
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The answer for one image; K classes, N draws.
+
+    Args:
+        name: of the image.
+        class_names: K candidates.
+        label: the best of them; None where `failure` says why there is none.
+        posterior: (K,), float64: see the module; 0 for classes eliminated on the way.
+        bound: (K,), float64: for an eliminated class an upper limit of the posterior that it would have among the
+            others, at one-sided 95 % (Student's t), from the draws on which it lost; 1 if these are fewer than two. For
+            the others the posterior itself.
+        margin: (K,): mean of error(c) - error(label) over the draws that both have.
+        standard_error: (K,): of the margin.
+        confidence: probability that more draws would not change the label. Where the strategy says how much doubt it
+            left a rival, 1 less the largest such doubt: a bound of the probability that all draws together would have
+            chosen the label, prior aside. Else 1 less the sum over all rivals of the tail of Student's t beyond their
+            margin, prior included, over its standard error; at least 0. It says nothing about whether the label is
+            right.
+        undecided: where the strategy asks, the labels that it could not rule out, if these are more than one.
+        ties: labels that float32 does not tell apart from the winner; of exact ties the first candidate is the `label`.
+        shortlist: the labels that the image had to choose from, where others were ruled out before; None else.
+            Everything above is among these: the posterior of the others is 0 and their bound 1, since nothing is known
+            of them here.
+        errors: error table (K, N), float32, NaN where never evaluated.
+        t: (N,): timestep of each draw.
+        weights: (N,), float64: what each draw counts; all the same if None.
+        num_evaluations: network predictions spent, on the shortlist too.
+        cost: the same in full predictions, which shared work makes fewer.
+        seconds: from the first prediction for this image to the last; images in flight together share them.
+        screening: the part of these three that the shortlist took.
+        also: error tables of other losses, where those were asked for.
+        notes: what was decided about the image on the way.
+        failure: why there is no answer; None if there is one.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    label: str | None
+    posterior: Tensor
+    bound: Tensor
+    margin: Tensor
+    standard_error: Tensor
+    confidence: float
+    undecided: tuple[str, ...]
+    ties: tuple[str, ...]
+    shortlist: tuple[str, ...] | None
+    errors: Tensor
+    t: Tensor
+    weights: Tensor | None
+    num_evaluations: int
+    cost: float
+    seconds: float
+    screening: Spent = NOTHING
+    also: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    failure: str | None = None
+
+    @property
+    def score(self) -> float:
+        """The posterior of the label; 0 without one."""
+        return float(self.posterior.max()) if self.label is not None else 0.0
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Label → posterior, best first."""
+        order = sorted(zip(self.class_names, self.posterior.tolist(), strict=True), key=lambda pair: -pair[1])
+        return dict(order)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as the command line and the web page give them; {"image", "error"} for a failure."""
+        if self.failure is not None:
+            return {"image": self.name, "error": self.failure}
+        row: dict[str, Any] = {
+            "image": self.name,
+            "label": self.label,
+            "score": self.score,
+            "confidence": self.confidence,
+            "scores": self.scores,
+            "num_evaluations": self.num_evaluations,
+            "cost": self.cost,
+            "seconds": round(self.seconds, 3),
+        }
+        if self.shortlist is not None:
+            row["shortlist"] = {"labels": list(self.shortlist), **asdict(self.screening)}
+        if self.undecided:
+            row["undecided"] = list(self.undecided)
+        if self.ties:
+            row["ties"] = list(self.ties)
+        if self.notes:
+            row["notes"] = list(self.notes)
+        return row
+
+
+def decide(
+    scored: Scored,
+    class_names: Sequence[str],
+    *,
+    num_dimensions: int,
+    reduction: Reduction = "sum",
+    temperature: float = 1.0,
+    prior: Sequence[float] | None = None,
+    notes: Sequence[str] = (),
+) -> Classification:
+    """The answer that follows from what was scored; arguments as in `log_posterior`."""
+    names = tuple(class_names)
+    nothing = torch.full((len(names),), torch.nan, dtype=torch.float64)
+    facts: dict[str, Any] = {
+        "name": scored.name,
+        "class_names": names,
+        "shortlist": None if scored.candidates is None else tuple(names[i] for i in scored.candidates.tolist()),
+        "errors": scored.errors,
+        "t": scored.t,
+        "weights": scored.weights,
+        "num_evaluations": scored.spent.num_evaluations,
+        "cost": scored.spent.cost,
+        "seconds": scored.spent.seconds,
+        "screening": scored.screening,
+        "also": scored.also,
+        "notes": tuple(notes),
+        "failure": scored.failure,
+    }
+    if scored.failure is not None:
+        return Classification(
+            **facts, label=None, posterior=nothing, bound=nothing, margin=nothing, standard_error=nothing,
+            confidence=0.0, undecided=(), ties=(),
+        )  # fmt: skip
+    means = mean_errors(scored.errors, scored.weights).where(scored.active, torch.inf)
+    logs = log_posterior(
+        means, num_dimensions=num_dimensions, reduction=reduction, temperature=temperature, prior=prior
+    )
+    posterior = probabilities(logs)
+    winner = int(logs.argmax())
+    margin, standard_error = paired_differences(scored.errors, winner, scored.weights)
+    scale = scale_of(num_dimensions, reduction, temperature)
+    log_prior = log_prior_of(prior, len(names))
+    # The prior decides as so much error would.
+    lead = margin + (log_prior[winner] - log_prior) / scale
+    counts = ~scored.errors.isnan()
+    met = counts.any(1)
+    counts = counts if scored.weights is None else counts & (scored.weights > 0)
+    degrees = counts.sum(1).numpy() - 1
+    least = (lead - torch.as_tensor(stdtrit(degrees, 0.95)) * standard_error).nan_to_num(-torch.inf)
+    # Let in again at that lead it would have p / (1 + p), with p = exp(-scale · least) times what the winner has.
+    bound = (logs[winner] - scale * least).sigmoid()
+    statistic = (lead / standard_error.clamp(min=1e-30)).numpy()
+    tail = torch.as_tensor(stdtr(degrees, -statistic)).nan_to_num(0.5)
+    rivals = met & (torch.arange(len(names)) != winner)
+    undecided = _chosen(names, scored.undecided) if scored.undecided is not None else ()
+    doubt = tail[rivals].sum() if scored.doubt is None else scored.doubt[rivals].max()
+    tied = rivals & (logs[winner] - logs <= scale * TIE * means[winner])
+    return Classification(
+        **facts,
+        label=names[winner],
+        posterior=posterior,
+        bound=torch.where(scored.active, posterior, bound),
+        margin=margin,
+        standard_error=standard_error,
+        confidence=float((1 - doubt).clamp(min=0)),
+        undecided=undecided if len(undecided) > 1 else (),
+        ties=_chosen(names, tied),
+    )
+
+
+def _chosen(names: Sequence[str], mask: Tensor) -> tuple[str, ...]:
+    return tuple(name for name, chosen in zip(names, mask.tolist(), strict=True) if chosen)

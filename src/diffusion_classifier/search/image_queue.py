@@ -1,0 +1,104 @@
+"""Images on their way in: decoded ahead of the search, and called by their own names again afterwards."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..data.images import ImageError, ImageSource, Picture, load_image
+from .jobs import Job, Scored, Spent
+
+_DECODED_AHEAD = 8
+"""Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
+
+_ONE = (str, bytes, os.PathLike, Image.Image, np.ndarray, Tensor)
+
+
+def is_one(images: ImageSource | Iterable[ImageSource]) -> bool:
+    """Whether this is an image rather than several."""
+    return isinstance(images, _ONE)
+
+
+def as_many(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
+    """One image as several."""
+    return [images] if isinstance(images, _ONE) else images
+
+
+def name_of(position: int, source: ImageSource) -> str:
+    """What an image is called: its path, else its position."""
+    return str(source) if isinstance(source, str | os.PathLike) else f"image {position}"
+
+
+class Intake:
+    """Images become jobs, and what was scored is given their names. An image that cannot be used fails alone.
+
+    Args:
+        images: one or several; taken one by one.
+        as_job: a job from its name and a picture; the position of the image is the name.
+        num_classes: K.
+    """
+
+    def __init__(
+        self,
+        images: ImageSource | Iterable[ImageSource],
+        as_job: Callable[[str, Picture], Job],
+        num_classes: int,
+    ) -> None:
+        self._images = images
+        self._as_job = as_job
+        self._num_classes = num_classes
+        self._taken: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._unusable: list[Scored] = []
+
+    def jobs(self) -> Iterator[Job]:
+        """One for each image that can be used, decoded by a thread of its own while those before it are in use."""
+        return _prefetch(self._jobs(), _DECODED_AHEAD)
+
+    def _jobs(self) -> Iterator[Job]:
+        for i, source in enumerate(as_many(self._images)):
+            name = name_of(i, source)
+            try:
+                picture = load_image(source, name)
+                job = self._as_job(str(i), picture)
+            except ImageError as e:
+                self._taken[str(i)] = name, ()
+                none, reason = torch.empty(self._num_classes, 0), str(e).removeprefix(f"{name}: ")
+                active = torch.zeros(self._num_classes).bool()
+                self._unusable.append(Scored(str(i), none, active, none[0], Spent(), reason))
+            else:
+                self._taken[str(i)] = name, picture.notes
+                yield job
+
+    def results(self, scores: Iterable[Scored]) -> Iterator[tuple[int, Scored, tuple[str, ...]]]:
+        """Position, what was found out, and notes, of each image, those that cannot be used among them."""
+        for scored in chain(scores, [None]):
+            while self._unusable:
+                yield self._named(self._unusable.pop(0))
+            if scored is not None:
+                yield self._named(scored)
+
+    def _named(self, scored: Scored) -> tuple[int, Scored, tuple[str, ...]]:
+        name, notes = self._taken.pop(scored.name)
+        return int(scored.name), replace(scored, name=name), notes
+
+
+def _prefetch(items: Iterable[Job], ahead: int) -> Iterator[Job]:
+    """The items in their order, each made by a thread of its own while those before it are in use."""
+    source = iter(items)
+    pool = ThreadPoolExecutor(1, "decode")
+    try:
+        coming = deque(pool.submit(next, source, None) for _ in range(ahead))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, source, None))
+            yield item
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,114 @@
+"""A cheaper look first: a smaller model, or the same one at a lower resolution (paper, section 7)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+
+from ...data.images import preprocess
+from ...denoisers.base import Conditioning, Denoiser
+from ...denoisers.flops import count_flops, shared_share
+from ...denoisers.load import load_denoiser
+from ...errors import InputError
+from ..jobs import Job, Spent
+from .base import Setting, by_mean_error, check_keep, narrowed
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """The best classes by a few draws of a cheaper denoiser that knows the same classes.
+
+    Args:
+        model: a denoiser, or what `load_denoiser` takes; the main one if None.
+        size: height and width of the images that it sees, in pixels; its own if None. For U-Nets alone.
+        keep: classes.
+        num_draws: of every class.
+
+    Raises:
+        InputError: neither a model nor a size.
+    """
+
+    wants_pictures: ClassVar[bool] = True
+    model: Denoiser | str | None = None
+    size: int | None = None
+    keep: int = 20
+    num_draws: int = 8
+    _loaded: dict[Any, Denoiser] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.model is None and self.size is None:
+            raise InputError("a coarse look needs another model or another size of the images")
+
+    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+        """See `Shortlist.narrow`."""
+        check_keep(self.keep, len(setting.class_names))
+        setting.check_draws(self.num_draws)
+        shared_share(setting.denoiser, setting.conditioning)  # now, at the full size, since it is counted but once
+        denoiser, conditioning = setting.denoiser, setting.conditioning
+        if self.model is not None:
+            denoiser = self._denoiser(denoiser.device, denoiser.dtype)
+            conditioning = setting.condition(denoiser, setting.class_names)
+        denoiser = denoiser if self.size is None else resized(denoiser, self.size, conditioning)
+        share = _flops(denoiser, conditioning) / _flops(setting.denoiser, setting.conditioning)
+        return self._narrow(setting, jobs, denoiser, conditioning, share)
+
+    def _narrow(
+        self, setting: Setting, jobs: Iterator[Job], denoiser: Denoiser, conditioning: Conditioning, share: float
+    ) -> Iterator[Job]:
+        waiting: dict[str, Job] = {}
+
+        def small() -> Iterator[Job]:
+            for job in jobs:
+                waiting[job.name] = replace(job, picture=None)
+                assert job.picture is not None
+                image = preprocess(job.picture, denoiser.image_size, crop=denoiser.crop)
+                yield replace(job, image=image, spent=Spent(), picture=None)
+
+        for name, means, spent in by_mean_error(setting, denoiser, small(), conditioning, self.num_draws):
+            yield narrowed(waiting.pop(name), means, self.keep, replace(spent, cost=spent.cost * share))
+
+    def _denoiser(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
+        if not isinstance(self.model, str):
+            assert self.model is not None
+            return self.model
+        if (device, dtype) not in self._loaded:
+            self._loaded[device, dtype] = load_denoiser(self.model, device=device, dtype=dtype)
+        return self._loaded[device, dtype]
+
+    def __str__(self) -> str:
+        """coarse:SIZE or coarse:MODEL."""
+        return f"coarse:{self.size or self.model}"
+
+
+def resized(denoiser: Denoiser, size: int, conditioning: Conditioning) -> Denoiser:
+    """The same network on images of another size.
+
+    Args:
+        denoiser: the network.
+        size: height and width, in pixels.
+        conditioning: any, to try it.
+
+    Raises:
+        InputError: the network takes one size alone, or not this one.
+    """
+    channels, height, *_ = denoiser.latent_shape
+    side, rest = divmod(size * height, denoiser.image_size)
+    other = copy.copy(denoiser)
+    other.image_size, other.latent_shape = size, (channels, side, side)
+    try:
+        if rest or side < 1 or not denoiser.any_size:
+            raise RuntimeError
+        _flops(other, conditioning)
+    except (RuntimeError, ValueError) as e:
+        raise InputError(f"this model does not take images of {size} pixels, which the shortlist was to use") from e
+    return other
+
+
+def _flops(denoiser: Denoiser, conditioning: Conditioning) -> int:
+    """Operations of one prediction; 1 for a closed form, which has no layers to count."""
+    row = torch.zeros(1, dtype=torch.int64)
+    return count_flops(denoiser, conditioning.first_prompts()[row], row) if denoiser.has_weights else 1

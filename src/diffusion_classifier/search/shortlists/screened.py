@@ -1,0 +1,76 @@
+"""Another classifier first: the published shortlist by CLIP (appendix of the paper's long version)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+
+from ...denoisers.devices import one_line
+from ...errors import InputError
+from ..jobs import Job, Spent
+from .base import Setting, check_keep, narrowed
+
+
+@dataclass(frozen=True)
+class Screened:
+    """The best classes by another classifier.
+
+    Args:
+        by: a callable that answers as transformers' `ZeroShotImageClassificationPipeline` does, which that is, and so
+            is a `DiffusionClassifier`: `by(image, candidate_labels=[…])` with a PIL image gives a list of
+            `{"score", "label"}`, and takes `hypothesis_template=` where the search has one. Or the name of such a model
+            of transformers, a folder or a hub id, which is read from safetensors only.
+        keep: classes.
+    """
+
+    wants_pictures: ClassVar[bool] = True
+    by: Callable[..., Any] | str
+    keep: int = 20
+    _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+        """See `Shortlist.narrow`.
+
+        Raises:
+            InputError: the model cannot be loaded; an answer that does not name all candidates.
+        """
+        check_keep(self.keep, len(setting.class_names))
+        return self._narrow(self._classifier(setting), setting, jobs)
+
+    def _narrow(self, by: Callable[..., Any], setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+        names = list(setting.class_names)
+        options = {} if setting.templates is None else {"hypothesis_template": setting.templates[0]}
+        for job in jobs:
+            start = time.perf_counter()
+            scores = {answer["label"]: answer["score"] for answer in by(job.picture, candidate_labels=names, **options)}
+            if missing := [name for name in names if math.isnan(scores.get(name, math.nan))]:
+                raise InputError(f"the classifier that makes the shortlist gave no score for {missing[0]!r}")
+            values = torch.tensor([-float(scores[name]) for name in names], dtype=torch.float64)
+            yield narrowed(job, values, self.keep, Spent(seconds=time.perf_counter() - start))
+
+    def _classifier(self, setting: Setting) -> Callable[..., Any]:
+        if not isinstance(self.by, str):
+            return self.by
+        if self.by not in self._loaded:
+            from transformers import pipeline
+
+            try:
+                self._loaded[self.by] = pipeline(
+                    "zero-shot-image-classification",
+                    model=self.by,
+                    device=setting.denoiser.device,
+                    trust_remote_code=False,
+                    model_kwargs={"use_safetensors": True},
+                )
+            except (OSError, ValueError, KeyError, RuntimeError, ImportError) as e:
+                raise InputError(f"{self.by} cannot be loaded to make a shortlist: {one_line(e)}") from e
+        return self._loaded[self.by]
+
+    def __str__(self) -> str:
+        """model:NAME."""
+        return f"model:{self.by if isinstance(self.by, str) else getattr(self.by, '__name__', type(self.by).__name__)}"

@@ -1,0 +1,184 @@
+"""Superclasses first: whole branches of a tree of labels are out after a few draws."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import torch
+
+from ...denoisers.base import Conditioning
+from ...errors import InputError
+from ..jobs import Job, Spent
+from .base import Setting, by_mean_error, narrowed
+
+Branches: TypeAlias = Mapping[str, Any]
+"""Name of a superclass → its own branches, or a list of classes: {"animal": {"dog": ["pug", "beagle"]}, …}."""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """From level to level of a tree, the classes below the best superclasses.
+
+    Superclasses are compared by prompts made of their names, with the template of the classes: for models that read
+    text. A class that stands beside superclasses competes with them under its own name.
+
+    Args:
+        branches: see `Branches`, `read_tree`.
+        keep: branches of each level that are followed; more where fewer than two classes would be left.
+        num_draws: of every branch.
+        source: where the tree is from.
+
+    Raises:
+        InputError: no branch to follow.
+    """
+
+    wants_pictures: ClassVar[bool] = False
+    branches: Branches
+    keep: int = 2
+    num_draws: int = 8
+    source: str = "…"
+
+    def __post_init__(self) -> None:
+        if self.keep < 1:
+            raise InputError(f"at least 1 branch must be followed; got {self.keep}")
+
+    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+        """See `Shortlist.narrow`.
+
+        Raises:
+            InputError: the model reads no text; the tree lacks a class, or has one twice.
+        """
+        if setting.denoiser.class_names is not None:
+            raise InputError("this model knows classes, not text: it cannot be asked about superclasses")
+        setting.check_draws(self.num_draws)
+        levels = _levels(self.branches, setting.class_names)
+        if not levels:
+            raise InputError("the tree of labels has a single branch: there is nothing to choose")
+        for level in levels:
+            jobs = self._step(setting, jobs, level, setting.condition(setting.denoiser, level.names))
+        return jobs
+
+    def _step(self, setting: Setting, jobs: Iterator[Job], level: _Level, conditioning: Conditioning) -> Iterator[Job]:
+        waiting: dict[str, Job] = {}
+        settled: list[Job] = []  # below a single node
+        below = level.below
+
+        def nodes() -> Iterator[Job]:
+            for job in jobs:
+                # From the classes that are left to the nodes over them.
+                over = None if job.candidates is None else below[:, job.candidates].any(1).nonzero().squeeze(1)
+                if over is not None and len(over) == 1:
+                    settled.append(job)
+                    continue
+                waiting[job.name] = job
+                yield replace(job, candidates=over, spent=Spent())
+
+        for name, means, spent in by_mean_error(setting, setting.denoiser, nodes(), conditioning, self.num_draws):
+            yield from settled
+            settled.clear()
+            job = waiting.pop(name)
+            if bool(means.isnan().any()):
+                yield narrowed(job, means, 1, spent)
+                continue
+            keep = min(self.keep, int(means.isfinite().sum()))
+            while True:
+                found = narrowed(job, means, keep, spent)
+                left = below[found.candidates].any(0)
+                if job.candidates is not None:
+                    left &= torch.zeros_like(left).index_fill(0, job.candidates, True)
+                if left.sum() > 1:
+                    yield replace(found, candidates=left.nonzero().squeeze(1))
+                    break
+                keep += 1
+        yield from settled
+
+    def __str__(self) -> str:
+        """tree:FILE."""
+        return f"tree:{self.source}"
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Nodes at one depth, with classes that end above it; `below` (nodes, K), bool, says which classes each holds."""
+
+    names: tuple[str, ...]
+    below: torch.Tensor
+
+
+def read_tree(file: Path) -> Branches:
+    """A tree from a JSON file of `Branches`, or from lines "child<TAB>parent", as WordNet's is-a relation is listed.
+
+    Raises:
+        InputError: the file cannot be read, is neither, or holds a circle or a child of two parents.
+    """
+    try:
+        text = file.read_text("utf-8-sig")
+        content = json.loads(text) if text.lstrip().startswith("{") else _from_pairs(text.splitlines())
+    except (OSError, ValueError) as e:
+        raise InputError(f"{file} cannot be read as a tree of labels: {e}") from e
+    assert isinstance(content, dict)
+    return content
+
+
+def _from_pairs(lines: Sequence[str]) -> Branches:
+    parent: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        child, tab, over = line.partition("\t")
+        child, over = child.strip(), over.strip()
+        if not tab or not child or not over:
+            raise ValueError(f"line {number} is not a child, a tab and its parent: {line!r}")
+        if parent.setdefault(child, over) != over:
+            raise ValueError(f"{child!r} has two parents, {parent[child]!r} and {over!r}")
+    children: dict[str, list[str]] = {}
+    for child, over in parent.items():
+        children.setdefault(over, []).append(child)
+    roots = [name for name in children if name not in parent]
+    if not roots:
+        raise ValueError("it has no root" if parent else "it is empty")
+
+    def grown(name: str) -> Any:
+        return {child: grown(child) if child in children else [] for child in children[name]}
+
+    reached: list[str] = list(roots)
+    for name in reached:
+        reached += children.get(name, [])
+    if len(reached) < len(parent.keys() | set(roots)):
+        raise ValueError("it holds a circle")
+    return {root: grown(root) for root in roots}
+
+
+def _levels(branches: Branches, class_names: Sequence[str]) -> list[_Level]:
+    """The levels at which there is something to choose, from the top down; classes themselves are not among them."""
+    column = {name.lower(): i for i, name in enumerate(class_names)}
+    seen: set[int] = set()
+    paths: list[list[tuple[str, ...]]] = [[] for _ in class_names]  # from the top to each class, nodes by their path
+
+    def walk(node: Any, path: tuple[str, ...]) -> None:
+        for name, inner in node.items() if isinstance(node, Mapping) else ((name, ()) for name in node):
+            if not isinstance(name, str) or not isinstance(inner, Mapping | list | tuple):
+                raise InputError(f"a tree of labels holds objects, and lists of names; got {name!r}: {inner!r}")
+            i = column.get(name.lower())
+            if i is not None and not inner:
+                if i in seen:
+                    raise InputError(f"the tree of labels has the class {class_names[i]!r} twice")
+                seen.add(i)
+                paths[i] = [(*path, name)[: d + 1] for d in range(len(path) + 1)]
+            walk(inner, (*path, name))
+
+    walk(branches, ())
+    if missing := [name for i, name in enumerate(class_names) if i not in seen]:
+        raise InputError(f"the tree of labels lacks {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}")
+    levels = []
+    for depth in range(max(map(len, paths)) - 1):
+        at = [path[min(depth, len(path) - 1)] for path in paths]
+        nodes = list(dict.fromkeys(at))
+        if len(nodes) > 1:
+            below = torch.tensor([[node == own for own in at] for node in nodes])
+            levels.append(_Level(tuple(node[-1] for node in nodes), below))
+    return levels

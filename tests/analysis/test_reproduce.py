@@ -1,0 +1,92 @@
+"""The paper in miniature, with a handful of images."""
+
+import shlex
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from commands import parse
+
+from diffusion_classifier.analysis.paper import claims
+from diffusion_classifier.analysis.paper import reproduce as miniature
+from diffusion_classifier.runs import evaluation as evaluation
+from diffusion_classifier.runs.store import read_rows
+
+COUNTS = {"fashion": 8, "fashion-fast": 8, "scenes": 4, "scenes/contrastive": 4}
+FEW = {"tables": {"strategy": "fixed:32"}, "pairs": {"strategy": "fixed:4", "timesteps": "even:0.75-1"}}
+
+
+@pytest.fixture
+def small(monkeypatch):
+    works = tuple(
+        replace(work, quick=COUNTS[work.model], options=FEW.get(work.name, work.options)) for work in miniature.WORKS
+    )
+    nouns = {"options": {"strategy": "fixed:4"}}
+    works = tuple(replace(work, **nouns) if work.name == "nouns" else work for work in works)
+    monkeypatch.setattr(miniature, "WORKS", works)
+    monkeypatch.setattr(miniature, "OF_DRAWN", replace(miniature.OF_DRAWN, quick=8))
+    monkeypatch.setattr(miniature, "QUICK_DRAWN", 1)
+    monkeypatch.setattr(miniature, "SUPERVISED", replace(miniature.SUPERVISED, epochs=1, batch_size=10))
+    monkeypatch.setattr(miniature, "QUICK_INVERTED", 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("small")
+def test_every_claim_gets_a_number_and_a_second_call_repeats_no_work(tmp_path, call, monkeypatch):
+    code, out, _ = call("reproduce", "--quick", "--out", tmp_path, "--dtype", "float32")
+    assert code == 0
+    page = (tmp_path / "quick/report.html").read_text()
+    assert page.count("<tr>") > 10
+    assert page.count("<img") == 4
+    assert "http" not in page.split("<img")[0].replace("https://arxiv", "")
+    assert out.count("holds") + out.count("not decided") + out.count("does not hold") >= 10
+    for work in (*miniature.WORKS, miniature.OF_DRAWN):
+        assert len(read_rows(tmp_path / "quick" / work.name)) == COUNTS.get(work.model, 8)
+
+    def never(*_, **__):
+        raise AssertionError("an image is answered twice")
+
+    monkeypatch.setattr(evaluation, "answer_of", never)
+    assert call("reproduce", "--quick", "--out", tmp_path, "--dtype", "float32")[:2] == (0, out)
+
+
+def test_what_is_expected_is_told(tmp_path, monkeypatch):
+    told = []
+    work = miniature.Work("some", "scenes/contrastive", "scenes-nouns", 5, 3, 0.5)
+    miniature._run(work, work.model, tmp_path / "some", True, lambda *a: told.append(a), {})
+    assert told == [("some", 0.0), *[("some", 0.5)] * 3]
+    told.clear()
+    miniature._run(work, work.model, tmp_path / "some", True, lambda *a: told.append(a), {})
+    assert told == [("some", 1.5)]
+    monkeypatch.setattr(miniature, "WORKS", (work,))
+    monkeypatch.setattr(miniature, "OF_DRAWN", work)
+    assert miniature.expected_seconds(True) == 3 + miniature.QUICK_INVERTED + 100 * 0.4
+
+
+def test_commands_that_repeat_the_runs_are_commands():
+    given = {"device": "cpu", "dtype": "float32", "batch_size": "auto"}
+    assert sum("--dtype float32" in command for command in miniature._commands(True, given)) == 9
+    for command in [*miniature._commands(True, {}), *miniature._commands(True, given)]:
+        parse(shlex.split(command))
+
+
+def test_draws_are_chosen_by_their_rank_in_time():
+    u = torch.tensor([[0.5, 0.1, 0.9], [0.9, 0.5, 0.1]])
+    errors = torch.arange(12.0).view(2, 2, 3)
+    found = claims._drawn(errors, u.argsort(1), np.array([0, 2]))
+    assert found.tolist() == [[[1, 2], [4, 5]], [[8, 6], [11, 9]]]
+
+
+def test_verdicts():
+    claim = claims.Claim("a", "b", "c", None)
+    assert [claims.verdict(replace(claim, holds=h)) for h in (None, True, False)] == [
+        "not decided",
+        "holds",
+        "does not hold",
+    ]
+    assert [claims._above(d) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
+        None,
+        True,
+        False,
+    ]

@@ -22,17 +22,17 @@ from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.data.fashion import FASHION
 from diffusion_classifier.data.images import load_image
-from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.data.scenes import HELD_OUT
 from diffusion_classifier.denoisers import Denoiser, load_denoiser
 from diffusion_classifier.denoisers.sampling import draw_images
-from diffusion_classifier.runs.evaluation import Question, choose, evaluate
-from diffusion_classifier.runs.evaluators import BaselineQuestion
+from diffusion_classifier.runs.evaluation import ClassEvaluator, choose, evaluate
+from diffusion_classifier.runs.evaluators import BaselineEvaluator
 from diffusion_classifier.tasks import open_task
 from diffusion_classifier.training.class_model import build_network, train
 from diffusion_classifier.training.denoising import TrainConfig
 from diffusion_classifier.training.finetune import finetune
-from diffusion_classifier.training.images import CaptionedImages, LabelledImages, decode, load_labelled_images
+from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, decode, load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
 
 Config = TrainConfig | SupervisedConfig
@@ -53,31 +53,31 @@ def joint(config: TrainConfig, weight: float = 0.05) -> TrainConfig:
     return replace(config, joint=weight, rivals=3)
 
 
-def load(data: str) -> tuple[LabelledImages, LabelledImages]:
+def load(data: str) -> tuple[TrainingImages, TrainingImages]:
     """Training images of Fashion-MNIST, and those that `make train-fashion` holds out."""
     return load_labelled_images(data, class_names=FASHION).split(HELD_OUT, seed=0)
 
 
-def scene_images(data: str, split: str, number: int) -> LabelledImages:
+def scene_images(data: str, split: str, number: int) -> TrainingImages:
     """Plain photographs of the world of scenes, each alone at a place of its own."""
     source = open_task("scenes-nouns", data=data, split=split)[1]
     some = source.take(torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:number].tolist())
-    return LabelledImages(decode(some, None), torch.tensor(some.labels), some.class_names)
+    return TrainingImages(decode(some, None), torch.tensor(some.labels), some.class_names)
 
 
-def spread(images: LabelledImages, number: int) -> LabelledImages:
+def spread(images: TrainingImages, number: int) -> TrainingImages:
     """So many of them, evenly spread; all if there are fewer."""
     number = min(number, len(images))
     return images.take(torch.arange(number) * len(images) // number)
 
 
-def pictures(images: LabelledImages) -> list[np.ndarray]:
+def pictures(images: TrainingImages) -> list[np.ndarray]:
     """As a classifier takes them."""
     return [image[0].numpy() for image in images.images]
 
 
 @torch.no_grad()
-def forward_flops(config: Config, images: LabelledImages, classes: int = 1) -> int:
+def forward_flops(config: Config, images: TrainingImages, classes: int = 1) -> int:
     """Operations of a forward pass of an image, for so many classes, as training makes it."""
     inputs = images.images[: 1 if isinstance(config, SupervisedConfig) or config.head else classes].float()
     # The other kernels of attention are not counted.
@@ -92,7 +92,7 @@ def forward_flops(config: Config, images: LabelledImages, classes: int = 1) -> i
     return counter.get_total_flops()
 
 
-def train_for(images: LabelledImages, config: Config, flops: float, folder: Path) -> float:
+def train_for(images: TrainingImages, config: Config, flops: float, folder: Path) -> float:
     """Train for so many operations, or go on; a step backwards is counted as two forwards. Returns the epochs."""
     classes = 1 + config.rivals if isinstance(config, TrainConfig) and config.joint else 1
     epochs = flops / (3 * forward_flops(config, images, classes)) / len(images)
@@ -112,10 +112,10 @@ def loaded(model: str) -> Any:
     return kinds[kind_of(model)].from_pretrained(model)
 
 
-def answered(model: str, source: Source, folder: Path, limit: int | None = None, **question: Any) -> Path:
+def answered(model: str, source: LabelledSource, folder: Path, limit: int | None = None, **question: Any) -> Path:
     """The folder of a run of a model, finished."""
     positions = choose(source, limit=limit if limit is None else min(limit, len(source)))
-    asked = (BaselineQuestion if kind_of(model) else Question)(**question)
+    asked = (BaselineEvaluator if kind_of(model) else ClassEvaluator)(**question)
     rows = evaluate(loaded(model), source, folder, asked, positions=positions, model=model)
     for _ in track(rows, description=str(folder), total=len(positions)):
         pass
@@ -132,14 +132,14 @@ def chosen_by(model: str, images: list[np.ndarray]) -> Tensor:
     return torch.tensor([FASHION.index(r.label) for r in classifier.classify(images, strategy=strategy or None)])
 
 
-def tuned(model: str, data: CaptionedImages, folder: Path, rank: int, **settings: Any) -> Denoiser:
+def tuned(model: str, data: TrainingCaptions, folder: Path, rank: int, **settings: Any) -> Denoiser:
     """The model with LoRA weights that are trained into this folder, or were."""
     config = TrainConfig(batch_size=8, warmup=20, ema=0.99, label_dropout=0.0, **settings)
     finetune(data, load_denoiser(model), config, folder, rank=rank)
     return load_denoiser(model, loras=[folder])
 
 
-def denoising_error(classifier: DiffusionClassifier, data: LabelledImages, captions: Sequence[str]) -> float:
+def denoising_error(classifier: DiffusionClassifier, data: TrainingImages, captions: Sequence[str]) -> float:
     """Mean over images of that of 40 even times, the label given; captions are those of all classes."""
     own = [captions[label] for label in data.labels.tolist()]
     scores = classifier.score(pictures(data), own, pairs=True, draws=40, timesteps="even", weights="uniform")
@@ -153,7 +153,7 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return float(gap + first.trace() + second.trace() - 2 * roots.sum())
 
 
-def sample_distance(denoiser: Denoiser, data: LabelledImages, captions: Sequence[str]) -> float:
+def sample_distance(denoiser: Denoiser, data: TrainingImages, captions: Sequence[str]) -> float:
     """Fréchet distance of samples, one with the caption of each image, from the images.
 
     Features are those of the images' half of the contrastive model that is in `scenes`.

@@ -19,12 +19,12 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.data.fashion import FASHION
 from diffusion_classifier.data.prompts import fill_template
 from diffusion_classifier.training.confusable_classes import are_right, confused_images, gains, images_of
-from diffusion_classifier.training.images import LabelledImages, load_labelled_images
+from diffusion_classifier.training.images import TrainingImages, load_labelled_images
 
 TEMPLATE = "a {}"
 
 
-def images(data: str, model: str, test: bool) -> tuple[LabelledImages, LabelledImages]:
+def images(data: str, model: str, test: bool) -> tuple[TrainingImages, TrainingImages]:
     """To train on, which the model has not seen, and to measure on."""
     if model == "scenes":
         unseen = scene_images(data, "validation", 5000)

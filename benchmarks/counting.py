@@ -21,13 +21,13 @@ from common import denoising_error, draw_samples, pictures, sample_distance, sce
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
-from diffusion_classifier.data.captioned import CaptionSource
+from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.tasks.scenes import open_counting
 from diffusion_classifier.training.confusable_classes import are_right
-from diffusion_classifier.training.images import CaptionedImages, LabelledImages, load_contrasted_images
+from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, load_contrasted_images
 
 PAIRS = list(combinations(range(len(NUMBERS)), 2))
 WHERE = {"timesteps": "even:0.75-1", "weights": "training", "draws": 32}
@@ -39,7 +39,7 @@ def numbered(kind: int) -> tuple[str, ...]:
     return tuple(phrase(Thing(kind, 0), count=n + 1) for n in range(len(NUMBERS)))
 
 
-def of_numbers(source: CaptionSource, rows: Sequence[int], pair: tuple[int, int]) -> CaptionedImages:
+def of_numbers(source: CaptionedSource, rows: Sequence[int], pair: tuple[int, int]) -> TrainingCaptions:
     """Images of two numbers of things, each with the caption of the other, which is false.
 
     Were those of all numbers the false ones, it would be learned that the others never are true: of three and four
@@ -48,14 +48,14 @@ def of_numbers(source: CaptionSource, rows: Sequence[int], pair: tuple[int, int]
     images = load_contrasted_images(source).images[list(rows)]
     own = [(source.captions[i], source.truth[i]) for i in rows]
     contrasts = tuple((captions[sum(pair) - true],) for captions, true in own)
-    return CaptionedImages(images, tuple(captions[true] for captions, true in own), contrasts)
+    return TrainingCaptions(images, tuple(captions[true] for captions, true in own), contrasts)
 
 
-def joined(a: CaptionedImages, b: LabelledImages, pair: tuple[int, int]) -> CaptionedImages:
+def joined(a: TrainingCaptions, b: TrainingImages, pair: tuple[int, int]) -> TrainingCaptions:
     """With plain photographs of one thing each; that there are more, as in the pair, is false."""
     own = [numbered(kind) for kind in b.labels.tolist()]
     captions, contrasts = tuple(c[0] for c in own), tuple((c[max(pair)],) for c in own)
-    return CaptionedImages(torch.cat([a.images, b.images]), a.captions + captions, a.contrasts + contrasts)
+    return TrainingCaptions(torch.cat([a.images, b.images]), a.captions + captions, a.contrasts + contrasts)
 
 
 def errors_of(classifier: DiffusionClassifier, images: Sequence[object], captions: Sequence[Sequence[str]]) -> Tensor:
@@ -64,12 +64,12 @@ def errors_of(classifier: DiffusionClassifier, images: Sequence[object], caption
     return torch.tensor(errors).T
 
 
-def images_and_captions(source: CaptionSource, rows: Sequence[int]) -> tuple[list[object], list[Sequence[str]]]:
+def images_and_captions(source: CaptionedSource, rows: Sequence[int]) -> tuple[list[object], list[Sequence[str]]]:
     """Those of these rows."""
     return [load_image(source.read(i)).image for i in rows], [source.captions[i] for i in rows]
 
 
-def most_confused(classifier: DiffusionClassifier, source: CaptionSource, number: int) -> tuple[int, int]:
+def most_confused(classifier: DiffusionClassifier, source: CaptionedSource, number: int) -> tuple[int, int]:
     """The two numbers most often taken for each other, of the last images; of all if there are fewer."""
     rows = range(max(0, len(source) - number), len(source))
     truth = torch.tensor(source.truth)[rows.start :]

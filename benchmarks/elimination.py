@@ -33,8 +33,8 @@ from diffusion_classifier.diffusion.timestep_weights import weights_at
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.store import read_rows
-from diffusion_classifier.search.engine import Job, score
-from diffusion_classifier.search.shortlists import Setting
+from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.shortlists import SearchContext
 from diffusion_classifier.search.shortlists.gradient import linearised_errors
 from diffusion_classifier.search.strategies.sequential import largest_lag
 from diffusion_classifier.training.images import load_labelled_images
@@ -213,7 +213,7 @@ def oracle(options: argparse.Namespace) -> None:
     conditioning = denoiser.condition(range(len(denoiser.means)))
     x, truth = world.images(options.images, 1)
     check = world.table(x[0], 0, 3)
-    (engine,) = score(denoiser, [Job("0", x[0], 0)], conditioning, Fixed(3))
+    (engine,) = score(denoiser, [ImageJob("0", x[0], 0)], conditioning, Fixed(3))
     torch.testing.assert_close(check, engine.errors, rtol=1e-4, atol=1e-5)
     bayes = denoiser.log_likelihood(x).argmax(1)
     print(json.dumps({"name": "Bayes", "accuracy": share_interval(bayes == truth)}))
@@ -235,12 +235,12 @@ def oracle(options: argparse.Namespace) -> None:
         for name, strategy in strategies.items():
             found, spent = search_all(strategy, table[None, :, : strategy.init(len(table)).errors.shape[1]])
             answers[name].append((int(found.argmin()), float(spent)))
-    jobs = [Job(str(i), image, i) for i, image in enumerate(x)]
+    jobs = [ImageJob(str(i), image, i) for i, image in enumerate(x)]
     last = strategies["sequential, calibrated, 250 draws"]
     held: dict[str, Tensor] = {}
     for keep, num_draws in ((50, 4), (200, 4), (50, 16), (200, 16)):
         name = f"gradient:{num_draws}, {keep} kept, then sequential, 250 draws"
-        setting = Setting(
+        setting = SearchContext(
             denoiser, tuple(denoiser.class_names or ()), None, "error", conditioning, Draws(), "l2", None, 256
         )
         narrowed = list(Gradient(keep, num_draws).narrow(setting, iter(jobs)))
@@ -269,9 +269,9 @@ def gradient(options: argparse.Namespace) -> None:
     names = tuple(denoiser.class_names or ())
     _, data = load_labelled_images(options.data, split="train", class_names=list(names)).split(5000, 0)
     conditioning = denoiser.condition(range(len(names)))
-    setting = Setting(denoiser, names, None, "error", conditioning, Draws(), "l2", None, 64)
+    setting = SearchContext(denoiser, names, None, "error", conditioning, Draws(), "l2", None, 64)
     pictures = [load_image(image) for image in data.images[: options.images]]
-    jobs = [Job(str(i), preprocess(p.image, denoiser.image_size), p.key) for i, p in enumerate(pictures)]
+    jobs = [ImageJob(str(i), preprocess(p.image, denoiser.image_size), p.key) for i, p in enumerate(pictures)]
     truth = data.labels[: options.images]
 
     def recalls(values: Tensor) -> dict[str, float]:

@@ -21,7 +21,7 @@ from diffusion_classifier.data.scenes import NOUNS, UPSIDE_DOWN, anywhere, gener
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.training.class_model import train
 from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.images import LabelledImages
+from diffusion_classifier.training.images import TrainingImages
 
 LOOKS = (
     (), ("dark",), ("bright",), ("small",), ("large",), (UPSIDE_DOWN,), ("small", "dark"), ("small", "bright"),
@@ -33,7 +33,7 @@ CONFIG = TrainConfig(
 )  # fmt: skip
 
 
-def pictures(folder: str, split: str, number: int) -> LabelledImages:
+def pictures(folder: str, split: str, number: int) -> TrainingImages:
     """Of the classes in turn, each of a photograph drawn at random at a place of its own."""
     photographs = load_photographs(folder, split)
     classes = [(kind, look) for kind in range(len(NOUNS)) for look in LOOKS]
@@ -45,10 +45,10 @@ def pictures(folder: str, split: str, number: int) -> LabelledImages:
         images.append(np.asarray(photographs.render([anywhere(rng, thing)])))
         names.setdefault(i % len(classes), phrase(thing))
     labels = torch.arange(number) % len(classes)
-    return LabelledImages(torch.from_numpy(np.stack(images))[:, None], labels, tuple(names.values()))
+    return TrainingImages(torch.from_numpy(np.stack(images))[:, None], labels, tuple(names.values()))
 
 
-def measure(data: LabelledImages, out: Path, number: int, strategies: list[str]) -> None:
+def measure(data: TrainingImages, out: Path, number: int, strategies: list[str]) -> None:
     """Accuracy and cost, in predictions of one class, of each strategy among ten classes and among all."""
     classifier = DiffusionClassifier.from_pretrained(out, batch_size=500)  # several times all classes
     plain = [name for i, name in enumerate(data.class_names) if i % len(LOOKS) == 0]

@@ -15,7 +15,7 @@ import torch
 from models import text_to_image, transformer
 
 from diffusion_classifier import Staged
-from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.engine import ImageJob, score
 
 family, num_classes, num_images = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
@@ -26,10 +26,10 @@ def peak() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
-def jobs() -> Iterator[Job]:
+def jobs() -> Iterator[ImageJob]:
     size = denoiser.image_size
     for i in range(num_images):
-        yield Job(str(i), torch.full((3, size, size), i / num_images), i)
+        yield ImageJob(str(i), torch.full((3, size, size), i / num_images), i)
 
 
 if family == "dit":

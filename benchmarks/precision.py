@@ -30,7 +30,7 @@ from diffusion_classifier.denoisers.base import Denoiser
 from diffusion_classifier.denoisers.devices import DTYPES, resolve_device
 from diffusion_classifier.denoisers.tuning import tune
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
-from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.engine import ImageJob, score
 from diffusion_classifier.search.posterior import mean_errors
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -45,7 +45,7 @@ strategy = SHORT
 draws, loss = Draws(Timesteps.parse(exact.defaults.timesteps)), exact.defaults.loss
 conditioning = exact.condition(range(len(exact.class_names or ())))
 pictures = [load_image(sample.image) for sample in load_sample(options.images)]
-jobs = [Job(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in enumerate(pictures)]
+jobs = [ImageJob(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in enumerate(pictures)]
 
 
 class Rounding(TorchDispatchMode):

@@ -37,7 +37,7 @@ from diffusion_classifier.denoisers.devices import resolve_device, resolve_dtype
 from diffusion_classifier.denoisers.flops import count_flops
 from diffusion_classifier.denoisers.tuning import seconds_of_call, tune
 from diffusion_classifier.diffusion.draws import Draws
-from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.engine import ImageJob, score
 
 DEVICE = resolve_device()
 QUICK_BATCH_SIZE = 32  # that of the reference loop
@@ -62,14 +62,14 @@ def summary(values: list[float]) -> dict[str, Any]:
 
 
 def engine(
-    denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strategy: Any, batch_size: int
+    denoiser: Denoiser, jobs: list[ImageJob], conditioning: Conditioning, strategy: Any, batch_size: int
 ) -> tuple[int, float]:
     """Evaluations spent, and their cost in full predictions."""
     results = list(score(denoiser, jobs, conditioning, strategy, batch_size=batch_size))
     return sum(r.spent.num_evaluations for r in results), sum(r.spent.cost for r in results)
 
 
-def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:
+def plain(denoiser: Denoiser, jobs: list[ImageJob], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:
     """The same of the reference loop."""
     tables = [reference(denoiser, job.image, job.key, conditioning, strategy, Draws())[0] for job in jobs]
     evaluations = sum(int((~table.isnan()).sum()) for table in tables)
@@ -79,7 +79,7 @@ def plain(denoiser: Denoiser, jobs: list[Job], conditioning: Conditioning, strat
 def compare(
     name: str,
     fast: Denoiser,
-    jobs: list[list[Job]],
+    jobs: list[list[ImageJob]],
     conditioning: Conditioning,
     strategy: Any,
     targets: list[float],
@@ -101,7 +101,7 @@ def compare(
     batch_size = batch_size or tune(fast, conditioning)
     one = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(fast, conditioning[one], one)
-    contenders: dict[str, Callable[[list[Job]], tuple[int, float]]] = {
+    contenders: dict[str, Callable[[list[ImageJob]], tuple[int, float]]] = {
         "engine": lambda part: engine(fast, part, conditioning, strategy, batch_size)
     }
     for dtype, loop in slow.items():
@@ -170,7 +170,7 @@ def fashion(model: str, repeats: int, images: int, batch_size: int | None = None
     """The bundled model on its sample."""
     fast = load_denoiser(model, device=DEVICE)
     pictures = [load_image(sample.image) for sample in load_sample(repeats * images)]
-    jobs = [Job(str(i), preprocess(p.image, fast.image_size), p.key) for i, p in enumerate(pictures)]
+    jobs = [ImageJob(str(i), preprocess(p.image, fast.image_size), p.key) for i, p in enumerate(pictures)]
     parts = [jobs[i * images : (i + 1) * images] for i in range(repeats)]
     conditioning = fast.condition(range(10))
     name = f"fashion, 10 classes, {repeats} x {images} images"
@@ -205,10 +205,10 @@ def whole(model: str, repeats: int, images: int, target: float = 50.0, slow_mode
     )
 
 
-def random_images(denoiser: Denoiser, repeats: int) -> list[list[Job]]:
+def random_images(denoiser: Denoiser, repeats: int) -> list[list[ImageJob]]:
     """One image of noise a repeat."""
     generator, size = torch.Generator().manual_seed(0), denoiser.image_size
-    return [[Job("0", torch.rand(3, size, size, generator=generator) * 2 - 1, key)] for key in range(repeats)]
+    return [[ImageJob("0", torch.rand(3, size, size, generator=generator) * 2 - 1, key)] for key in range(repeats)]
 
 
 def full_size(

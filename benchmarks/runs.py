@@ -27,18 +27,18 @@ import numpy as np
 import pyarrow as pa
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.labelled import Source
-from diffusion_classifier.runs.evaluation import Question, choose, evaluate
+from diffusion_classifier.data.labelled import LabelledSource
+from diffusion_classifier.runs.evaluation import ClassEvaluator, choose, evaluate
 from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.runs.spec import RunSpec
 from diffusion_classifier.runs.store import SCHEMA, open_run, read_rows
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
 
-QUESTION = Question()
+QUESTION = ClassEvaluator()
 
 
-def sample() -> Source:
+def sample() -> LabelledSource:
     """The 1,000 bundled images."""
     return open_task("fashion-sample")[1]
 
@@ -94,13 +94,13 @@ def workers(options: argparse.Namespace) -> None:
     report(f"two workers over one, {options.images} images in chunks of {options.chunk}: images a second", 1.8, ratios)
 
 
-def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, Source]:
+def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, LabelledSource]:
     """A run that looks like one, with random answers, and errors if there are draws."""
     names = tuple(f"class {i}" for i in range(classes))
     labels = tuple(i % classes for i in range(images))
-    source = Source("made", names, labels, tuple(map(str, range(images))), lambda _: b"")
+    source = LabelledSource("made", names, labels, tuple(map(str, range(images))), lambda _: b"")
     classifier = DiffusionClassifier.from_pretrained(batch_size=64)
-    question = Question(store_errors=draws > 0)
+    question = ClassEvaluator(store_errors=draws > 0)
     spec = question.describe(classifier, sample(), range(len(sample())))
     spec = replace(spec, data=source.fingerprint(), class_names=names, num_images=images, weights=None)
     rng = np.random.default_rng(0)

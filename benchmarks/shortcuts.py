@@ -18,7 +18,7 @@ from common import EARLY, chosen_by, joint, late, load, pictures, spread, train_
 from torch import Tensor
 
 from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.training.images import LabelledImages
+from diffusion_classifier.training.images import TrainingImages
 from diffusion_classifier.training.supervised import SupervisedConfig
 
 KINDS = {
@@ -30,7 +30,7 @@ PLACES = [(y, x) for y in (0, 25) for x in (0, 6, 12, 18, 25)]
 TRUE_IN_TRAINING = 0.95
 
 
-def marked(images: LabelledImages, classes: Tensor) -> LabelledImages:
+def marked(images: TrainingImages, classes: Tensor) -> TrainingImages:
     """The images with the marks of these classes."""
     changed = images.images.clone()
     for image, k in zip(changed, classes.tolist(), strict=True):

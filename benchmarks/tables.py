@@ -21,13 +21,13 @@ from diffusion_classifier.analysis.robustness import draw_effective, draw_severi
 from diffusion_classifier.baselines.encoders import load_encoder
 from diffusion_classifier.baselines.gaussian import save_gaussians
 from diffusion_classifier.baselines.hub import FEATURES
-from diffusion_classifier.data.corruptions import SHIFTS, Shift, shifted
-from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.data.corruptions import SHIFTS, Corruption, corrupted
+from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.metrics import Interval
 from diffusion_classifier.runs.evaluation import choose
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.images import LabelledImages, load_labelled_images
+from diffusion_classifier.training.images import TrainingImages, load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig, train_features
 from diffusion_classifier.training.synthetic import Recipe, draw_data_set
 
@@ -56,14 +56,14 @@ class Tables:
     flops: float
     drawn: int
     images: int | None
-    shifted: int
+    corrupted: int
 
     @property
     def runs(self) -> Path:
         """Folder of runs."""
         return self.build / "runs"
 
-    def supervised(self, name: str, images: Callable[[], LabelledImages], how: tuple[SupervisedConfig, float]) -> str:
+    def supervised(self, name: str, images: Callable[[], TrainingImages], how: tuple[SupervisedConfig, float]) -> str:
         """A network trained on these images."""
         folder = self.build / "models" / name
         print(f"training {name}", flush=True)
@@ -71,7 +71,7 @@ class Tables:
         return str(folder)
 
     def rivals(
-        self, model: str, training: Callable[[], LabelledImages], classes: list[str]
+        self, model: str, training: Callable[[], TrainingImages], classes: list[str]
     ) -> Iterator[tuple[str, str]]:
         """What else the diffusion model gives: name → folder."""
         base = self.build / "models" / model
@@ -95,7 +95,7 @@ class Tables:
         for what, (encoder, kind) in encoders.items():
             folder = base / f"gaussian-{kind}"
             if not (folder / FEATURES).exists():
-                save_gaussians(load_encoder(encoder, kind), encoder, open_source(str(drawn), split="train"), folder)
+                save_gaussians(load_encoder(encoder, kind), encoder, open_labelled(str(drawn), split="train"), folder)
             yield f"Gaussians of drawn images in {what}", str(folder)
 
 
@@ -130,14 +130,14 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
     images = lambda: load(tables.data)[0]  # noqa: E731
     models = {name: name for name in tables.diffusion}
     models |= {name: tables.supervised(name, images, how) for name, how in SUPERVISED.items()}
-    some = source.take(choose(source, limit=tables.shifted))
-    shifts = [Shift(name, severity) for name in SHIFTS for severity in range(1, 6)]
+    some = source.take(choose(source, limit=tables.corrupted))
+    shifts = [Corruption(name, severity) for name in SHIFTS for severity in range(1, 6)]
     plain, runs = {}, []
     for name, folder in models.items():
         runs.append(answered(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=asked))
         plain[name] = summarize(runs[-1])
         under = tables.runs / "shifts" / name
-        runs += [answered(folder, shifted(some, s), under / str(s), task=asked) for s in shifts]
+        runs += [answered(folder, corrupted(some, s), under / str(s), task=asked) for s in shifts]
     # The first supervised network is what corruption errors are relative to.
     found = {m.model: m for m in robustness(sorted(read_runs(runs), key=lambda r: not r.supervised))}
     found = {name: replace(found[folder], model=name) for name, folder in models.items()}
@@ -188,7 +188,7 @@ parser.add_argument("--images", type=int, help="of each test set, a multiple of 
 parser.add_argument("--shifted", type=int, default=100, help="images under each shift and severity")
 options = parser.parse_args()
 tables = Tables(
-    options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.shifted
+    options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.corrupted
 )
 texts = {"1": table_1(tables), "3": table_3(tables, options.docs)}
 page = options.docs / "rivals.md"

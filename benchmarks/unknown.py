@@ -20,14 +20,14 @@ from common import answered
 from diffusion_classifier.analysis.outliers import outliers
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.data.fashion import FASHION
-from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.tasks import open_task
 
 
-def unlabelled(name: str, images: np.ndarray) -> Source:
+def unlabelled(name: str, images: np.ndarray) -> LabelledSource:
     """Images (N, 28, 28), uint8, whose classes are not known."""
     ids = tuple(map(str, range(len(images))))
-    return Source(name, FASHION, (-1,) * len(images), ids, lambda i: images[i])
+    return LabelledSource(name, FASHION, (-1,) * len(images), ids, lambda i: images[i])
 
 
 def digits(package: Path, number: int) -> np.ndarray:

@@ -5,20 +5,20 @@ from pathlib import Path
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.data.labelled import Source
-from diffusion_classifier.runs.evaluation import Question, evaluate
+from diffusion_classifier.data.labelled import LabelledSource
+from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import Task
 
 SHOES = ("Sandal", "Sneaker", "Ankle boot")
 
 
-def open_shoes(data: str | None, split: str | None) -> Source:  # noqa: ARG001 - where and which, were there several
-    """Some test images; `sources.open_source` reads folders, CSV, Parquet, webdataset and the hub."""
+def open_shoes(data: str | None, split: str | None) -> LabelledSource:  # noqa: ARG001 - where and which, were there several
+    """Some test images; `sources.open_labelled` reads folders, CSV, Parquet, webdataset and the hub."""
     samples = [sample for sample in load_sample(200) if sample.label in SHOES]
     labels = tuple(SHOES.index(sample.label) for sample in samples)
     ids = tuple(str(sample.index) for sample in samples)
-    return Source("shoes", SHOES, labels, ids, lambda i: samples[i].image)
+    return LabelledSource("shoes", SHOES, labels, ids, lambda i: samples[i].image)
 
 
 TASK = Task(
@@ -36,7 +36,7 @@ TASK = Task(
 
 if __name__ == "__main__":
     classifier = DiffusionClassifier.from_pretrained("fashion", batch_size=32)
-    question = Question(task=TASK, options={"strategy": "sequential:16/0.01"})
+    question = ClassEvaluator(task=TASK, options={"strategy": "sequential:16/0.01"})
     with tempfile.TemporaryDirectory() as folder:
         for _ in evaluate(classifier, open_shoes(None, None), Path(folder) / "run", question, model="fashion"):
             pass

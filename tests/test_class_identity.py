@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.baselines.contrastive import Contrastive
-from diffusion_classifier.data.labelled import Source, with_distinct_names
+from diffusion_classifier.data.labelled import LabelledSource, with_distinct_names
 from diffusion_classifier.denoisers.class_conditional import class_ids
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.evaluation import Question, evaluate
-from diffusion_classifier.runs.evaluators import BaselineQuestion
+from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
+from diffusion_classifier.runs.evaluators import BaselineEvaluator
 from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
@@ -31,7 +31,9 @@ def pixels(i):
 
 def source(*names, labels=None):
     labels = tuple(labels or (i % len(names) for i in range(M)))
-    return with_distinct_names(Source("photos", names, labels, tuple(f"{i:02}" for i in range(len(labels))), pixels))
+    return with_distinct_names(
+        LabelledSource("photos", names, labels, tuple(f"{i:02}" for i in range(len(labels))), pixels)
+    )
 
 
 def rows(folder):
@@ -64,7 +66,7 @@ OPTIONS = {"strategy": "fixed:1", "timesteps": "even:0.0-0.2", "seed": 1}
 
 def test_classes_of_one_prompt_tie_and_neither_is_right(text_model, tmp_path):
     images = source("cat", "missile", "missile")
-    question = Question(store_errors=True, template="a {}", options=OPTIONS)
+    question = ClassEvaluator(store_errors=True, template="a {}", options=OPTIONS)
     list(evaluate(text_model, images, tmp_path / "run", question))
     spec, found = read_spec(tmp_path / "run"), rows(tmp_path / "run")
     assert spec.class_names == ("cat", "missile (1)", "missile (2)")
@@ -96,7 +98,7 @@ def test_the_truth_is_found_by_index(model_folder, tmp_path):
     for i, names in enumerate([known, shared]):
         clf.denoiser.class_names = ("missile", *names[1:]) if i else names
         images = source(*clf.denoiser.class_names)
-        list(evaluate(clf, images, tmp_path / str(i), Question(options=OPTIONS)))
+        list(evaluate(clf, images, tmp_path / str(i), ClassEvaluator(options=OPTIONS)))
         spec = read_spec(tmp_path / str(i))
         predictions.append([spec.class_names.index(row["prediction"]) for row in rows(tmp_path / str(i))])
         summaries.append(summarize(tmp_path / str(i)))
@@ -116,7 +118,7 @@ def test_names_that_differ_in_case_only(model_folder, tmp_path):
     clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32", batch_size=4)
     known, clf.denoiser.class_names = clf.denoiser.class_names, names
     images = source("turkey", "TURKEY", "Turkey")  # in another order than the model's
-    list(evaluate(clf, images, tmp_path / "case", Question(store_errors=True, options=OPTIONS)))
+    list(evaluate(clf, images, tmp_path / "case", ClassEvaluator(store_errors=True, options=OPTIONS)))
     clf.denoiser.class_names = known
     errors = clf.classify([pixels(i) for i in range(M)], [1, 2, 0], **OPTIONS)
     for row, result in zip(rows(tmp_path / "case"), errors, strict=True):
@@ -130,7 +132,7 @@ def test_a_contrastive_model_that_cannot_tell_two_labels_apart_is_undecided(name
     build("clip", tmp_path / "clip")
     model = Contrastive.from_pretrained(str(tmp_path / "clip"), device="cpu", dtype="float32")
     images = source(*names, labels=[1] * M)
-    list(evaluate(model, images, tmp_path / "run", BaselineQuestion()))
+    list(evaluate(model, images, tmp_path / "run", BaselineEvaluator()))
     best = [int(np.argmax(row["fits"])) > 0 for row in rows(tmp_path / "run")]
     assert any(best)  # or nothing is shown
     for row, tied in zip(rows(tmp_path / "run"), best, strict=True):
@@ -142,7 +144,7 @@ def test_a_contrastive_model_that_cannot_tell_two_labels_apart_is_undecided(name
 
 def test_a_shortlist_takes_classes_of_one_prompt(text_model, tmp_path):
     images = source("cat", "missile", "missile", "dog")
-    question = Question(shortlist=parse_shortlist("gradient:1", 3), options=OPTIONS)
+    question = ClassEvaluator(shortlist=parse_shortlist("gradient:1", 3), options=OPTIONS)
     found = list(
         evaluate(text_model, replace(images, labels=images.labels[:2], ids=images.ids[:2]), tmp_path, question)
     )

@@ -28,7 +28,7 @@ LABELS = ["pug", "beagle", "boxer"]
 D = 3 * 4 * 4
 
 
-class Reader(Gaussian):
+class Scorer(Gaussian):
     """Reads text: a prompt stands for the class whose name is in it. Keeps the prompts."""
 
     def __init__(self):
@@ -71,7 +71,7 @@ def same(result, other, order=slice(None)):
 
 class TestCall:
     def test_answers_as_the_pipeline_of_transformers_does(self, paths):
-        clf = DiffusionClassifier(Reader())
+        clf = DiffusionClassifier(Scorer())
         clf.denoiser.defaults = ModelDefaults("fixed:64")
         answers = clf(paths[:2], LABELS)
         assert answers == [clf(paths[0], LABELS), clf(str(paths[1]), ",  ".join(LABELS))]
@@ -88,7 +88,7 @@ class TestCall:
             assert {type(value) for row in answer for value in row.values()} == {float, str}
 
     def test_template_makes_the_prompts(self, paths):
-        clf = DiffusionClassifier(Reader())
+        clf = DiffusionClassifier(Scorer())
         clf(paths[0], LABELS)
         clf(paths[0], LABELS, "a {}, a type of pet")
         clf.classify(paths[0], LABELS)
@@ -300,9 +300,9 @@ class TestClassify:
     )
     def test_a_model_that_reads_text_needs_words(self, paths, classnames, message):
         with pytest.raises(InputError, match="give it words"):
-            DiffusionClassifier(Reader()).errors(paths[0], [0, 1], timesteps=[1], template="a {}")
+            DiffusionClassifier(Scorer()).errors(paths[0], [0, 1], timesteps=[1], template="a {}")
         with pytest.raises(InputError, match=message):
-            DiffusionClassifier(Reader()).classify(paths[0], classnames)
+            DiffusionClassifier(Scorer()).classify(paths[0], classnames)
 
     @pytest.mark.parametrize("batch_size", [0, -1, 2.5, "many", None])
     def test_bad_batch_sizes_are_refused(self, batch_size):
@@ -437,7 +437,7 @@ class TestErrors:
         assert (clf.errors(paths[0], LABELS, timesteps=self.T, seed=4) != result.errors).all()
 
     def test_a_class_is_the_prompt_itself_without_a_template(self, paths):
-        clf = DiffusionClassifier(Reader())
+        clf = DiffusionClassifier(Scorer())
         clf.errors(paths[0], [" a pug, sitting ", "pug"], timesteps=[1])
         clf.errors(paths[0], ["pug", "boxer"], timesteps=[1], template="my {}!")
         assert clf.errors(paths[0], "a pug, or a boxer", timesteps=[1, 2]).shape == (1, 2)

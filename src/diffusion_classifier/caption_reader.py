@@ -15,16 +15,16 @@ from .errors import InputError
 from .search.candidates import Template
 from .search.caption_scores import CaptionScore, caption_scores, choose_caption
 from .search.classification import Classification
-from .search.image_queue import Intake, as_many, is_one
-from .search.jobs import Job, Scored
+from .search.image_queue import ImageQueue, as_many, is_one
+from .search.jobs import ImageJob, ScoredImage
 from .search.posterior import scale_of
-from .search.scorer import Reader
-from .search.settings import Reading
+from .search.scorer import Scorer
+from .search.settings import ScoringSettings
 from .search.strategies import Fixed
 
 
-class CaptionReader(Reader):
-    """What `DiffusionClassifier` does with captions. Arguments as in `Reader`."""
+class CaptionReader(Scorer):
+    """What `DiffusionClassifier` does with captions. Arguments as in `Scorer`."""
 
     def score(
         self,
@@ -105,7 +105,7 @@ class CaptionReader(Reader):
         )  # fmt: skip
         scale = scale_of(self.num_dimensions, reading.reduction, reading.temperature)
 
-        def scores(i: int, scored: Scored) -> list[CaptionScore]:
+        def scores(i: int, scored: ScoredImage) -> list[CaptionScore]:
             if pairs:
                 return list(caption_scores(scored, given[i : i + 1], unconditional, scale))
             by_name = {score.caption: score for score in caption_scores(scored, names, unconditional, scale)}
@@ -124,7 +124,7 @@ class CaptionReader(Reader):
         average: Average = "error",
         also: Sequence[str] = (),
         **options: Any,
-    ) -> Iterator[tuple[int, Classification, Scored]]:
+    ) -> Iterator[tuple[int, Classification, ScoredImage]]:
         """Which of its own captions explains each image best.
 
         Args:
@@ -172,25 +172,25 @@ class CaptionReader(Reader):
         images: ImageSource | Iterable[ImageSource],
         own: Callable[[int], Sequence[str]],
         names: Sequence[str],
-        reading: Reading,
+        reading: ScoringSettings,
         *,
         unconditional: bool,
         template: Template,
         average: Average,
         also: Sequence[str] = (),
-    ) -> Iterator[tuple[int, Scored, tuple[str, ...]]]:
+    ) -> Iterator[tuple[int, ScoredImage, tuple[str, ...]]]:
         """Tables of images: a row for each caption that is the image's own, and the last for the null condition."""
         conditioning = self._candidates.encode(names, template, average)
         if unconditional:
             conditioning = self._candidates.with_null(conditioning)
         index = {name: i for i, name in enumerate(names)}
 
-        def as_job(name: str, picture: Picture) -> Job:
+        def as_job(name: str, picture: Picture) -> ImageJob:
             rows = [index[caption] for caption in own(int(name))] + [len(names)] * unconditional
             return replace(self._job(name, picture), candidates=torch.tensor(rows), whole=False)
 
-        intake = Intake(images, as_job, len(conditioning))
+        queue = ImageQueue(images, as_job, len(conditioning))
         draws = Draws(reading.timesteps, reading.seed)
         words, strategy, loss = [*names, "(none)"], reading.strategy, reading.loss
-        scores = self._score(intake.jobs(), conditioning, strategy, draws, loss, words, reading.weights, also)
-        return intake.results(scores)
+        scores = self._score(queue.jobs(), conditioning, strategy, draws, loss, words, reading.weights, also)
+        return queue.results(scores)

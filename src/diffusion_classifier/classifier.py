@@ -17,9 +17,9 @@ from .diffusion.draws import Draws, Timesteps
 from .errors import InputError
 from .search.candidates import Classes, Template, as_templates
 from .search.classification import Classification, decide
-from .search.image_queue import Intake, as_many, is_one, name_of
-from .search.jobs import Job
-from .search.shortlists import Setting, Shortlist, parse_shortlist
+from .search.image_queue import ImageQueue, as_many, is_one, name_of
+from .search.jobs import ImageJob
+from .search.shortlists import SearchContext, Shortlist, parse_shortlist
 from .search.strategies import Fixed
 
 
@@ -31,7 +31,7 @@ class DiffusionClassifier(CaptionReader):
         >>> clf("boot.png", candidate_labels=["Ankle boot", "Sneaker"])  # doctest: +SKIP
         [{'score': 0.98, 'label': 'Ankle boot'}, {'score': 0.02, 'label': 'Sneaker'}]
 
-    Arguments as in `Reader`.
+    Arguments as in `Scorer`.
     """
 
     @classmethod
@@ -160,23 +160,25 @@ class DiffusionClassifier(CaptionReader):
         settings = {"num_dimensions": self.num_dimensions, **reading.posterior_settings()}
         narrowing = parse_shortlist(shortlist) if isinstance(shortlist, str) else shortlist
 
-        def as_job(name: str, picture: Picture) -> Job:
+        def as_job(name: str, picture: Picture) -> ImageJob:
             job = self._job(name, picture)
             wanted = narrowing is not None and narrowing.wants_pictures
             return replace(job, picture=picture.image) if wanted else job
 
-        intake = Intake(images, as_job, len(names))
+        queue = ImageQueue(images, as_job, len(names))
         draws = Draws(reading.timesteps, reading.seed)
-        jobs = intake.jobs()
+        jobs = queue.jobs()
         strategy, loss, weights = reading.strategy, reading.loss, reading.weights
         if narrowing is not None:
             batch_size = self._ready(conditioning, strategy, draws, loss, weights)
             templates = as_templates(template)
             words = names if prompt_names is None else tuple(prompt_names)
-            setting = Setting(self.denoiser, words, templates, average, conditioning, draws, loss, weights, batch_size)
-            jobs = narrowing.narrow(setting, jobs)
+            context = SearchContext(
+                self.denoiser, words, templates, average, conditioning, draws, loss, weights, batch_size
+            )
+            jobs = narrowing.narrow(context, jobs)
         scores = self._score(jobs, conditioning, strategy, draws, loss, names, weights, also)
-        return ((i, decide(scored, names, notes=notes, **settings)) for i, scored, notes in intake.results(scores))
+        return ((i, decide(scored, names, notes=notes, **settings)) for i, scored, notes in queue.results(scores))
 
     def errors(
         self,

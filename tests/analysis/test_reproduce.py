@@ -25,7 +25,7 @@ def small(monkeypatch):
     nouns = {"options": {"strategy": "fixed:4"}}
     works = tuple(replace(work, **nouns) if work.name == "nouns" else work for work in works)
     monkeypatch.setattr(miniature, "WORKS", works)
-    monkeypatch.setattr(miniature, "OF_DRAWN", replace(miniature.OF_DRAWN, quick=8))
+    monkeypatch.setattr(miniature, "OF_DRAWN", replace(miniature.DRAWN_STUDENT_RUN, quick=8))
     monkeypatch.setattr(miniature, "QUICK_DRAWN", 1)
     monkeypatch.setattr(miniature, "SUPERVISED", replace(miniature.SUPERVISED, epochs=1, batch_size=10))
     monkeypatch.setattr(miniature, "QUICK_INVERTED", 2)
@@ -41,7 +41,7 @@ def test_every_claim_gets_a_number_and_a_second_call_repeats_no_work(tmp_path, c
     assert page.count("<img") == 4
     assert "http" not in page.split("<img")[0].replace("https://arxiv", "")
     assert out.count("holds") + out.count("not decided") + out.count("does not hold") >= 10
-    for work in (*miniature.WORKS, miniature.OF_DRAWN):
+    for work in (*miniature.WORKS, miniature.DRAWN_STUDENT_RUN):
         assert len(read_rows(tmp_path / "quick" / work.name)) == COUNTS.get(work.model, 8)
 
     def never(*_, **__):

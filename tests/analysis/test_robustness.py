@@ -16,8 +16,8 @@ def hits(share, count=2000, seed=0):
     return np.random.default_rng(seed).permutation(right)
 
 
-def model(name, plain, shifted, supervised=True, seed=0):
-    return Runs(name, supervised, hits(plain, seed=seed), {"jpeg": {1: hits(shifted, seed=seed + 100)}})
+def model(name, plain, corrupted, supervised=True, seed=0):
+    return Runs(name, supervised, hits(plain, seed=seed), {"jpeg": {1: hits(corrupted, seed=seed + 100)}})
 
 
 def on_line(plain):
@@ -52,15 +52,15 @@ def test_the_interval_of_effective_robustness_covers_the_truth():
     plain = np.array([*np.linspace(0.84, 0.93, 8), 0.91])
     covered = []
     for above in (0.0, 0.03) * 30:
-        shifted = expit(0.8 * logit(plain) - 0.7 + 0.3 * rng.standard_normal(9))
-        shifted[-1] = on_line(plain[-1]) + above
+        corrupted = expit(0.8 * logit(plain) - 0.7 + 0.3 * rng.standard_normal(9))
+        corrupted[-1] = on_line(plain[-1]) + above
         difficulty = rng.standard_normal((2000, 1))
         alone, of_model = rng.standard_normal((2, 2000, 9))
         right = 0.7**0.5 * difficulty + 0.3**0.5 * alone < norm.ppf(plain)
         by = {}
         for severity in range(1, 6):
             own = 0.5**0.5 * difficulty + 0.2**0.5 * of_model + 0.3**0.5 * rng.standard_normal((2000, 9))
-            by[severity] = np.where(np.arange(2000)[:, None] < 1000, own < norm.ppf(shifted), np.nan)
+            by[severity] = np.where(np.arange(2000)[:, None] < 1000, own < norm.ppf(corrupted), np.nan)
         runs = [
             Runs(f"{i}", i < 8, right[:, i] * 1.0, {"jpeg": {s: of[:, i] for s, of in by.items()}}) for i in range(9)
         ]

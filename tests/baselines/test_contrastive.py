@@ -12,10 +12,10 @@ from test_evaluators import pairs, picture, single
 
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.hub import kind_of
-from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.evaluation import evaluate
-from diffusion_classifier.runs.evaluators import BaselineQuestion
+from diffusion_classifier.runs.evaluators import BaselineEvaluator
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.runs.summary import compare, summarize
@@ -140,7 +140,7 @@ def test_folders_that_are_refused(tmp_path):
 
 
 def run(built, source, folder, kind="clip", **question):
-    list(evaluate(load(built, kind), source, folder, BaselineQuestion(**question), model="c"))
+    list(evaluate(load(built, kind), source, folder, BaselineEvaluator(**question), model="c"))
     return {row["id"]: row for row in read_rows(folder).to_pylist()}
 
 
@@ -169,7 +169,7 @@ def test_rows_of_pairs(built, tmp_path, kind):
 
 def test_broken_off_and_gone_on_with(built, tmp_path):
     whole = run(built, single(), tmp_path / "whole")
-    begun = evaluate(load(built), single(), tmp_path / "run", BaselineQuestion())
+    begun = evaluate(load(built), single(), tmp_path / "run", BaselineEvaluator())
     next(begun)
     begun.close()
     found = run(built, single(), tmp_path / "run")
@@ -190,9 +190,9 @@ def test_images_that_cannot_be_read_and_ties(built, tmp_path):
 
 def test_classes_and_a_comparison(built, tmp_path, model_folder):
     from diffusion_classifier import DiffusionClassifier
-    from diffusion_classifier.runs.evaluation import Question
+    from diffusion_classifier.runs.evaluation import ClassEvaluator
 
-    source = Source("photos", ("cat", "dog", "door"), (0, 1, 2, 0), tuple("abcd"), picture)
+    source = LabelledSource("photos", ("cat", "dog", "door"), (0, 1, 2, 0), tuple("abcd"), picture)
     found = run(built, source, tmp_path / "clip", template="a photo of a {}.")
     prompts = [f"a photo of a {name}." for name in source.class_names]
     for i, id_ in enumerate(source.ids):
@@ -201,6 +201,6 @@ def test_classes_and_a_comparison(built, tmp_path, model_folder):
         np.testing.assert_allclose(found[id_]["fits"], logits, rtol=1e-3, atol=1e-4)
         assert found[id_]["label"] == source.class_names[source.labels[i]]
     clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", batch_size=8)
-    list(evaluate(clf, source, tmp_path / "diffusion", Question(options={"strategy": "fixed:2"})))
+    list(evaluate(clf, source, tmp_path / "diffusion", ClassEvaluator(options={"strategy": "fixed:2"})))
     assert compare(tmp_path / "clip", tmp_path / "diffusion").num_images == 4
     assert summarize(tmp_path / "clip").num_evaluations == 0

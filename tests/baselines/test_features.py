@@ -12,7 +12,7 @@ from diffusion_classifier.baselines.features import Features
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.diffusion.draws import Draws
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.training.images import LabelledImages
+from diffusion_classifier.training.images import TrainingImages
 from diffusion_classifier.training.supervised import SupervisedConfig, train_features
 
 NAMES = ("dark", "grey", "light")
@@ -30,7 +30,7 @@ def toy(n, size=16, seed=0):
     """Three classes of brightness, in turn."""
     labels = torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 1, size, size), generator=torch.Generator().manual_seed(seed))
-    return LabelledImages((40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, NAMES)
+    return TrainingImages((40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, NAMES)
 
 
 def latents_and_noise(model):

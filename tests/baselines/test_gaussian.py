@@ -10,13 +10,13 @@ from test_evaluators import picture
 from transformers import AutoModelForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
-from diffusion_classifier.baselines.encoders import Middle, features, load_encoder
+from diffusion_classifier.baselines.encoders import DiffusionFeatures, features, load_encoder
 from diffusion_classifier.baselines.gaussian import fit_gaussians, mean_features
 from diffusion_classifier.data.images import preprocess
-from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.training.images import LabelledImages
+from diffusion_classifier.training.images import TrainingImages
 from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, train_supervised
 
 
@@ -76,7 +76,7 @@ def test_features_that_do_not_vary_are_refused():
 
 class TestEncoders:
     def test_of_a_network_trained_on_small_images_large_ones_are_made_small_first(self, tmp_path):
-        data = LabelledImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+        data = TrainingImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2), ("a", "b"))
         train_supervised(data, SupervisedConfig(architecture="resnet-18", epochs=1, batch_size=2, warmup=1), tmp_path)
         encoder = load_encoder(tmp_path, "hub", device="cpu")
         large = Image.fromarray(np.random.default_rng(0).integers(0, 256, (400, 400, 3), dtype=np.uint8))
@@ -94,7 +94,7 @@ class TestEncoders:
 
     @pytest.mark.parametrize("architecture", ["resnet-18", "vit-tiny"])
     def test_of_a_classifier_its_own_head_reads_them(self, architecture, tmp_path):
-        data = LabelledImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2), ("a", "b"))
+        data = TrainingImages(torch.zeros(2, 1, 28, 28, dtype=torch.uint8), torch.arange(2), ("a", "b"))
         network = build_classifier(SupervisedConfig(architecture=architecture), data).eval()
         network.save_pretrained(tmp_path)
         ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
@@ -115,13 +115,13 @@ class TestEncoders:
         denoiser = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
         images = [Image.fromarray(picture(i)) for i in range(2)]
         latents = denoiser.encode(torch.stack([preprocess(image, denoiser.image_size) for image in images]))
-        torch.testing.assert_close(Middle(denoiser)(images), features(denoiser, latents))
+        torch.testing.assert_close(DiffusionFeatures(denoiser)(images), features(denoiser, latents))
 
 
 def test_batches_make_no_difference(clip, photos, monkeypatch):
     from diffusion_classifier.baselines import gaussian
 
-    encoder, source, told = load_encoder(clip[0], "hub", device="cpu"), open_source(str(photos)), []
+    encoder, source, told = load_encoder(clip[0], "hub", device="cpu"), open_labelled(str(photos)), []
     whole = mean_features(encoder, source)
     monkeypatch.setattr(gaussian, "_AT_ONCE", 7)
     np.testing.assert_allclose(mean_features(encoder, source, told.append), whole, rtol=1e-5, atol=1e-6)

@@ -8,19 +8,21 @@ import torch
 
 from diffusion_classifier.cli.rows import Format, writer
 from diffusion_classifier.search.classification import decide
-from diffusion_classifier.search.engine import Scored, Spent
+from diffusion_classifier.search.engine import Cost, ScoredImage
 
 KEYS = ["image", "label", "score", "confidence", "scores", "num_evaluations", "cost", "seconds"]
 
 
 def result(name="x.png", errors=((0.4, 0.2), (0.1, 0.1), (0.9, 0.9)), classes=("ant", "bee", "cat"), **options):
-    scored = Scored(name, torch.tensor(errors), torch.ones(len(errors)).bool(), torch.arange(2), Spent(6, 5.5, 1.23456))
+    scored = ScoredImage(
+        name, torch.tensor(errors), torch.ones(len(errors)).bool(), torch.arange(2), Cost(6, 5.5, 1.23456)
+    )
     return decide(scored, classes, num_dimensions=10, **options)
 
 
 def failed(name="y.png"):
     none = torch.empty(2, 0)
-    scored = Scored(name, none, torch.zeros(2).bool(), none[0], Spent(), "is broken")
+    scored = ScoredImage(name, none, torch.zeros(2).bool(), none[0], Cost(), "is broken")
     return decide(scored, ["a", "b"], num_dimensions=1)
 
 

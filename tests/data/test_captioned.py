@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from test_labelled import greys, png
 
-from diffusion_classifier.data.captioned import CaptionSource, open_captions, open_winoground
+from diffusion_classifier.data.captioned import CaptionedSource, open_captions, open_winoground
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.errors import InputError
 
@@ -342,16 +342,16 @@ PAIR = {"ids": ("7/0", "7/1"), "captions": (("a", "b"), ("b", "a")), "truth": (0
     ],
 )
 def test_sources_that_are_none(changed, message):
-    CaptionSource("mine", read=png, **PAIR)
+    CaptionedSource("mine", read=png, **PAIR)
     with pytest.raises(InputError, match=f"mine: .*{message}"):
-        CaptionSource("mine", read=png, **(PAIR | changed))
+        CaptionedSource("mine", read=png, **(PAIR | changed))
 
 
 def test_the_fingerprint_tells_what_was_asked():
-    source = CaptionSource("mine", read=png, **PAIR)
-    assert source.fingerprint() == CaptionSource("yours", read=str, **PAIR).fingerprint()
+    source = CaptionedSource("mine", read=png, **PAIR)
+    assert source.fingerprint() == CaptionedSource("yours", read=str, **PAIR).fingerprint()
     for changed in (
         {"ids": ("8/0", "8/1")}, {"captions": (("a", "c"), ("c", "a"))}, {"captions": (("b", "a"), ("a", "b"))},
         {"truth": (1, 1)}, {"tags": ("x", "y")}, {"paired": False},
     ):  # fmt: skip
-        assert CaptionSource("mine", read=png, **(PAIR | changed)).fingerprint() != source.fingerprint()
+        assert CaptionedSource("mine", read=png, **(PAIR | changed)).fingerprint() != source.fingerprint()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_labelled import png
 from test_text_tables import WORDS
 
-from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.errors import InputError
 
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -27,7 +27,7 @@ def table(path, labels, **columns):
 
 
 def opened(tmp_path, labels, **options):
-    return open_source(table(tmp_path / "x.parquet", labels), **options)
+    return open_labelled(table(tmp_path / "x.parquet", labels), **options)
 
 
 def names_of(source):
@@ -44,7 +44,7 @@ def test_words_that_look_like_something_else(tmp_path, suffix):
         path.write_text("image,label\n" + "".join(f"{i}.png,{word}\n" for i, word in enumerate(words)))
     else:
         path.write_text("".join(f'{{"image": "{i}.png", "label": "{word}"}}\n' for i, word in enumerate(words)))
-    source = open_source(str(path))
+    source = open_labelled(str(path))
     assert names_of(source) == words
     assert len(source.class_names) == len(words)
     assert all("differ in capitals only, and are two classes" in note for note in source.notes)  # True and true
@@ -57,7 +57,7 @@ letters = st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_
 @given(st.lists(letters.filter(lambda text: text[0] not in "[({-"), min_size=1, max_size=8))
 def test_every_text_is_a_class_of_its_own(tmp_path_factory, words):
     path = tmp_path_factory.mktemp("t") / "x.parquet"
-    source = open_source(table(path, words))
+    source = open_labelled(table(path, words))
     assert names_of(source) == words
     assert set(source.class_names) == set(words)
 
@@ -66,12 +66,12 @@ def test_numbers_in_text_are_in_the_order_of_numbers(tmp_path):
     """Class names that are given in numeric order then fit."""
     path = tmp_path / "l.csv"
     path.write_text("image,label\n" + "".join(f"{i}.png,{i}\n" for i in range(12)))
-    source = open_source(str(path), class_names=list("abcdefghijkl"))
+    source = open_labelled(str(path), class_names=list("abcdefghijkl"))
     assert names_of(source) == list("abcdefghijkl")
     path.write_text("image,label\n" + "".join(f"{i}.png,{i:02}\n" for i in (*range(12), 100)))
-    source = open_source(str(path))
+    source = open_labelled(str(path))
     assert source.class_names == (*(f"{i:02}" for i in range(12)), "100")
-    assert names_of(open_source(str(path), class_names=list("abcdefghijklm"))) == list("abcdefghijklm")
+    assert names_of(open_labelled(str(path), class_names=list("abcdefghijklm"))) == list("abcdefghijklm")
 
 
 def test_numbers_that_are_written_in_two_ways(tmp_path):
@@ -151,7 +151,7 @@ def test_what_is_no_label(tmp_path, labels, message):
 def test_what_is_no_label_in_json(tmp_path, rows, message):
     (tmp_path / "x.jsonl").write_text(rows.replace('{"label"', '{"image": "0.png", "label"'))
     with pytest.raises(InputError, match=f"does not hold labels, .*{message}"):
-        open_source(str(tmp_path / "x.jsonl"))
+        open_labelled(str(tmp_path / "x.jsonl"))
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_a_missing_label_is_no_class(tmp_path, labels, shown):
 def test_a_missing_label_of_csv_is_named_by_its_line(tmp_path):
     (tmp_path / "l.csv").write_text("image,label\n0.png,a\n1.png,\n2.png,b\n")
     with pytest.raises(InputError, match=r"l.csv\[1\] \(line 3\) has no label"):
-        open_source(str(tmp_path / "l.csv"))
+        open_labelled(str(tmp_path / "l.csv"))
 
 
 @pytest.mark.parametrize("labels", [[-1, -1], pa.nulls(2), pa.nulls(2, pa.string()), ["", ""], ["-1", "-1"]])
@@ -197,7 +197,7 @@ def test_hidden_labels_of_declared_classes(tmp_path):
     columns = {"image": [{"bytes": png(0), "path": None}] * 2, "label": [-1, -1]}
     datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "x.parquet")
     with pytest.raises(InputError, match=r"are hidden: column 'label' holds (-1|None) only"):
-        open_source(str(tmp_path / "x.parquet"))
+        open_labelled(str(tmp_path / "x.parquet"))
 
 
 @pytest.mark.parametrize(
@@ -245,9 +245,9 @@ class TestChoiceOfTheColumn:
         one, two = ({"bytes": png(i), "path": None} for i in (1, 2))
         columns = {"image": [one], "label": ["bag"], "camera": [0], "mask": [two]}
         datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "x.parquet")
-        source = open_source(str(tmp_path / "x.parquet"))
+        source = open_labelled(str(tmp_path / "x.parquet"))
         assert (source.class_names, source.read(0)) == (("bag",), png(1))
-        assert open_source(str(tmp_path / "x.parquet"), label_column="camera").class_names == ("x", "y")
+        assert open_labelled(str(tmp_path / "x.parquet"), label_column="camera").class_names == ("x", "y")
 
     @pytest.mark.parametrize("also", ["camera", "cls"])
     def test_two_that_may_be_meant(self, tmp_path, also):
@@ -257,25 +257,25 @@ class TestChoiceOfTheColumn:
         columns = {"image": [{"bytes": png(1), "path": None}], "class": ["bag"], also: [0]}
         datasets.Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "x.parquet")
         if also == "cls":  # of a usual name and declared
-            assert open_source(str(tmp_path / "x.parquet")).class_names == ("x",)
+            assert open_labelled(str(tmp_path / "x.parquet")).class_names == ("x",)
             return
         with pytest.raises(InputError, match=r"2 label columns \(camera, class\); name one with --label-column"):
-            open_source(str(tmp_path / "x.parquet"))
+            open_labelled(str(tmp_path / "x.parquet"))
 
     def test_names_beside_numbers_are_not_taken_unasked(self, tmp_path):
         path = table(tmp_path / "x.parquet", [1, 0], label_text=pa.array(["dog", "cat"]))
-        source = open_source(path)
+        source = open_labelled(path)
         assert source.class_names == ("0", "1")
         assert any("use --label-column label_text for the names" in n for n in source.notes)
-        assert open_source(path, label_column="label_text").class_names == ("cat", "dog")
+        assert open_labelled(path, label_column="label_text").class_names == ("cat", "dog")
 
 
 class TestNamesBesideTheImages:
     def test_of_a_folder_above_that_is_another_data_set(self, tmp_path):
         (tmp_path / "classnames.txt").write_text("of\nanother\nset\n")
         table(tmp_path / "mine" / "x.parquet", [0, 1])
-        assert open_source(str(tmp_path / "mine")).class_names == ("0", "1")
-        assert open_source(str(tmp_path / "mine" / "x.parquet")).class_names == ("0", "1")
+        assert open_labelled(str(tmp_path / "mine")).class_names == ("0", "1")
+        assert open_labelled(str(tmp_path / "mine" / "x.parquet")).class_names == ("0", "1")
 
     @pytest.mark.parametrize("split", ["test", "Train", "val"])
     def test_of_a_folder_above_a_split(self, tmp_path, split, monkeypatch):
@@ -283,14 +283,14 @@ class TestNamesBesideTheImages:
         (tmp_path / "d" / "classnames.txt").write_bytes("café\r\nbag\r\ncoat\r\n".encode("utf-8-sig"))
         table(tmp_path / "d" / split / "x.parquet", [0, 1])
         for opened in (f"d/{split}", f"d/{split}/x.parquet"):
-            source = open_source(str(tmp_path / opened))
+            source = open_labelled(str(tmp_path / opened))
             assert source.class_names == ("café", "bag", "coat")
             assert source.notes == (
                 f"class names are those in {tmp_path / 'd' / 'classnames.txt'}",
                 "1 class has no images and can be predicted all the same: coat",
             )
         monkeypatch.chdir(tmp_path / "d" / split)
-        assert open_source("x.parquet").class_names == ("café", "bag", "coat")
+        assert open_labelled("x.parquet").class_names == ("café", "bag", "coat")
 
     @pytest.mark.parametrize(
         ("content", "message"),
@@ -316,6 +316,6 @@ class TestNamesBesideTheImages:
 
 def test_an_image_that_is_named_twice(tmp_path):
     (tmp_path / "l.csv").write_text("image,label\n0.png,a\n0.png,b\n1.png,b\n")
-    source = open_source(str(tmp_path / "l.csv"))
+    source = open_labelled(str(tmp_path / "l.csv"))
     assert source.ids == ("0", "1", "2")
     assert source.notes == (f"{tmp_path / 'l.csv'} names an image twice, such as '0.png': positions are used as ids",)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_classifier.data.images import load_image
-from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.data.splits import split_of
 from diffusion_classifier.errors import InputError
 
@@ -84,7 +84,7 @@ class TestSplits:
     def test_are_never_mixed(self, tmp_path, train, test, beside):
         folder = tree(tmp_path / "x", *both(train, test), *beside)
         for split, name, ids in (("train", train, (1, 2)), ("test", test, (3, 4)), (None, test, (3, 4))):
-            source = open_source(folder, split=split)
+            source = open_labelled(folder, split=split)
             assert told(source) == {f"{name}/cat/{ids[0]}.png": "cat", f"{name}/dog/{ids[1]}.png": "dog"}
             counted = [b for b in beside if not b.startswith((".", "_", "Thumbs"))]
             for left in counted:
@@ -123,7 +123,7 @@ class TestSplits:
     def test_that_are_ambiguous_are_rejected(self, tmp_path, names, message):
         folder = tree(tmp_path / "x", *names)
         with pytest.raises(InputError, match=message) as caught:
-            open_source(folder)
+            open_labelled(folder)
         assert "\n" not in str(caught.value)
 
     @given(st.lists(st.sampled_from(
@@ -137,7 +137,7 @@ class TestSplits:
             inside = {"classes": ("a/1.png", "b/2.png"), "flat": ("1.png",), "text": ("t.txt",), "empty": ("",)}[kind]
             tree(root, *(f"{name}/{file}" for file in inside))
         try:
-            source = open_source(str(root), split="train", class_names=None)
+            source = open_labelled(str(root), split="train", class_names=None)
         except InputError:
             return
         finally:
@@ -149,7 +149,7 @@ class TestSplits:
                 assert {split_of(top) for top in tops} == {"train"}
 
     def test_a_class_that_is_called_like_a_split(self, tmp_path):
-        source = open_source(tree(tmp_path / "x", "car/1.png", "train/2.png", "plane/3.png"))
+        source = open_labelled(tree(tmp_path / "x", "car/1.png", "train/2.png", "plane/3.png"))
         assert source.class_names == ("car", "plane", "train")
         (note,) = source.notes
         assert "train was taken for a class" in note
@@ -159,14 +159,14 @@ class TestSplits:
         tree(tmp_path / "elsewhere", "cat/3.png", "dog/4.png")
         (tmp_path / "x" / "test").symlink_to(tmp_path / "elsewhere")
         (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "x" / "test")
-        assert set(told(open_source(folder))) == {"test/cat/3.png", "test/dog/4.png"}
+        assert set(told(open_labelled(folder))) == {"test/cat/3.png", "test/dog/4.png"}
 
     def test_the_only_one_is_said(self, tmp_path):
-        source = open_source(tree(tmp_path / "x", "train/cat/1.png", "train/dog/2.png"))
+        source = open_labelled(tree(tmp_path / "x", "train/cat/1.png", "train/dog/2.png"))
         assert source.notes == (f"the split train was read, which is the only one in {tmp_path / 'x'}",)
 
     def test_images_beside_splits_are_said(self, tmp_path):
-        source = open_source(tree(tmp_path / "x", *both("train", "test"), "logo.png"))
+        source = open_labelled(tree(tmp_path / "x", *both("train", "test"), "logo.png"))
         assert len(source) == 2
         assert "1 image lies beside the folders of splits in" in source.notes[0]
         assert source.notes[0].endswith(": logo.png")
@@ -174,18 +174,18 @@ class TestSplits:
     def test_the_folder_of_a_split_itself(self, tmp_path):
         tree(tmp_path / "x", *both("train", "test_set"), "extra/1.png")
         for split in (None, "test", "test_set"):
-            assert told(open_source(str(tmp_path / "x" / "test_set"), split=split)) == {
+            assert told(open_labelled(str(tmp_path / "x" / "test_set"), split=split)) == {
                 "cat/3.png": "cat",
                 "dog/4.png": "dog",
             }
         for split in ("validation", "foo"):
             with pytest.raises(InputError, match=f"has no split '{split}'"):
-                open_source(str(tmp_path / "x" / "test_set"), split=split)
+                open_labelled(str(tmp_path / "x" / "test_set"), split=split)
 
     @pytest.mark.parametrize("name", ["test_1.png", "dev_1.png", "validation-2.png", "train.png"])
     def test_names_of_files_are_no_splits(self, tmp_path, name):
         folder = tree(tmp_path / "x", f"cat/{name}", "cat/1.png", f"dog/{name}")
-        assert len(open_source(folder)) == 3
+        assert len(open_labelled(folder)) == 3
 
 
 class TestClasses:
@@ -200,7 +200,7 @@ class TestClasses:
     )
     def test_of_two_levels_are_rejected(self, tmp_path, names):
         with pytest.raises(InputError, match=r"may be the folders in it \(.* or those one level below \(.*CSV file"):
-            open_source(tree(tmp_path / "x", *names), class_names=None)
+            open_labelled(tree(tmp_path / "x", *names), class_names=None)
 
     @pytest.mark.parametrize(
         ("names", "labels"),
@@ -212,32 +212,32 @@ class TestClasses:
         ],
     )
     def test_images_further_down_belong_to_the_class_above(self, tmp_path, names, labels):
-        source = open_source(tree(tmp_path / "x", *names))
+        source = open_labelled(tree(tmp_path / "x", *names))
         assert told(source) == dict(zip(sorted(names), labels, strict=True))
         assert "belong to the class above them" in source.notes[0]
 
     def test_one_folder_that_holds_all_is_passed_through(self, tmp_path):
-        source = open_source(tree(tmp_path / "x", "PetImages/cat/1.png", "PetImages/dog/2.png", "docs/a.md"))
+        source = open_labelled(tree(tmp_path / "x", "PetImages/cat/1.png", "PetImages/dog/2.png", "docs/a.md"))
         assert told(source) == {"PetImages/cat/1.png": "cat", "PetImages/dog/2.png": "dog"}
         assert "docs" in source.notes[0]
         assert "were read from" in source.notes[1]
 
     def test_without_images_stay_candidates(self, tmp_path):
         folder = tree(tmp_path / "x", "Bag/0.png", "Coat/1.png", "Dress/", "Hat/deep/", "notes/a.txt")
-        source = open_source(folder)
+        source = open_labelled(folder)
         assert source.class_names == ("Bag", "Coat", "Dress", "Hat")
         assert source.notes == (
             "2 classes have no images and can be predicted all the same: Dress, Hat",
             "1 folder holds no images and was left out: notes",
         )
-        assert open_source(tree(tmp_path / "y", "Bag/0.png", "Coat/")).class_names == ("Bag", "Coat")
+        assert open_labelled(tree(tmp_path / "y", "Bag/0.png", "Coat/")).class_names == ("Bag", "Coat")
 
     def test_a_stray_image(self, tmp_path):
         folder = tree(tmp_path / "x", "Bag/0.png", "Coat/1.png", "stray.png")
         for names in (None, ["a", "b"]):
             with pytest.raises(InputError, match=r"1 image lies beside the folders of classes .*: stray\.png; move"):
-                open_source(folder, class_names=names)
-        source = open_source(folder, allow_incomplete=True)
+                open_labelled(folder, class_names=names)
+        source = open_labelled(folder, allow_incomplete=True)
         assert told(source) == {"Bag/0.png": "Bag", "Coat/1.png": "Coat"}
         assert source.notes[0].endswith("left out: stray.png")
 
@@ -245,9 +245,9 @@ class TestClasses:
         for name in ("x/1.png", "y/photos/1.png"):
             folder = tree(tmp_path / name.partition("/")[0], name.partition("/")[2])
             with pytest.raises(InputError, match="must have at least two sub-folders"):
-                open_source(folder)
-            assert told(open_source(folder, class_names=["a", "b"])) == {name.partition("/")[2]: None}
-        assert "taken to be unknown" in open_source(folder, class_names=["a", "b"]).notes[0]
+                open_labelled(folder)
+            assert told(open_labelled(folder, class_names=["a", "b"])) == {name.partition("/")[2]: None}
+        assert "taken to be unknown" in open_labelled(folder, class_names=["a", "b"]).notes[0]
 
     @pytest.mark.parametrize(
         ("names", "ordered"),
@@ -262,18 +262,18 @@ class TestClasses:
         ],
     )  # fmt: skip
     def test_order(self, tmp_path, names, ordered):
-        source = open_source(tree(tmp_path / "x", *(f"{name}/{name}.png" for name in names)))
+        source = open_labelled(tree(tmp_path / "x", *(f"{name}/{name}.png" for name in names)))
         assert source.class_names == ordered
         assert all(id_ == f"{label}/{label}.png" for id_, label in told(source).items())
         assert bool(source.notes) == (list(ordered) != sorted(ordered))
-        given = open_source(str(tmp_path / "x"), class_names=[f"name of {name}" for name in ordered])
+        given = open_labelled(str(tmp_path / "x"), class_names=[f"name of {name}" for name in ordered])
         assert all(label == f"name of {id_.partition('/')[0]}" for id_, label in told(given).items())
 
     @given(st.sets(st.integers(0, 200), min_size=2, max_size=12))
     @settings(max_examples=20, deadline=None)
     def test_numbered_folders_take_names_in_the_order_of_numbers(self, tmp_path_factory, numbers):
         folder = tree(tmp_path_factory.mktemp("x") / "x", *(f"{n}/a.png" for n in numbers))
-        source = open_source(folder, class_names=[f"the number {n}" for n in sorted(numbers)])
+        source = open_labelled(folder, class_names=[f"the number {n}" for n in sorted(numbers)])
         assert all(label == f"the number {id_.partition('/')[0]}" for id_, label in told(source).items())
         shutil.rmtree(folder)
 
@@ -281,10 +281,10 @@ class TestClasses:
         for i, other in enumerate((unicodedata.normalize("NFD", "café"), "café ", " café")):
             folder = tree(tmp_path / str(i), "café/1.png", f"{other}/2.png")
             with pytest.raises(InputError, match="look the same: rename or merge them"):
-                open_source(folder)
+                open_labelled(folder)
 
     def test_that_differ_in_capitals_are_two(self, tmp_path):
-        source = open_source(tree(tmp_path / "x", "Cat/1.png", "cat/2.png"))
+        source = open_labelled(tree(tmp_path / "x", "Cat/1.png", "cat/2.png"))
         assert told(source) == {"Cat/1.png": "Cat", "cat/2.png": "cat"}
         assert source.notes == (
             "the classes 'Cat' and 'cat' differ in capitals only, and are two classes; a model that ignores capitals "
@@ -294,7 +294,7 @@ class TestClasses:
     @pytest.mark.parametrize("name", ["big\ncat", " ", "a\tb", os.fsdecode(b"caf\xe9")])
     def test_that_are_no_text_are_rejected(self, tmp_path, name):
         with pytest.raises(InputError, match="cannot be a class") as caught:
-            open_source(tree(tmp_path / "x", f"{name}/1.png", "dog/2.png"))
+            open_labelled(tree(tmp_path / "x", f"{name}/1.png", "dog/2.png"))
         assert str(caught.value).isprintable()
 
 
@@ -309,7 +309,7 @@ class TestFiles:
         }  # fmt: skip
         for name, content in texts.items():
             (tmp_path / "x" / name).write_bytes(content)
-        source = open_source(folder)
+        source = open_labelled(folder)
         assert len(source) == 7
         assert {load_image(source.read(i)).image.size for i in range(7)} == {(2, 2)}
         (note,) = source.notes
@@ -319,12 +319,12 @@ class TestFiles:
     def test_pictures_that_cannot_be_read_are_not_left_out(self, tmp_path, name):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
         (tmp_path / "x" / "cat" / name).write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
-        assert len(open_source(folder)) == 3
+        assert len(open_labelled(folder)) == 3
 
     def test_links_to_nowhere_are_not_left_out(self, tmp_path):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
         (tmp_path / "x" / "dog" / "gone").symlink_to("nowhere")
-        assert len(open_source(folder)) == 3
+        assert len(open_labelled(folder)) == 3
 
     def test_archives_are_said(self, tmp_path):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
@@ -332,14 +332,14 @@ class TestFiles:
         for name in ("x/all.zip", "x/cat/more.ZIP", "only/train.zip", "x/backup.tar"):
             with zipfile.ZipFile(tmp_path / name, "w") as archive:
                 archive.writestr("cat/9.png", PNG)
-        source = open_source(folder)
+        source = open_labelled(folder)
         assert set(source.ids) == {"cat/1.png", "dog/2.png"}
         assert source.notes == (
             "3 files are no images and were left out: all.zip, backup.tar, cat/more.ZIP; archives are not opened: "
             "unpack them if they hold images",
         )
         with pytest.raises(InputError, match=r"holds no images, but train\.zip; archives are not opened: unpack them"):
-            open_source(str(tmp_path / "only"))
+            open_labelled(str(tmp_path / "only"))
 
     def test_tables_beside_folders_of_images(self, tmp_path):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
@@ -347,7 +347,7 @@ class TestFiles:
         with pytest.raises(
             InputError, match=r"holds both tables \(.*labels\.Parquet\) and folders of images \(cat, dog\)"
         ):
-            open_source(folder)
+            open_labelled(folder)
 
     def test_a_folder_that_cannot_be_read(self, tmp_path, monkeypatch):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
@@ -360,28 +360,28 @@ class TestFiles:
 
         monkeypatch.setattr(os, "scandir", denied)  # the tests may run as root, whom nothing is denied
         with pytest.raises(InputError, match=r"the folder .*dog cannot be read: Permission denied"):
-            open_source(folder)
+            open_labelled(folder)
 
     def test_relative_names(self, tmp_path, monkeypatch):
         tree(tmp_path / "x", "cat/1.png", "dog/2.png")
         monkeypatch.chdir(tmp_path / "x")
-        source = open_source(".")
+        source = open_labelled(".")
         assert told(source) == {"cat/1.png": "cat", "dog/2.png": "dog"}
         monkeypatch.chdir(tmp_path)
         assert load_image(source.read(1)).image.size == (2, 2)
-        assert open_source("x/").fingerprint() == source.fingerprint()
+        assert open_labelled("x/").fingerprint() == source.fingerprint()
 
     def test_columns(self, tmp_path):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
-        assert len(open_source(folder, image_column="image", label_column="label")) == 2
+        assert len(open_labelled(folder, image_column="image", label_column="label")) == 2
         with pytest.raises(InputError, match="no column 'kind'; it has image, label"):
-            open_source(folder, label_column="kind")
+            open_labelled(folder, label_column="kind")
 
     @pytest.mark.parametrize("content", ["name,size\na,1\n", "", "x" * 100_000])
     def test_metadata_of_another_kind(self, tmp_path, content):
         folder = tree(tmp_path / "x", "cat/1.png", "dog/2.png")
         (tmp_path / "x" / "metadata.csv").write_text(content)
-        source = open_source(folder)
+        source = open_labelled(folder)
         assert told(source) == {"cat/1.png": "cat", "dog/2.png": "dog"}
         assert source.notes == ("1 file is no image and was left out: metadata.csv",)
 
@@ -389,17 +389,17 @@ class TestFiles:
         folder = tree(tmp_path / "x", "a.txt")
         (tmp_path / "x" / "labels.CSV").write_text("image,label\n")
         with pytest.raises(InputError, match=r"x is a folder without images: give the file, .*labels\.CSV"):
-            open_source(folder)
+            open_labelled(folder)
 
 
 def test_classes_that_only_another_split_has_are_noted(tmp_path):
     folder = tree(tmp_path / "x", "train/a/1.png", "train/b/1.png", "train/c/1.png", "test/a/1.png", "test/b/1.png")
-    source = open_source(folder)
+    source = open_labelled(folder)
     assert source.class_names == ("a", "b")
     (note,) = source.notes
     assert note.startswith("1 folder of another split is not in test, and so no class that can be predicted: c;")
-    assert open_source(folder, split="train").notes == ()
+    assert open_labelled(folder, split="train").notes == ()
     (tmp_path / "x" / "test" / "c").mkdir()
-    source = open_source(folder)
+    source = open_labelled(folder)
     assert source.class_names == ("a", "b", "c")
     assert source.notes == ("1 class has no images and can be predicted all the same: c",)

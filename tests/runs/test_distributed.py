@@ -8,19 +8,19 @@ import pytest
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.distributed import Work, evaluate_distributed
-from diffusion_classifier.runs.evaluation import Question, evaluate
+from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 NAMES = ("cat", "dog", "door")
-QUESTION = Question(store_errors=True, options={"strategy": "sequential:8/0.2"})
+QUESTION = ClassEvaluator(store_errors=True, options={"strategy": "sequential:8/0.2"})
 
 
 def images(count=20, die=None):
     """Opened by each worker for itself; with `die` a file's name, the worker that first reads image 7 is killed."""
-    from diffusion_classifier.data.labelled import Source
+    from diffusion_classifier.data.labelled import LabelledSource
 
     def read(i):
         if i == 7 and die is not None and not os.path.exists(die):
@@ -29,7 +29,7 @@ def images(count=20, die=None):
         return b"broken" if i == 4 else np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
 
     labels = tuple(i % 3 for i in range(count))
-    return Source("photos", NAMES, labels, tuple(f"{i}.png" for i in range(count)), read)
+    return LabelledSource("photos", NAMES, labels, tuple(f"{i}.png" for i in range(count)), read)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -103,10 +103,10 @@ def captions():
 def test_pairs_of_captions_too(model_folder, tmp_path):
     """Workers encode all captions of the run, whichever images they are given."""
     from diffusion_classifier import DiffusionClassifier
-    from diffusion_classifier.runs.evaluators import CaptionQuestion
+    from diffusion_classifier.runs.evaluators import CaptionEvaluator
 
     load = {"model": str(model_folder("sd-epsilon")), "device": "cpu", "dtype": "float32", "batch_size": 5}
-    question = CaptionQuestion(store_errors=True, options={"strategy": "fixed:3"})
+    question = CaptionEvaluator(store_errors=True, options={"strategy": "fixed:3"})
     list(evaluate(DiffusionClassifier.from_pretrained(**load), captions(), tmp_path / "whole", question))
     work = Work(captions, load, question)
     list(evaluate_distributed(work, captions(), tmp_path / "run", num_workers=2, chunk=3))
@@ -121,6 +121,6 @@ def test_mistakes(load, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             list(evaluate_distributed(Work(images, load, QUESTION), images(), tmp_path / "run", **options))
-    strange = Question(options={"strategy": "foo"})
+    strange = ClassEvaluator(options={"strategy": "foo"})
     with pytest.raises(InputError, match="strategy 'foo'"):
         list(evaluate_distributed(Work(images, load, strange), images(), tmp_path / "run"))

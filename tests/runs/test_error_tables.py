@@ -11,7 +11,7 @@ from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import ROWS_PER_GROUP, read_tables, table_writer
 from diffusion_classifier.runs.store import open_run
 from diffusion_classifier.search.classification import decide
-from diffusion_classifier.search.engine import Scored, Spent
+from diffusion_classifier.search.engine import Cost, ScoredImage
 
 NAMES = ("cat", "dog", "owl")
 SETTINGS = {"loss": "l2", "num_dimensions": 48, "strategy": "fixed:4", "prior": None}
@@ -19,8 +19,8 @@ SETTINGS = {"loss": "l2", "num_dimensions": 48, "strategy": "fixed:4", "prior": 
 
 def result(name="a.png", errors=None, failure=None):
     errors = torch.rand(3, 4, generator=torch.Generator().manual_seed(len(name))) if errors is None else errors
-    scored = Scored(
-        name, errors, torch.ones(3).bool(), torch.tensor([500, 250, 750, 125]), Spent(12, 12.0, 0.1), failure
+    scored = ScoredImage(
+        name, errors, torch.ones(3).bool(), torch.tensor([500, 250, 750, 125]), Cost(12, 12.0, 0.1), failure
     )
     return decide(scored, NAMES, num_dimensions=48)
 

@@ -12,10 +12,10 @@ from gaussians import gaussian
 from tolerances import ERRORS, posteriors
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.denoisers import tuning
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.evaluation import Question, candidates, choose, evaluate
+from diffusion_classifier.runs.evaluation import ClassEvaluator, candidates, choose, evaluate
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
 from diffusion_classifier.search.shortlists import Gradient
@@ -31,7 +31,7 @@ def pixels(i, size=16):
 
 def source(count=M, names=NAMES, read=pixels):
     labels = tuple(i % len(names) for i in range(count))
-    return Source("photos", names, labels, tuple(f"{i}.png" for i in range(count)), read)
+    return LabelledSource("photos", names, labels, tuple(f"{i}.png" for i in range(count)), read)
 
 
 @pytest.fixture
@@ -51,9 +51,9 @@ def rows(folder):
 
 def ask(classifier, images, folder, **options):
     """`evaluate` with all that may be asked in one place."""
-    question = {f.name: options.pop(f.name) for f in fields(Question) if f.name in options}
+    question = {f.name: options.pop(f.name) for f in fields(ClassEvaluator) if f.name in options}
     own = {k: options.pop(k) for k in ("positions", "part", "model", "command", "on_start") if k in options}
-    return evaluate(classifier, images, folder, Question(**question, options=options), **own)
+    return evaluate(classifier, images, folder, ClassEvaluator(**question, options=options), **own)
 
 
 OPTIONS = {"strategy": "sequential:8/0.2", "store_errors": True, "weights": "uniform"}

@@ -11,11 +11,11 @@ from tolerances import posteriors
 from tolerances import scores as nats
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.captioned import CaptionSource
+from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.evaluation import evaluate
-from diffusion_classifier.runs.evaluators import CaptionQuestion, choose_captioned
+from diffusion_classifier.runs.evaluators import CaptionEvaluator, choose_captioned
 from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
@@ -30,7 +30,7 @@ def picture(i):
 
 def pairs(count=PAIRS, read=picture):
     both = [(f"a {e} on b", f"b on a {e}") for e in range(count)]
-    return CaptionSource(
+    return CaptionedSource(
         "pairs",
         tuple(f"{e}/{k}" for e in range(count) for k in (0, 1)),
         tuple(captions for captions in both for _ in (0, 1)),
@@ -43,7 +43,7 @@ def pairs(count=PAIRS, read=picture):
 
 def single(read=picture):
     captions = (("a dog", "a cat"), ("the moon", "a dog", "a cat"), ("a cat", "a tree"), ("a dog", "a tree"))
-    return CaptionSource("single", ("w", "x", "y", "z"), captions, (0, 1, 0, 1), read, ("add", "swap", "add", "add"))
+    return CaptionedSource("single", ("w", "x", "y", "z"), captions, (0, 1, 0, 1), read, ("add", "swap", "add", "add"))
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def make(model_folder):
 
 def ask(clf, source, folder, positions=None, part=None, **options):
     own = {k: options.pop(k) for k in ("unconditional", "store_errors", "also", "template", "average") if k in options}
-    return evaluate(clf, source, folder, CaptionQuestion(options=options, **own), positions=positions, part=part)
+    return evaluate(clf, source, folder, CaptionEvaluator(options=options, **own), positions=positions, part=part)
 
 
 def rows(folder):
@@ -176,7 +176,7 @@ def test_the_strategy_and_the_null_condition(make, tmp_path):
 
 def test_two_captions_that_the_model_cannot_tell_apart_are_a_tie(make, tmp_path):
     """The tokenizer has one case."""
-    source = CaptionSource("ties", ("0",), (("a dog", "A Dog"),), (0,), picture)
+    source = CaptionedSource("ties", ("0",), (("a dog", "A Dog"),), (0,), picture)
     list(ask(make(), source, tmp_path / "run", **ERRORS))
     rescore(tmp_path / "run", tmp_path / "again", temperature=2.0)
     for name in ("run", "again"):

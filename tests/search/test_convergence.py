@@ -6,7 +6,7 @@ from gaussians import SCHEDULES, gaussian
 
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
 from diffusion_classifier.diffusion.timestep_weights import elbo_weights
-from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.engine import ImageJob, score
 from diffusion_classifier.search.posterior import log_posterior, mean_errors, paired_differences
 from diffusion_classifier.search.strategies import Fixed
 
@@ -34,7 +34,7 @@ def error_table(denoiser, jobs, num_draws, timesteps="even"):
 @pytest.mark.parametrize(("schedule", "prediction_type"), KINDS)
 def test_errors_converge_to_their_expectation(schedule, prediction_type):
     denoiser, x = gaussian(3, schedule=schedule, prediction_type=prediction_type), image()
-    (errors,), (t,) = error_table(denoiser, [Job("x", x, 1)], 1023)
+    (errors,), (t,) = error_table(denoiser, [ImageJob("x", x, 1)], 1023)
     expected = denoiser.expected_error(x, t)
     deviation = errors - expected
     assert (deviation.sum(1).abs() < 4 * deviation.square().sum(1).sqrt()).all()
@@ -50,7 +50,7 @@ def test_errors_converge_to_their_expectation(schedule, prediction_type):
 @pytest.mark.parametrize(("schedule", "prediction_type"), [kind for kind in KINDS if kind[1] != "epsilon"])
 def test_errors_do_not_depend_on_what_the_network_predicts(schedule, prediction_type):
     tables = [
-        error_table(gaussian(3, schedule=schedule, prediction_type=p), [Job("x", image(), 1)], 63)[0]
+        error_table(gaussian(3, schedule=schedule, prediction_type=p), [ImageJob("x", image(), 1)], 63)[0]
         for p in ("epsilon", prediction_type)
     ]
     torch.testing.assert_close(*tables, rtol=1e-3, atol=1e-4)
@@ -59,7 +59,7 @@ def test_errors_do_not_depend_on_what_the_network_predicts(schedule, prediction_
 @pytest.mark.parametrize("timesteps", ["even", "random"])
 def test_the_error_of_the_mean_falls_as_one_over_the_root_of_draws(timesteps):
     denoiser, x = gaussian(2), image()
-    errors, _ = error_table(denoiser, [Job(str(key), x, key) for key in range(32)], 240, timesteps)
+    errors, _ = error_table(denoiser, [ImageJob(str(key), x, key) for key in range(32)], 240, timesteps)
     truth = denoiser.expected_error(x, all_times("linear")).mean(1)
     few, many = ((errors[..., :n].mean(2) - truth).square().mean().sqrt() for n in (15, 240))
     assert 2.8 < few / many < 5.7  # 4 = √(240/15)
@@ -82,7 +82,7 @@ def test_elbo_weights_give_the_true_posterior(schedule, seed):
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_weighted_draws_converge_to_the_true_posterior(schedule):
     denoiser, x = gaussian(3, schedule=schedule, prediction_type="flow" if schedule == "flow" else "epsilon"), image(1)
-    (errors,), (t,) = error_table(denoiser, [Job("x", x, 1)], 1023)
+    (errors,), (t,) = error_table(denoiser, [ImageJob("x", x, 1)], 1023)
     log_likelihood = denoiser.log_likelihood(x[None])[0]
     best = int(log_likelihood.argmax())
     mean, standard_error = paired_differences(elbo_weights(denoiser.schedule, t) * errors * D, best)

@@ -11,7 +11,7 @@ from diffusion_classifier.denoisers import base
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.search.engine import Job, score
+from diffusion_classifier.search.engine import ImageJob, score
 from diffusion_classifier.search.strategies import Fixed, Sequential, Staged
 
 STAGED = Staged((2, 5), (2, 1))
@@ -79,7 +79,7 @@ def spoil_bright_images(output, noisy, _t, c):
 
 def images(n):
     rng = torch.Generator().manual_seed(5)
-    return [Job(f"image {i}", torch.rand(3, 2, 2, generator=rng) * 2 - 1, 1000 + i) for i in range(n)]
+    return [ImageJob(f"image {i}", torch.rand(3, 2, 2, generator=rng) * 2 - 1, 1000 + i) for i in range(n)]
 
 
 def tables(denoiser, jobs, strategy, num_classes=3, **options):
@@ -117,7 +117,7 @@ def same(results, others):
 @pytest.mark.parametrize("loss", ["l2", "l1", "huber"])
 def test_equals_a_plain_loop(strategy, timesteps, loss):
     denoiser, draws = gaussian(num_classes=4), Draws(Timesteps(timesteps), seed=3)
-    jobs = [*images(2), Job("far off", torch.full((3, 2, 2), 30.0), 1)]  # errors below and above huber's threshold
+    jobs = [*images(2), ImageJob("far off", torch.full((3, 2, 2), 30.0), 1)]  # errors below and above huber's threshold
     functional = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}[loss]
     results = tables(denoiser, jobs, strategy, num_classes=4, draws=draws, loss=loss, batch_size=5)
     assert len(results) == 3
@@ -148,7 +148,7 @@ def test_batch_size_and_order_of_images_change_nothing(strategy):
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_batches_ahead_of_their_results_change_nothing(strategy, ahead):
     """As on a GPU, which is given work before the errors of what it does are read."""
-    bad = Job("bad", torch.full((3, 2, 2), 1e3), 77)
+    bad = ImageJob("bad", torch.full((3, 2, 2), 1e3), 77)
     jobs = [*images(4), bad, *images(9)[4:]]
     for batch_size in (1, 7, 64):
         results = tables(Stub(spoil=spoil_bright_images), jobs, strategy, batch_size=batch_size, ahead=ahead)
@@ -224,7 +224,7 @@ def test_memory_does_not_grow_with_images_classes_or_draws():
     def jobs():
         for i in count():
             taken.append(i)
-            yield Job(str(i), torch.zeros(3, 2, 2), i)
+            yield ImageJob(str(i), torch.zeros(3, 2, 2), i)
 
     results = score(stub, jobs(), stub.condition(range(30)), Staged((2, 20), (2, 1)), batch_size=8)
     for done in range(25):
@@ -307,7 +307,7 @@ def test_what_is_not_finite_in_float32_either_fails_and_says_where(dtype, dtypes
 
 @pytest.mark.parametrize("batch_size", [1, 5, 64])
 def test_a_failure_harms_no_other_image(batch_size):
-    good, bad = images(7), Job("bad", torch.full((3, 2, 2), 1e3), 77)
+    good, bad = images(7), ImageJob("bad", torch.full((3, 2, 2), 1e3), 77)
     draws = Draws(Timesteps.parse("100,200"))
     results = tables(
         Stub(spoil=spoil_bright_images),
@@ -370,8 +370,10 @@ def test_candidates_alone_are_evaluated():
     conditioning = denoiser.condition([0, 1, 2, 3])
     images = torch.rand(3, 3, 2, 2)
     chosen = [None, torch.tensor([1, 3]), torch.tensor([0, 2])]
-    jobs = [Job(str(i), image, i, c) for i, (image, c) in enumerate(zip(images, chosen, strict=True))]
-    whole = {r.name: r for r in score(denoiser, [Job(j.name, j.image, j.key) for j in jobs], conditioning, Fixed(5))}
+    jobs = [ImageJob(str(i), image, i, c) for i, (image, c) in enumerate(zip(images, chosen, strict=True))]
+    whole = {
+        r.name: r for r in score(denoiser, [ImageJob(j.name, j.image, j.key) for j in jobs], conditioning, Fixed(5))
+    }
     for strategy in (Fixed(5), Staged((2, 5), (2, 1)), Sequential(5)):
         for found in score(denoiser, jobs, conditioning, strategy, batch_size=7):
             among = chosen[int(found.name)]

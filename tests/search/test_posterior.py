@@ -16,7 +16,7 @@ from diffusion_classifier.diffusion.schedules import EDM, RectifiedFlow, read_sc
 from diffusion_classifier.diffusion.timestep_weights import elbo_weights, weights_at
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.search.classification import decide
-from diffusion_classifier.search.engine import Scored, Spent
+from diffusion_classifier.search.engine import Cost, ScoredImage
 from diffusion_classifier.search.posterior import log_posterior, mean_errors, paired_differences, probabilities
 
 D = 48
@@ -26,7 +26,9 @@ SEEDS = st.integers(0, 2**32 - 1)
 def scored(errors, active=None):
     errors = torch.as_tensor(errors, dtype=torch.float32)
     active = torch.ones(len(errors), dtype=torch.bool) if active is None else torch.as_tensor(active)
-    return Scored("x.png", errors, active, torch.arange(errors.shape[1]), Spent(int((~errors.isnan()).sum()), 2.5, 0.5))
+    return ScoredImage(
+        "x.png", errors, active, torch.arange(errors.shape[1]), Cost(int((~errors.isnan()).sum()), 2.5, 0.5)
+    )
 
 
 def names(errors):
@@ -296,7 +298,7 @@ class TestDecide:
 
     def test_a_failure_has_no_answer(self):
         unknown = torch.full((2, 3), torch.nan)
-        failed = Scored("x.png", unknown, torch.ones(2).bool(), torch.arange(3), Spent(4, 4.0, 0.5), "broken")
+        failed = ScoredImage("x.png", unknown, torch.ones(2).bool(), torch.arange(3), Cost(4, 4.0, 0.5), "broken")
         result = decide(failed, ["a", "b"], num_dimensions=D, notes=["first of 2 frames"])
         assert (result.label, result.score, result.confidence, result.ties) == (None, 0, 0, ())
         assert (result.failure, result.notes, result.num_evaluations) == ("broken", ("first of 2 frames",), 4)

@@ -21,7 +21,7 @@ from transformers import (
 from diffusion_classifier import Coarse, DiffusionClassifier, Gradient, InputError, Screened, Sequential, Tree
 from diffusion_classifier.denoisers.base import Conditioning
 from diffusion_classifier.denoisers.families.gaussian import Gaussian
-from diffusion_classifier.search.engine import Job, Spent
+from diffusion_classifier.search.engine import Cost, ImageJob
 from diffusion_classifier.search.posterior import mean_errors
 from diffusion_classifier.search.shortlists import gradient, parse_shortlist, read_tree
 from diffusion_classifier.search.shortlists.base import narrowed
@@ -112,7 +112,7 @@ class TestAnySearchFollows:
 
     def test_none_without(self):
         (result,) = classifier().classify(IMAGES[0], LABELS, strategy=Fixed(2))
-        assert (result.shortlist, result.screening) == (None, Spent())
+        assert (result.shortlist, result.screening) == (None, Cost())
 
     def test_a_broken_image_is_a_row(self, tmp_path):
         (tmp_path / "x.png").write_text("no")
@@ -142,14 +142,14 @@ class TestAnySearchFollows:
         assert len(result.shortlist) == 3
 
     def test_what_is_not_a_number_rules_nothing_out(self):
-        found = narrowed(Job("x", torch.zeros(3, 2, 2), 0), torch.tensor([1.0, torch.nan, 2.0]), 2, Spent(1))
-        assert (found.candidates, found.spent) == (None, Spent(1))
+        found = narrowed(ImageJob("x", torch.zeros(3, 2, 2), 0), torch.tensor([1.0, torch.nan, 2.0]), 2, Cost(1))
+        assert (found.candidates, found.spent) == (None, Cost(1))
 
     def test_the_last_place_is_shared_by_what_ties(self):
-        job = Job("x", torch.zeros(3, 2, 2), 0, spent=Spent(1, 1.0, 1.0))
-        found = narrowed(job, torch.tensor([3.0, 1.0, 2.0, 2.0, torch.inf]), 2, Spent(2, 1.5, 0.5))
+        job = ImageJob("x", torch.zeros(3, 2, 2), 0, spent=Cost(1, 1.0, 1.0))
+        found = narrowed(job, torch.tensor([3.0, 1.0, 2.0, 2.0, torch.inf]), 2, Cost(2, 1.5, 0.5))
         assert found.candidates.tolist() == [1, 2, 3]
-        assert found.spent == Spent(3, 2.5, 1.5)
+        assert found.spent == Cost(3, 2.5, 1.5)
 
 
 class TestScreened:

@@ -22,13 +22,13 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.base import scheduler_config
 from diffusion_classifier.diffusion.schedules import RectifiedFlow, read_scheduler
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.search.engine import Scored, Spent
+from diffusion_classifier.search.engine import Cost, ScoredImage
 from diffusion_classifier.training import checkpoint as checkpoints
 from diffusion_classifier.training import class_model as module
 from diffusion_classifier.training import denoising
 from diffusion_classifier.training.class_model import CHECKPOINT, OUTER, _batch, build_network, train
 from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
-from diffusion_classifier.training.images import LabelledImages
+from diffusion_classifier.training.images import TrainingImages
 from diffusion_classifier.training.loop import batch_rows, build_optimizer, fit, learning_rate, num_steps, seeded
 
 
@@ -36,7 +36,7 @@ def toy(n, seed=0):
     """The class decides the brightness; classes in turn."""
     labels = torch.arange(n) % 2
     noise = torch.randint(-30, 31, (n, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
-    return LabelledImages((60 + 120 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, ("dark", "light"))
+    return TrainingImages((60 + 120 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, ("dark", "light"))
 
 
 DATA = toy(19)
@@ -558,11 +558,13 @@ class TestModel:
         def score(_denoiser, jobs, *_, **__):
             for job in jobs:
                 seen.append(float(job.image.mean() > 0))
-                yield Scored(job.name, torch.zeros(2, 8), torch.ones(2).bool(), torch.zeros(8), Spent(16, 16.0, 0.0))
+                yield ScoredImage(
+                    job.name, torch.zeros(2, 8), torch.ones(2).bool(), torch.zeros(8), Cost(16, 16.0, 0.0)
+                )
 
         run(tmp_path)
         monkeypatch.setattr(module, "score", score)
-        module.validate(tmp_path, LabelledImages(validation.images[order], validation.labels[order], ("a", "b")), "cpu")
+        module.validate(tmp_path, TrainingImages(validation.images[order], validation.labels[order], ("a", "b")), "cpu")
         assert len(seen) == 200
         assert np.mean(seen) == 0.5
 
@@ -642,7 +644,7 @@ def test_checkpoints_are_made_on_the_way(tmp_path, steps, given, at):
     "settings", [{"channels": (8, 8), "head": (8, 8, 8)}, {"channels": (8,), "head": (8, 8, 8, 8, 8)}]
 )
 def test_a_size_that_the_head_cannot_halve(settings):
-    data = LabelledImages(DATA.images[:, :, :6, :6].contiguous(), DATA.labels, DATA.class_names)
+    data = TrainingImages(DATA.images[:, :, :6, :6].contiguous(), DATA.labels, DATA.class_names)
     with pytest.raises(InputError, match="images of 6 pixels cannot be halved"):
         module.build_network(replace(CONFIG, **settings), data)
 
@@ -654,7 +656,7 @@ def test_validation_of_many_classes_is_of_few_images(tmp_path, monkeypatch):
         jobs = list(jobs)
         seen.append(len(jobs))
         errors = torch.rand(len(conditioning), 8)
-        return (Scored(job.name, errors, torch.ones(len(errors)).bool(), torch.zeros(8), Spent()) for job in jobs)
+        return (ScoredImage(job.name, errors, torch.ones(len(errors)).bool(), torch.zeros(8), Cost()) for job in jobs)
 
     class Model:
         def condition(self, classes):
@@ -664,7 +666,7 @@ def test_validation_of_many_classes_is_of_few_images(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load_denoiser", lambda *_, **__: Model())
     for classes in (2, 10, 500):
         names = tuple(map(str, range(classes)))
-        images = LabelledImages(
+        images = TrainingImages(
             torch.zeros(300, 1, 4, 4, dtype=torch.uint8), torch.zeros(300, dtype=torch.int64), names
         )
         module.validate(tmp_path, images, "cpu")

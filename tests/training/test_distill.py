@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.data.images import load_image
-from diffusion_classifier.data.labelled import open_source
+from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.training import supervised
@@ -89,14 +89,14 @@ class TestWithoutLabels:
     def test_a_table(self, tmp_path):
         save(tmp_path / "a.png", 60)
         (tmp_path / "t.csv").write_text("image\na.png\n")
-        source = open_source(str(tmp_path / "t.csv"), class_names=("x", "y"))
+        source = open_labelled(str(tmp_path / "t.csv"), class_names=("x", "y"))
         assert (source.labels, source.label(0), source.class_names) == ((-1,), None, ("x", "y"))
 
 
 class TestTaught:
     def test_targets_are_the_posteriors(self, evaluate, unlabelled, tmp_path):
         evaluate(unlabelled, "run", "--class-names", NAMES, "--limit", 20)
-        source = open_source(str(unlabelled), class_names=NAMES.split(","))
+        source = open_labelled(str(unlabelled), class_names=NAMES.split(","))
         found = taught({tmp_path / "run": source})
         rows = {row["id"]: row["posterior"] for row in read_rows(tmp_path / "run").to_pylist()}
         assert (len(found), found.class_names) == (20, ("dark", "grey", "light"))
@@ -114,9 +114,9 @@ class TestTaught:
         evaluate(unlabelled, "a", *names)
         evaluate(unlabelled, "b", *names, "--loss", "l1", "--limit", 15)
         evaluate(photos, "c")
-        source = open_source(str(unlabelled), class_names=NAMES.split(","))
+        source = open_labelled(str(unlabelled), class_names=NAMES.split(","))
         folders = [tmp_path / name for name in "abc"]
-        found = taught(dict(zip(folders, [source, source, open_source(str(photos))], strict=True)))
+        found = taught(dict(zip(folders, [source, source, open_labelled(str(photos))], strict=True)))
         assert len(found) == 60
         a, b = ({row["id"]: np.array(row["posterior"]) for row in read_rows(f).to_pylist()} for f in folders[:2])
         for i, id_ in enumerate(source.ids):
@@ -131,7 +131,7 @@ class TestTaught:
             Image.open(file).transpose(Image.Transpose.ROTATE_180).save(file)
         evaluate(tmp_path / "again", "b", *names)
         sources = [
-            open_source(str(folder), class_names=NAMES.split(",")) for folder in (unlabelled, tmp_path / "again")
+            open_labelled(str(folder), class_names=NAMES.split(",")) for folder in (unlabelled, tmp_path / "again")
         ]
         found = taught(dict(zip((tmp_path / "a", tmp_path / "b"), sources, strict=True)))
         assert len(found) == 2 * len(sources[0])
@@ -142,7 +142,7 @@ class TestTaught:
         evaluate(unlabelled, "run", *names)
         evaluate(unlabelled, "shifted", *names, "--shift", "contrast:1")
         evaluate(unlabelled, "other", "--class-names", "light,dark,grey")
-        source, others = open_source(str(unlabelled), class_names=NAMES.split(",")), open_source(str(photos))
+        source, others = open_labelled(str(unlabelled), class_names=NAMES.split(",")), open_labelled(str(photos))
         with pytest.raises(InputError, match="were changed by contrast:1: a student is taught plain ones"):
             taught({tmp_path / "shifted": source})
         with pytest.raises(InputError, match=r"photos\d* is not the data set of .*run, which was"):

@@ -14,7 +14,7 @@ from diffusion_classifier.tasks.scenes import open_nouns
 from diffusion_classifier.training.confusable_classes import confused_images
 from diffusion_classifier.training.denoising import TrainConfig, draw_times
 from diffusion_classifier.training.finetune import _indexed, _rivals, finetune
-from diffusion_classifier.training.images import CaptionedImages, LabelledImages
+from diffusion_classifier.training.images import TrainingCaptions, TrainingImages
 from diffusion_classifier.training.joint import START
 from diffusion_classifier.training.loop import batch_rows, generator_of
 
@@ -32,7 +32,7 @@ def images(denoiser, contrasts=True, n=8):
     size, which = denoiser.image_size, torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 3, size, size), generator=torch.Generator().manual_seed(0))
     captions = ("dark", "grey", "light")
-    return CaptionedImages(
+    return TrainingCaptions(
         (40 + 80 * which.view(-1, 1, 1, 1) + noise).to(torch.uint8),
         tuple(captions[i] for i in which),
         tuple((captions[i - 1], "a dog") for i in which) if contrasts else (),
@@ -152,7 +152,7 @@ def test_captions_come_to_be_told_apart_otherwise(tmp_path):
     options = {"device": "cpu", "dtype": "float32"}
     assert called_first(DiffusionClassifier.from_pretrained("scenes", **options)) == [True] * 8 + [False] * 8
     pixels = [preprocess(load_image(source.read(i)).image, 56) for kind in shown for i in kind[:20]]
-    data = CaptionedImages(
+    data = TrainingCaptions(
         ((torch.stack(pixels) + 1) * 127.5).to(torch.uint8), (captions[1],) * 20 + (captions[0],) * 20
     )
     config = replace(JOINT, epochs=16, batch_size=8, learning_rate=5e-3)
@@ -174,14 +174,14 @@ def test_captions_come_to_be_told_apart_otherwise(tmp_path):
 def test_bad_input(name, captions, options, message, model_folder, tmp_path):
     denoiser = load(model_folder(name))
     size = denoiser.image_size
-    data = CaptionedImages(torch.zeros(2, 3, size, size, dtype=torch.uint8), captions)
+    data = TrainingCaptions(torch.zeros(2, 3, size, size, dtype=torch.uint8), captions)
     with pytest.raises(InputError, match=message):
         finetune(data, denoiser, JOINT, tmp_path, **options)
 
 
 def test_confused_classes_are_told_from_each_other_alone():
     labels = torch.arange(12) % 3
-    data = LabelledImages(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), labels, ("cat", "dog", "cow"))
+    data = TrainingImages(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), labels, ("cat", "dog", "cow"))
     some = confused_images(data, ["cow", "CAT"], ["a cat", "a dog", "a cow"], 5, 0)
     assert set(zip(some.captions, some.contrasts, strict=True)) == {("a cat", ("a cow",)), ("a cow", ("a cat",))}
     assert len(some) == 5

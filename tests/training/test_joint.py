@@ -13,7 +13,7 @@ from diffusion_classifier.diffusion.schedules import read_scheduler
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.training.class_model import _batch, build_network, train
 from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
-from diffusion_classifier.training.images import LabelledImages
+from diffusion_classifier.training.images import TrainingImages
 from diffusion_classifier.training.joint import START, cross_entropy, draw_rivals
 
 EARLY = TrainConfig(
@@ -29,7 +29,7 @@ def toy(n, seed=0):
     labels = torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
     images = (40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8)
-    return LabelledImages(images, labels, ("dark", "grey", "light"))
+    return TrainingImages(images, labels, ("dark", "grey", "light"))
 
 
 DATA = toy(18)

@@ -11,10 +11,10 @@ from transformers import AutoModelForImageClassification
 from diffusion_classifier.baselines.hub import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.data.images import load_image
-from diffusion_classifier.data.labelled import Source
+from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.training import supervised
-from diffusion_classifier.training.images import LabelledImages, decode
+from diffusion_classifier.training.images import TrainingImages, decode
 from diffusion_classifier.training.supervised import SupervisedConfig, augmented, resolution, train_supervised
 
 CONFIG = SupervisedConfig(epochs=4, batch_size=8, warmup=2, ema=0.9, augment="flips")
@@ -35,7 +35,7 @@ def test_networks_have_as_many_parameters_as_published(monkeypatch):
     """He et al. 2016 and Dosovitskiy et al. 2021, by way of PyTorch's model zoo and of Touvron et al. 2021."""
     monkeypatch.undo()
     names = tuple(map(str, range(1000)))
-    data = LabelledImages(torch.zeros(1, 1, 224, 224, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), names)
+    data = TrainingImages(torch.zeros(1, 1, 224, 224, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), names)
     counts = {
         "resnet-18": 11_689_512, "resnet-34": 21_797_672, "resnet-50": 25_557_032, "resnet-101": 44_549_160,
         "vit-tiny": 5_717_416, "vit-small": 22_050_664, "vit-base": 86_567_656,
@@ -50,7 +50,7 @@ def toy(n, size=14, seed=0):
     """Three classes of brightness, in turn."""
     labels = torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 1, size, size), generator=torch.Generator().manual_seed(seed))
-    return LabelledImages((40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, NAMES)
+    return TrainingImages((40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, NAMES)
 
 
 @pytest.mark.parametrize("architecture", ["resnet-18", "resnet-50", "vit-tiny"])
@@ -158,7 +158,7 @@ def test_photographs_are_seen_as_in_training(architecture, tmp_path):
     photo = np.full((300, 500, 3), 200, np.uint8)
     photo[:, 100:400] = rng.integers(0, 256, (300, 300, 3))
     Image.fromarray(photo).save(tmp_path / "photo.png")
-    source = Source("photo", ("a",), (0,), ("0",), lambda _: tmp_path / "photo.png")
+    source = LabelledSource("photo", ("a",), (0,), ("0",), lambda _: tmp_path / "photo.png")
     data = replace(toy(6, size=28), images=decode(source, 28).expand(6, -1, -1, -1))
     train_supervised(data, replace(CONFIG, architecture=architecture, epochs=0.1), tmp_path / "m")
     model = Supervised.from_pretrained(tmp_path / "m", device="cpu", dtype="float32")

@@ -16,7 +16,7 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.training.class_model import train
 from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.images import CaptionedImages, LabelledImages
+from diffusion_classifier.training.images import TrainingCaptions, TrainingImages
 from diffusion_classifier.training.loop import num_steps, seeded
 from diffusion_classifier.training.text_model import train_text
 from diffusion_classifier.training.text_networks import (
@@ -40,7 +40,7 @@ def toy(n=24, size=16):
     levels = torch.tensor([[40, 40], [200, 40], [40, 120], [200, 200]], dtype=torch.float)
     halves = levels[torch.arange(n) % 4].repeat_interleave(size // 2, 1)[:, None, None].expand(-1, 1, size, -1)
     noise = torch.randint(-30, 31, (n, 1, size, size), generator=torch.Generator().manual_seed(0))
-    return CaptionedImages((halves + noise).to(torch.uint8), tuple(CAPTIONS[i % 4] for i in range(n)))
+    return TrainingCaptions((halves + noise).to(torch.uint8), tuple(CAPTIONS[i % 4] for i in range(n)))
 
 
 DATA = toy()
@@ -360,7 +360,7 @@ def test_usual_patch_size(size, patch):
 
 def test_models_of_captions_and_of_classes_do_not_take_each_others_place(finished, tmp_path):
     out = shutil.copytree(finished[0], tmp_path / "text")
-    labelled = LabelledImages(DATA.images, torch.arange(24) % 4, CAPTIONS)
+    labelled = TrainingImages(DATA.images, torch.arange(24) % 4, CAPTIONS)
     with pytest.raises(InputError, match="holds a model that no training here made"):
         train(labelled, replace(CONFIG, epochs=0.1), out)
     train(labelled, replace(CONFIG, epochs=0.1), tmp_path / "classes")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.training.images import LabelledImages, load_labelled_images
+from diffusion_classifier.training.images import TrainingImages, load_labelled_images
 
 
 @pytest.fixture(autouse=True)
@@ -333,7 +333,7 @@ class TestSplit:
     def test_disjoint_and_complete(self, n, data, seed):
         held_out = data.draw(st.integers(0, n - 1))
         images = torch.arange(n, dtype=torch.uint8).view(n, 1, 1, 1)
-        whole = LabelledImages(images, torch.arange(n), tuple(map(str, range(n))))
+        whole = TrainingImages(images, torch.arange(n), tuple(map(str, range(n))))
         rest, held = whole.split(held_out, seed)
         assert len(held) == held_out
         assert sorted(rest.labels.tolist() + held.labels.tolist()) == list(range(n))
@@ -341,7 +341,7 @@ class TestSplit:
             assert part.images.flatten().tolist() == part.labels.tolist()
 
     def test_depends_on_the_seed_alone(self):
-        data = LabelledImages(torch.zeros(50, 1, 1, 1, dtype=torch.uint8), torch.arange(50), ("a", "b"))
+        data = TrainingImages(torch.zeros(50, 1, 1, 1, dtype=torch.uint8), torch.arange(50), ("a", "b"))
         torch.manual_seed(0)
         once = data.split(10, 3)[1].labels
         torch.manual_seed(1)
@@ -350,17 +350,17 @@ class TestSplit:
 
     @pytest.mark.parametrize("held_out", [-1, 3, 4])
     def test_something_must_be_left(self, held_out):
-        data = LabelledImages(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.arange(3), ("a", "b"))
+        data = TrainingImages(torch.zeros(3, 1, 1, 1, dtype=torch.uint8), torch.arange(3), ("a", "b"))
         with pytest.raises(InputError, match=f"{held_out} images cannot be held out of 3"):
             data.split(held_out, 0)
 
 
 def test_the_fingerprint_changes_with_the_data():
-    data = LabelledImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("a", "b"))
+    data = TrainingImages(torch.zeros(3, 1, 2, 2, dtype=torch.uint8), torch.tensor([0, 1, 0]), ("a", "b"))
     images, labels = data.images.clone(), data.labels.clone()
     images[2, 0, 1, 1] = 1
     labels[2] = 1
-    same = LabelledImages(data.images.clone(), data.labels.clone(), ("a", "b"))
+    same = TrainingImages(data.images.clone(), data.labels.clone(), ("a", "b"))
     assert same.fingerprint() == data.fingerprint()
     assert (
         len(

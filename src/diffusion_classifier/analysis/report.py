@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..data.images import ImageError, load_image
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from ..runs.source import check_source
 from ..runs.spec import RunSpec, read_spec, refuse_captions
@@ -32,7 +32,7 @@ NUM_SHOWN = 12
 """Best, and worst, images."""
 
 
-def write_report(folder: Path, out: Path, source: Source | None = None) -> None:
+def write_report(folder: Path, out: Path, source: LabelledSource | None = None) -> None:
     """Write the page.
 
     Args:
@@ -89,7 +89,7 @@ def _head(spec: RunSpec, s: Summary) -> str:
     return f"<h1>{html.escape(s.model)} on {html.escape(spec.task or spec.source)}</h1>\n<table>{lines}</table>"
 
 
-def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: Source | None) -> str:
+def _shown(done: pa.Table, chosen: Sequence[int], score: NDArray[np.float64], source: LabelledSource | None) -> str:
     position = {} if source is None else {id_: i for i, id_ in enumerate(source.ids)}
     figures = []
     for row, i in zip(

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from ..data.corruptions import Shift
+from ..data.corruptions import Corruption
 from ..errors import InputError
 from ..metrics import Interval, share_interval
 from ..runs.spec import RunSpec, read_spec
@@ -144,7 +144,7 @@ def _read(folder: Path, natural: bool = False) -> _Run:
     if natural:
         shift = spec.task or spec.source, NATURAL
     else:
-        parsed = Shift.parse(spec.shift) if spec.shift else None
+        parsed = Corruption.parse(spec.shift) if spec.shift else None
         shift = PLAIN if parsed is None else (parsed.name, parsed.severity)
     images = [(shift[0] if natural else "", i) for i in rows["id"].to_pylist()]
     labels = dict(zip(images, rows["label"].to_pylist(), strict=True))
@@ -187,16 +187,16 @@ def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
         if mean:
             of_images, of_line = rng.exponential(size=of_images.shape), rng.exponential(size=of_line.shape)
         plain = _shares([r.plain for r in runs], of_images)
-        shifted = np.mean(
+        corrupted = np.mean(
             [
                 np.mean([_shares([r.shifts[name][severity] for r in runs], of_images) for severity in by], axis=0)
                 for name, by in runs[0].shifts.items()
             ],
             axis=0,
         )
-        mean.append(shifted)
+        mean.append(corrupted)
         if len(line) >= FEWEST:
-            above.append(_above_the_line(plain, shifted, line, of_line, count))
+            above.append(_above_the_line(plain, corrupted, line, of_line, count))
     result = []
     for i, r in enumerate(runs):
         errors = [_errors(by) / max(_errors(runs[0].shifts[name]), 1 / count) for name, by in r.shifts.items()]
@@ -231,11 +231,11 @@ def _errors(by: Mapping[int, Answers]) -> float:
 
 
 def _above_the_line(
-    plain: NDArray[Any], shifted: NDArray[Any], line: list[int], weights: NDArray[Any], count: int
+    plain: NDArray[Any], corrupted: NDArray[Any], line: list[int], weights: NDArray[Any], count: int
 ) -> NDArray[np.float64]:
     """How far each model's accuracy under shift is above the line through some, by weights of these (R, L): (R, K)."""
-    x, y = (logit(np.clip(share, 0.5 / count, 1 - 0.5 / count)) for share in (plain, shifted))
-    above: NDArray[np.float64] = shifted - expit(_line(x[:, line], y[:, line], x, weights))
+    x, y = (logit(np.clip(share, 0.5 / count, 1 - 0.5 / count)) for share in (plain, corrupted))
+    above: NDArray[np.float64] = corrupted - expit(_line(x[:, line], y[:, line], x, weights))
     return above
 
 

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.images import load_image
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from ..metrics import Interval, mean_interval, share_interval
 from ..runs.error_tables import read_tables
@@ -143,7 +143,7 @@ def confused(folder: Path) -> list[tuple[str, str, list[str]]]:
     ]
 
 
-def draw_confused(pairs: Sequence[tuple[str, str, list[str]]], source: Source, file: Path) -> None:
+def draw_confused(pairs: Sequence[tuple[str, str, list[str]]], source: LabelledSource, file: Path) -> None:
     """The pairs that are confused most, with images of each.
 
     Args:

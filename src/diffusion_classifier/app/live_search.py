@@ -19,7 +19,7 @@ from ..data.images import ImageSource, load_image
 from ..diffusion.draws import Draws
 from ..search.candidates import Classes, Template
 from ..search.classification import Classification, decide
-from ..search.jobs import Scored, Spent
+from ..search.jobs import Cost, ScoredImage
 from ..search.strategies import Request, State, Strategy
 
 
@@ -94,12 +94,12 @@ def watch(
 
     def so_far(state: State) -> Classification:
         evaluations = int((~state.errors.isnan()).sum()) * conditioning.num_prompts
-        scored = Scored(
+        scored = ScoredImage(
             name=picture.name,
             errors=state.errors,
             active=state.active,
             t=t,
-            spent=Spent(evaluations, nan, time.perf_counter() - started),
+            spent=Cost(evaluations, nan, time.perf_counter() - started),
             doubt=state.doubt,
             undecided=state.undecided,
             weights=state.weights,

@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from ..data.images import ImageError, load_image
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from ..runs.rescore import answer_again, other_settings
 from ..runs.source import check_source, open_run_source
@@ -191,7 +191,7 @@ def _filtered(rows: pa.Table, spec: RunSpec, wanted: str, true_class: str) -> pa
     return rows.filter(kept if true_class == "any" else kept & (labels == true_class))
 
 
-def _source(folder: Path, data: str | None) -> tuple[Source | None, str]:
+def _source(folder: Path, data: str | None) -> tuple[LabelledSource | None, str]:
     """The images of a run, if they are where they were; else why not."""
     spec = read_spec(folder)
     try:
@@ -202,7 +202,7 @@ def _source(folder: Path, data: str | None) -> tuple[Source | None, str]:
     return source, ""
 
 
-def _picture(source: Source, row: dict[str, Any]) -> tuple[Any, str]:
+def _picture(source: LabelledSource, row: dict[str, Any]) -> tuple[Any, str]:
     told = f"{row['prediction'] or 'undecided'} {max(row['posterior']):.0%}"
     told += f", not {row['label']}" if row["label"] not in (None, row["prediction"]) else ""
     try:

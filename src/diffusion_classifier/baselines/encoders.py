@@ -103,7 +103,7 @@ class Encoder(Protocol):
         """Features (B, C, S, S), float32, of RGB images; on the encoder's device."""
 
 
-class Middle:
+class DiffusionFeatures:
     """The middle block of a diffusion model, which sees the image at t = 100 of 1,000 without a class.
 
     The paper's features (section 5.1, appendix D.5, after Baranchuk et al. 2022), under noise that is the same for all
@@ -206,7 +206,7 @@ def load_encoder(
         InputError: as `load_denoiser`, and as `hub.load_hub_model`.
     """
     if kind == "diffusion":
-        return Middle(load_denoiser(source, device=device, dtype=dtype))
+        return DiffusionFeatures(load_denoiser(source, device=device, dtype=dtype))
     classifier = kind_of(source) == "supervised"
     model, images, _ = load_hub_model(
         source, "AutoModelForImageClassification" if classifier else "AutoModel", device, dtype, headless=not classifier

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..data.images import load_image
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from .encoders import Encoder
 from .features import Features, Gaussians, build_head
@@ -27,7 +27,7 @@ _AT_ONCE = 64
 
 
 def mean_features(
-    encoder: Encoder, source: Source, on_image: Callable[[int], None] = lambda _: None
+    encoder: Encoder, source: LabelledSource, on_image: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
     """Features (M, C) of images, averaged over the map.
 
@@ -71,7 +71,7 @@ def fit_gaussians(features: NDArray[np.float64], labels: NDArray[np.int64], num_
 
 
 def save_gaussians(
-    encoder: Encoder, model: str, source: Source, out: Path, on_image: Callable[[int], None] = lambda _: None
+    encoder: Encoder, model: str, source: LabelledSource, out: Path, on_image: Callable[[int], None] = lambda _: None
 ) -> Features:
     """Fit Gaussians to the features of a data set, and save them to a folder that `Features` loads.
 

@@ -183,13 +183,13 @@ def gaussian(
     """
     from ..baselines.encoders import load_encoder
     from ..baselines.gaussian import save_gaussians
-    from ..data.labelled import open_source
+    from ..data.labelled import open_labelled
     from ..data.prompts import parse_labels
 
     if (model is None) == (encoder is None):
         raise InputError("say what makes features of the images: --model, a diffusion model, or --encoder")
     names = split_labels(class_names) if class_names is not None else None
-    source = open_source(
+    source = open_labelled(
         data, split=split, image_column=image_column, label_column=label_column, class_names=names,
         allow_incomplete=allow_incomplete,
     )  # fmt: skip

@@ -155,11 +155,11 @@ def evaluate(
     from ..baselines.hub import kind_of
     from ..baselines.supervised import Supervised
     from ..classifier import DiffusionClassifier
-    from ..data.captioned import CaptionSource
+    from ..data.captioned import CaptionedSource
     from ..denoisers.load import reads_text
-    from ..runs.evaluation import Asked, Question, choose
+    from ..runs.evaluation import ClassEvaluator, Evaluator, choose
     from ..runs.evaluation import evaluate as run_evaluation
-    from ..runs.evaluators import BaselineQuestion, CaptionQuestion, choose_captioned
+    from ..runs.evaluators import BaselineEvaluator, CaptionEvaluator, choose_captioned
     from ..runs.store import Part
     from ..runs.summary import write_summary
     from ..runs.trackers import check_tracker, log_run
@@ -192,7 +192,7 @@ def evaluate(
     }  # fmt: skip
     known, source = _open_task(task, where)
     say_all(source.notes)
-    captioned = isinstance(source, CaptionSource)
+    captioned = isinstance(source, CaptionedSource)
     if captioned and narrowing is not None:
         raise InputError("a --shortlist is of classes, and these images have captions of their own")
     if not captioned and unconditional is not None:
@@ -220,13 +220,13 @@ def evaluate(
         "task": known, "template": template or None, "average": average, "store_errors": store_errors,
         "also": tuple(also or ()), "options": options,
     }  # fmt: skip
-    question: Asked
+    question: Evaluator
     if baseline is not None:
-        question = BaselineQuestion(known, template or None)
+        question = BaselineEvaluator(known, template or None)
     elif captioned:
-        question = CaptionQuestion(unconditional=unconditional, **settings)
+        question = CaptionEvaluator(unconditional=unconditional, **settings)
     else:
-        question = Question(shortlist=narrowing, preset=published, **settings)
+        question = ClassEvaluator(shortlist=narrowing, preset=published, **settings)
     kinds: dict[str, Any] = {"contrastive": Contrastive, "supervised": Supervised, "features": Features}
 
     def load_model() -> Any:
@@ -237,7 +237,7 @@ def evaluate(
     if show_prompts:
         from .prompts import print_captions, print_classes
 
-        if isinstance(source, CaptionSource):
+        if isinstance(source, CaptionedSource):
             print_captions(question, source, positions)  # type: ignore[arg-type]
             return
         text = baseline == "contrastive" or (baseline is None and reads_text(model))
@@ -298,13 +298,13 @@ def _absolute(name: Any) -> Any:
 
 
 def _open_task(task: str, where: dict[str, Any]) -> tuple[Task | CaptionTask | None, Images]:
-    from ..data.corruptions import Shift, shifted
+    from ..data.corruptions import Corruption, corrupted
     from ..tasks import CAPTION_TASKS, open_caption_task, open_task
 
     where = dict(where)
     shift = where.pop("shift")
     if shift is not None:
-        shift = Shift.parse(shift)
+        shift = Corruption.parse(shift)
         if task in CAPTION_TASKS:
             raise InputError(f"--shift is for tasks of classes; {task} has captions")
     if task in CAPTION_TASKS:
@@ -314,7 +314,7 @@ def _open_task(task: str, where: dict[str, Any]) -> tuple[Task | CaptionTask | N
         if where[name] is not None:
             raise InputError(f"--{name.replace('_', '-')} is for the task captions; {task} has classes")
     known, source = open_task(task, **{name: value for name, value in where.items() if name not in of_captions})
-    return known, source if shift is None else shifted(source, shift)
+    return known, source if shift is None else corrupted(source, shift)
 
 
 def _open_images(task: str, where: dict[str, Any]) -> Images:

@@ -112,7 +112,7 @@ def finetune(
     from ..training.confusable_classes import confused_images, gains, right_answers
     from ..training.denoising import TrainConfig
     from ..training.finetune import finetune as finetune_lora
-    from ..training.images import CaptionedImages, load_captioned_images, load_contrasted_images, load_labelled_images
+    from ..training.images import TrainingCaptions, load_captioned_images, load_contrasted_images, load_labelled_images
 
     config = TrainConfig(
         epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay,
@@ -172,7 +172,7 @@ def finetune(
             say(f"evaluating the model as it is on {len(validation)} images")
             before = right_answers(DiffusionClassifier(denoiser), validation, confused, template if reads else None)
         else:
-            images = CaptionedImages(
+            images = TrainingCaptions(
                 labelled.images, tuple(captions[i] for i in labelled.labels.tolist()), notes=labelled.notes
             )
     say_all(images.notes)

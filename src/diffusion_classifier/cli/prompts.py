@@ -6,15 +6,18 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # takes seconds to import
-    from ..data.captioned import CaptionSource
-    from ..data.labelled import Source
-    from ..runs.evaluation import Question
-    from ..runs.evaluators import BaselineQuestion, CaptionQuestion
+    from ..data.captioned import CaptionedSource
+    from ..data.labelled import LabelledSource
+    from ..runs.evaluation import ClassEvaluator
+    from ..runs.evaluators import BaselineEvaluator, CaptionEvaluator
     from ..tasks import Prompts, Task
 
 
 def print_classes(
-    question: Question | BaselineQuestion, source: Source, positions: Sequence[int], known: Sequence[str] | None
+    question: ClassEvaluator | BaselineEvaluator,
+    source: LabelledSource,
+    positions: Sequence[int],
+    known: Sequence[str] | None,
 ) -> tuple[str, ...]:
     """Print the prompt of each class of a data set, or the class of the model that stands for it.
 
@@ -28,7 +31,7 @@ def print_classes(
         notes on the prompts.
 
     Raises:
-        InputError: as the question's `describe`, but for what depends on the model's weights and tokenizer.
+        InputError: as the question's `prepare_spec`, but for what depends on the model's weights and tokenizer.
     """
     from dataclasses import replace
 
@@ -55,7 +58,7 @@ def print_classes(
 
 
 def print_captions(
-    question: CaptionQuestion | BaselineQuestion, source: CaptionSource, positions: Sequence[int]
+    question: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource, positions: Sequence[int]
 ) -> None:
     """Print the captions of each image, true and false, as prompts.
 
@@ -76,7 +79,7 @@ def print_captions(
             print(source.ids[i], "true" if k == source.truth[i] else "false", prompt, sep="\t")
 
 
-def _null_condition(question: CaptionQuestion | BaselineQuestion, source: CaptionSource) -> str:
+def _null_condition(question: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource) -> str:
     unconditional = getattr(question, "unconditional", False)
     options = getattr(question, "options", {})
     wanted = source.paired if unconditional is None else unconditional

@@ -17,7 +17,7 @@ from ..data.prompts import split_labels
 from .options import progress_bar, say, say_all, stderr
 
 if TYPE_CHECKING:  # takes seconds to import
-    from ..training.images import LabelledImages
+    from ..training.images import TrainingImages
     from ..training.loop import Progress
 
 LINE_EVERY = 100
@@ -59,7 +59,7 @@ CheckpointEvery = Annotated[
 
 def load_and_hold_out(
     data: str, held_out: int | None, seed: int, *, class_names: str | None, **options: Any
-) -> tuple[LabelledImages, LabelledImages]:
+) -> tuple[TrainingImages, TrainingImages]:
     """Training and validation images, as the options say; other arguments as in `load_labelled_images`."""
     from ..training.images import load_labelled_images
 
@@ -67,7 +67,7 @@ def load_and_hold_out(
     return hold_out(load_labelled_images(data, class_names=names, **options), held_out, seed)
 
 
-def hold_out(images: LabelledImages, held_out: int | None, seed: int) -> tuple[LabelledImages, LabelledImages]:
+def hold_out(images: TrainingImages, held_out: int | None, seed: int) -> tuple[TrainingImages, TrainingImages]:
     """Training and validation images; a tenth is held out, at most 1000, if None."""
     say_all(images.notes)
     training, validation = images.split(min(1000, len(images) // 10) if held_out is None else held_out, seed)

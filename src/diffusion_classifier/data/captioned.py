@@ -29,7 +29,7 @@ _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 
 @dataclass(frozen=True)
-class CaptionSource:
+class CaptionedSource:
     """Images, each with captions of which one is true.
 
     Args:
@@ -40,7 +40,7 @@ class CaptionSource:
         read: image i, as `load_image` takes it; b"" where there is none.
         tags: M kinds, by which results are given as well; none if ().
         paired: whether images 2e and 2e + 1 have the same two captions, of which each has its own.
-        notes: as in `sources.Source`.
+        notes: as in `sources.LabelledSource`.
 
     Raises:
         InputError: something of this does not hold; the message names the image.
@@ -99,13 +99,13 @@ class CaptionSource:
 
 def open_winoground(
     *, data: str | None = None, split: str | None = None, allow_incomplete: bool = False
-) -> CaptionSource:
+) -> CaptionedSource:
     """Winoground (Thrush et al. 2022): two images and two captions of the same words an example.
 
     Args:
         data: a copy of it, as Parquet; the hub's, which asks for an accepted licence, if None.
         split: "test" if None, which is the only one.
-        allow_incomplete: as in `sources.open_source`.
+        allow_incomplete: as in `sources.open_labelled`.
 
     Raises:
         InputError: it cannot be had, has other columns, or a caption or tag is missing.
@@ -116,7 +116,7 @@ def open_winoground(
     readers = [images_of(table, f"image_{k}")[0] for k in (0, 1)]
     both = list(zip(*(_required(table, f"caption_{k}", "caption") for k in (0, 1)), strict=True))
     examples = distinct([None if value is None else str(value) for value in table.values("id")])
-    return CaptionSource(
+    return CaptionedSource(
         source,
         tuple(f"{example}/{k}" for example in examples for k in (0, 1)),
         tuple(captions for captions in both for _ in (0, 1)),
@@ -147,7 +147,7 @@ def open_captions(
     false_column: Sequence[str] | None = None,
     tag_column: str | None = None,
     allow_incomplete: bool = False,
-) -> CaptionSource:
+) -> CaptionedSource:
     """Images with a true caption and false ones.
 
     Args:
@@ -161,7 +161,7 @@ def open_captions(
         false_column: false captions, one or a list each; if None those called false_caption, false_captions,
             negative_caption or negative_captions. Rows may have fewer than others; of equal ones one counts.
         tag_column: by which results are given as well; tag or relation_name, if there is one, if None.
-        allow_incomplete: as in `sources.open_source`.
+        allow_incomplete: as in `sources.open_labelled`.
 
     Raises:
         InputError: the file cannot be read so.
@@ -196,7 +196,7 @@ def open_captions(
     if set(_BOX) <= columns.keys():
         read = _cropped(read, _boxes(table))
     ids = table.keys or (table.values("id") if "id" in columns else [None] * len(captions))
-    return CaptionSource(
+    return CaptionedSource(
         data,
         distinct([None if value is None else str(value) for value in ids]),
         tuple(captions),

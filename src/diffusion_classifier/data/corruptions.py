@@ -21,7 +21,7 @@ from scipy import ndimage
 
 from ..errors import InputError
 from .images import ImageError, ImageSource, load_image
-from .labelled import Source
+from .labelled import LabelledSource
 
 Array = NDArray[Any]
 SEVERITIES = 5
@@ -135,7 +135,7 @@ SHIFTS: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], tu
 
 
 @dataclass(frozen=True)
-class Shift:
+class Corruption:
     """One way in which images are changed.
 
     Args:
@@ -154,7 +154,7 @@ class Shift:
             raise _unknown(str(self))
 
     @classmethod
-    def parse(cls, text: str) -> Shift:
+    def parse(cls, text: str) -> Corruption:
         """From "gaussian-noise:3".
 
         Raises:
@@ -185,7 +185,7 @@ def _unknown(text: str) -> InputError:
     return InputError(f"a shift is a name and a severity from 1 to {SEVERITIES}, as jpeg:3, of {known}; got {text}")
 
 
-def shifted(source: Source, shift: Shift) -> Source:
+def corrupted(source: LabelledSource, shift: Corruption) -> LabelledSource:
     """The same images, changed as they are read; one that cannot be read is left to whoever reads it."""
 
     def read(i: int) -> ImageSource:

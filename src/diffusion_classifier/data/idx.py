@@ -30,7 +30,7 @@ class IdxImages(NamedTuple):
         images: (M, H, W), uint8.
         labels: (M,), at least 0.
         known: labels that occur in any split of the data set, ascending.
-        notes: as in `sources.Source`.
+        notes: as in `sources.LabelledSource`.
     """
 
     images: NDArray[np.uint8]

@@ -24,7 +24,7 @@ class Folder:
         files: M paths relative to the folder, in the order of their text.
         labels: (M,), indices into class_names; all -1 where there are no folders of classes.
         class_names: names of the folders of classes, those without images among them.
-        notes: as in `sources.Source`.
+        notes: as in `sources.LabelledSource`.
     """
 
     files: tuple[Path, ...]

@@ -30,7 +30,7 @@ _PATH_COLUMNS = ("image", "path", "file", "file_name", "filename")  # nor one to
 
 
 @dataclass(frozen=True)
-class Source:
+class LabelledSource:
     """Labelled images.
 
     Args:
@@ -62,7 +62,7 @@ class Source:
         """Class of image i, if it is known."""
         return self.class_names[self.labels[i]] if self.labels[i] >= 0 else None
 
-    def take(self, rows: Sequence[int]) -> Source:
+    def take(self, rows: Sequence[int]) -> LabelledSource:
         """Those of its images."""
         return replace(
             self, labels=tuple(self.labels[i] for i in rows), ids=tuple(self.ids[i] for i in rows),
@@ -88,7 +88,7 @@ class Source:
         return digest.hexdigest()
 
 
-def open_source(
+def open_labelled(
     source: str,
     *,
     split: str | None = None,
@@ -96,7 +96,7 @@ def open_source(
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
     allow_incomplete: bool = False,
-) -> Source:
+) -> LabelledSource:
     """Labelled images of a data set.
 
     Args:
@@ -130,14 +130,14 @@ def open_source(
 
 
 @dataclass(frozen=True)
-class Captioned:
+class TextSource:
     """Images, each with a text that describes it.
 
     Args:
         name: what was opened.
         captions: M.
         read: image i, as `load_image` takes it; b"" where there is none.
-        notes: as in `Source`.
+        notes: as in `LabelledSource`.
     """
 
     name: str
@@ -149,23 +149,23 @@ class Captioned:
         return len(self.captions)
 
 
-def open_captioned(
+def open_texts(
     source: str,
     *,
     split: str | None = None,
     image_column: str | None = None,
     caption_column: str | None = None,
     allow_incomplete: bool = False,
-) -> Captioned:
+) -> TextSource:
     """Images and captions of a data set.
 
     Args:
         source: a folder of images with a metadata.csv, metadata.jsonl or metadata.parquet that has the columns
-            file_name and text; or what `open_source` takes but IDX files.
-        split: as in `open_source`.
-        image_column: as in `open_source`.
+            file_name and text; or what `open_labelled` takes but IDX files.
+        split: as in `open_labelled`.
+        image_column: as in `open_labelled`.
         caption_column: where the captions are; "text" or "caption" if None.
-        allow_incomplete: as in `open_source`.
+        allow_incomplete: as in `open_labelled`.
 
     Raises:
         InputError: the data cannot be read as captioned images, or an image has no caption.
@@ -179,18 +179,18 @@ def open_captioned(
     for i, caption in enumerate(captions):
         if caption is None or not caption.strip():
             raise InputError(f"{table.row(i)} has no caption: column {caption_column!r} holds {caption!r}")
-    return Captioned(source, tuple(map(str, captions)), images_of(table, image_column)[0], table.notes)
+    return TextSource(source, tuple(map(str, captions)), images_of(table, image_column)[0], table.notes)
 
 
 def is_captioned(source: str, split: str | None = None, allow_incomplete: bool = False) -> bool:
-    """Whether a data set's images have captions and no labels; arguments as in `open_source`."""
+    """Whether a data set's images have captions and no labels; arguments as in `open_labelled`."""
     if is_idx_folder(Path(source)) or _is_image_folder(Path(source)):
         return False
     table = load_table(source, split, allow_incomplete)
     return not label_columns(table, _LABEL_COLUMNS) and any(name in table.columns for name in _CAPTION_COLUMNS)
 
 
-def renamed(source: Source, class_names: Sequence[str]) -> Source:
+def renamed(source: LabelledSource, class_names: Sequence[str]) -> LabelledSource:
     """The same images with other names for their classes.
 
     Raises:
@@ -215,7 +215,7 @@ def renamed(source: Source, class_names: Sequence[str]) -> Source:
     return replace(source, class_names=tuple(parse_labels(class_names, cased=True)), prompt_names=())
 
 
-def with_distinct_names(source: Source) -> Source:
+def with_distinct_names(source: LabelledSource) -> LabelledSource:
     """Return the source with a name of its own for each class: of those that share one, each with its index.
 
     Two pairs of ImageNet's thousand classes share a name: "missile" and "sunglasses". Prompts keep the shared name.
@@ -244,7 +244,7 @@ def _is_image_folder(folder: Path) -> bool:
     return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
 
 
-def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None) -> Source:
+def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None) -> LabelledSource:
     """Images of IDX files. The classes are the labels that occur in any split, or all numbers up to the largest."""
     images, labels, known, notes = read_idx_folder(Path(source), split)
     names, index = tuple(str(i) for i in range(known[-1] + 1)), {i: i for i in known}
@@ -256,7 +256,7 @@ def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None)
     if missing := [name for i, name in enumerate(names) if i not in there]:
         what = counted(missing, "class has", "classes have")
         notes += (f"{what} no images and can be predicted all the same: {listed(missing)}",)
-    return Source(source, names, rows, _positions(len(rows)), images.__getitem__, notes=notes)
+    return LabelledSource(source, names, rows, _positions(len(rows)), images.__getitem__, notes=notes)
 
 
 def _read_images(
@@ -266,7 +266,7 @@ def _read_images(
     label_column: str | None,
     class_names: Sequence[str] | None,
     allow_incomplete: bool,
-) -> Source:
+) -> LabelledSource:
     """Images in folders that are their classes."""
     folder = read_folder(source, split, allow_incomplete=allow_incomplete)
     check_columns(source, ("image", "label"), filter(None, (image_column, label_column)))
@@ -281,7 +281,7 @@ def _read_images(
         names = tuple(class_names)
     root = Path(source).resolve()
     ids = tuple(map(str, folder.files))
-    return Source(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=folder.notes)
+    return LabelledSource(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=folder.notes)
 
 
 def _read_table(
@@ -291,7 +291,7 @@ def _read_table(
     label_column: str | None,
     class_names: Sequence[str] | None,
     allow_incomplete: bool,
-) -> Source:
+) -> LabelledSource:
     table = load_table(source, split, allow_incomplete)
     image_column = image_column or only(image_columns(table, _PATH_COLUMNS), table, "image")
     check_columns(source, table.columns, (image_column,))
@@ -313,7 +313,7 @@ def _read_table(
     if None not in keys and len(set(keys)) < len(keys):
         twice = next(key for key, count in Counter(keys).items() if count > 1)
         notes += (f"{source} names an image twice, such as {twice!r}: positions are used as ids",)
-    found = Source(source, names, labels, distinct(keys), read, templates, notes=notes)
+    found = LabelledSource(source, names, labels, distinct(keys), read, templates, notes=notes)
     lacking = labels.count(-1)
     if not 0 < lacking < len(labels):
         return found

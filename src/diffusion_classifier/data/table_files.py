@@ -31,7 +31,7 @@ _CONVERTED = "refs/convert/parquet"
 
 
 def load_table(source: str, split: str | None, allow_incomplete: bool = False) -> Table:
-    """Open the table of a data set; arguments as in `sources.open_source`.
+    """Open the table of a data set; arguments as in `sources.open_labelled`.
 
     Raises:
         InputError: there is none, or it cannot be read.

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from ..classifier import DiffusionClassifier
 from ..errors import InputError
-from .evaluation import Asked, Images, OnStart, as_before
+from .evaluation import Evaluator, Images, OnStart, as_before
 from .spec import RunSpec, read_begun_spec
 from .store import SCHEMA, Row, open_run
 
@@ -36,14 +36,14 @@ class Work:
     """What a worker needs to know; it opens images and loads the model itself.
 
     Args:
-        open_source: opens the images.
+        open_labelled: opens the images.
         load: arguments of `DiffusionClassifier.from_pretrained`.
         question: what is asked of each image.
     """
 
-    open_source: Callable[[], Images]
+    open_labelled: Callable[[], Images]
     load: Mapping[str, Any]
-    question: Asked
+    question: Evaluator
 
 
 class _Worker:
@@ -51,7 +51,7 @@ class _Worker:
 
     def __init__(self, work: Work, spec: RunSpec, run: Sequence[int]) -> None:
         self._work, self._run = work, run
-        self._source = work.open_source()
+        self._source = work.open_labelled()
         self._classifier = DiffusionClassifier.from_pretrained(**work.load)
         as_before(spec, self._classifier)
         self._classifier.full_batches = True
@@ -66,7 +66,7 @@ def _describe(work: Work, begun: RunSpec | None, positions: Sequence[int], model
     classifier = DiffusionClassifier.from_pretrained(**work.load)
     if begun is not None:
         as_before(begun, classifier)
-    return work.question.describe(classifier, work.open_source(), positions, model=model, command=command)
+    return work.question.prepare_spec(classifier, work.open_labelled(), positions, model=model, command=command)
 
 
 def evaluate_distributed(

@@ -14,22 +14,22 @@ from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from ..classifier import DiffusionClassifier
-from ..data.captioned import CaptionSource
-from ..data.labelled import Source
+from ..data.captioned import CaptionedSource
+from ..data.labelled import LabelledSource
 from ..denoisers import Average, Conditioning
 from ..denoisers.class_conditional import class_ids
 from ..denoisers.tuning import set_layout
 from ..errors import InputError
 from ..search.candidates import Template, as_templates
 from ..search.classification import Classification
-from ..search.jobs import Scored
-from ..search.settings import Reading
+from ..search.jobs import ScoredImage
+from ..search.settings import ScoringSettings
 from ..search.shortlists import Screened, Shortlist, Tree
 from ..tasks import Preset, Prompts, Task, class_prompts
 from .spec import RunSpec, read_begun_spec
 from .store import Part, Row, open_run
 
-Images: TypeAlias = Source | CaptionSource
+Images: TypeAlias = LabelledSource | CaptionedSource
 OnStart = Callable[[int, int, Sequence[str]], None]
 """Called with the number of images that are done, of those that are wanted, and with notes."""
 
@@ -63,7 +63,7 @@ def choose(source: Images, *, limit: int | None = None, subset: Sequence[str] | 
     return sorted({position[id_] for id_ in subset})
 
 
-def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -> Sequence[str] | Sequence[int]:
+def candidates(known: Sequence[str] | None, task: Task | None, source: LabelledSource) -> Sequence[str] | Sequence[int]:
     """The classes of a data set, as a model is asked for them.
 
     Args:
@@ -105,10 +105,10 @@ def candidates(known: Sequence[str] | None, task: Task | None, source: Source) -
     return names
 
 
-class Asked(Protocol):
+class Evaluator(Protocol):
     """What is asked of each image; a model can be asked it in any process."""
 
-    def describe(
+    def prepare_spec(
         self, classifier: Any, source: Any, positions: Sequence[int], *, model: str = "", command: str = ""
     ) -> RunSpec:
         """The spec of a run; see `evaluate`. Readies the model for it."""
@@ -118,7 +118,7 @@ class Asked(Protocol):
 
 
 @dataclass(frozen=True)
-class Question:
+class ClassEvaluator:
     """Which of the data set's classes is it?
 
     Args:
@@ -141,7 +141,7 @@ class Question:
     options: Mapping[str, Any] = field(default_factory=dict)
     preset: Preset | None = None
 
-    def prompts(self, known: Sequence[str] | None, source: Source) -> Prompts:
+    def prompts(self, known: Sequence[str] | None, source: LabelledSource) -> Prompts:
         """Names and templates, for a model that knows these classes; any text if None.
 
         Raises:
@@ -150,7 +150,7 @@ class Question:
         template = as_templates(self.template)
         return class_prompts(source, self.task, known=known, preset=self.preset, template=template)
 
-    def _asked(self, classifier: DiffusionClassifier, source: Source) -> tuple[Prompts, dict[str, Any]]:
+    def _asked(self, classifier: DiffusionClassifier, source: LabelledSource) -> tuple[Prompts, dict[str, Any]]:
         """Prompts, and the arguments of `DiffusionClassifier.condition` that they make."""
         known = classifier.denoiser.class_names
         prompts = self.prompts(known, source)
@@ -164,16 +164,16 @@ class Question:
         }
         return prompts, asked
 
-    def describe(
+    def prepare_spec(
         self,
         classifier: DiffusionClassifier,
-        source: Source,
+        source: LabelledSource,
         positions: Sequence[int],
         *,
         model: str = "",
         command: str = "",
     ) -> RunSpec:
-        """See `Asked`."""
+        """See `Evaluator`."""
         prompts, asked = self._asked(classifier, source)
         notes = prompts.notes
         if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
@@ -196,11 +196,11 @@ class Question:
     def answers(
         self,
         classifier: DiffusionClassifier,
-        source: Source,
+        source: LabelledSource,
         positions: Sequence[int],
         run: Sequence[int],  # noqa: ARG002 - of the protocol
     ) -> Iterator[Row]:
-        """See `Asked`."""
+        """See `Evaluator`."""
         _, asked = self._asked(classifier, source)
         results = classifier.enumerated(
             (source.read(i) for i in positions),
@@ -241,7 +241,9 @@ def about_run(
     }
 
 
-def about_reading(classifier: DiffusionClassifier, reading: Reading, conditioning: Conditioning) -> dict[str, Any]:
+def about_reading(
+    classifier: DiffusionClassifier, reading: ScoringSettings, conditioning: Conditioning
+) -> dict[str, Any]:
     """What specs say of a diffusion model, and of how it is read. Readies it."""
     denoiser, lags = classifier.denoiser, getattr(reading.strategy, "lags", None)
     settings = classifier.table_settings(reading)
@@ -273,7 +275,7 @@ def evaluate(
     classifier: Any,
     source: Images,
     folder: Path,
-    question: Asked,
+    question: Evaluator,
     *,
     positions: Sequence[int] | None = None,
     part: Part | None = None,
@@ -298,13 +300,13 @@ def evaluate(
         on_start: called with the number of images that are done, of those that are wanted, and with notes.
 
     Raises:
-        InputError: as the question's `describe`, and as `runs.open_run`.
+        InputError: as the question's `prepare_spec`, and as `runs.open_run`.
     """
     chosen = list(range(len(source))) if positions is None else list(positions)
     part = part or Part()
     if begun := read_begun_spec(folder):
         as_before(begun, classifier)
-    spec = question.describe(classifier, source, chosen, model=model, command=command)
+    spec = question.prepare_spec(classifier, source, chosen, model=model, command=command)
     with open_run(folder, spec, part) as run:
         mine = chosen[part.index :: part.count]
         todo = [i for i in mine if source.ids[i] not in run.done]
@@ -326,7 +328,7 @@ def _digest(values: Iterator[str]) -> str:
     return hashlib.sha256("\0".join(values).encode()).hexdigest()
 
 
-def _as_row(result: Classification, source: Source, position: int, store_errors: bool) -> Row:
+def _as_row(result: Classification, source: LabelledSource, position: int, store_errors: bool) -> Row:
     row: Row = {"id": source.ids[position], "label": source.label(position)}
     if result.failure is not None:
         return row | {"status": "failed", "reason": result.failure}
@@ -354,7 +356,7 @@ def prediction_of(result: Classification) -> Row:
     return {"prediction": None if tied else result.label, "undecided": list(result.undecided or tied)}
 
 
-def errors_of(result: Classification | Scored) -> Row:
+def errors_of(result: Classification | ScoredImage) -> Row:
     """The error tables of a row."""
     also = {loss: table.tolist() for loss, table in result.also.items()}
     return {"errors": result.errors.tolist(), "timesteps": result.t.double().tolist(), "also": list(also.items())}

@@ -12,14 +12,14 @@ from typing import Any
 
 from ..baselines.hub import Baseline
 from ..classifier import DiffusionClassifier
-from ..data.captioned import CaptionSource
+from ..data.captioned import CaptionedSource
 from ..data.images import ImageError, load_image
 from ..denoisers import Average
 from ..errors import InputError
 from ..search.candidates import Template, as_templates
 from ..search.caption_scores import caption_scores
 from ..search.posterior import scale_of
-from ..search.settings import Reading
+from ..search.settings import ScoringSettings
 from ..search.strategies import TIE, Fixed
 from ..tasks import CaptionTask, Prompts, Task, class_prompts
 from .evaluation import (
@@ -41,7 +41,7 @@ WITH_NULL = "fixed:64"
 
 
 def choose_captioned(
-    source: CaptionSource, *, limit: int | None = None, subset: Sequence[str] | None = None
+    source: CaptionedSource, *, limit: int | None = None, subset: Sequence[str] | None = None
 ) -> list[int]:
     """As `evaluate.choose`; pairs stay together.
 
@@ -66,18 +66,18 @@ def choose_captioned(
     return positions
 
 
-def _all_captions(source: CaptionSource, run: Sequence[int]) -> list[str]:
+def _all_captions(source: CaptionedSource, run: Sequence[int]) -> list[str]:
     """Different ones, in an order that does not depend on which images are done."""
     return list(dict.fromkeys(caption for i in run for caption in source.captions[i]))
 
 
-def _about_captions(source: CaptionSource) -> dict[str, Any]:
+def _about_captions(source: CaptionedSource) -> dict[str, Any]:
     """What specs say of a run whose images have captions of their own."""
     kind, metric = ("pairs", "text_score") if source.paired else ("captions", "accuracy")
     return {"kind": kind, "metric": metric, "class_names": ()}
 
 
-def _row(source: CaptionSource, i: int) -> Row:
+def _row(source: CaptionedSource, i: int) -> Row:
     captions = source.captions[i]
     return {
         "id": source.ids[i],
@@ -88,8 +88,8 @@ def _row(source: CaptionSource, i: int) -> Row:
 
 
 @dataclass(frozen=True)
-class CaptionQuestion:
-    """Which of its own captions is true of each image? See `evaluate.Asked`.
+class CaptionEvaluator:
+    """Which of its own captions is true of each image? See `evaluate.Evaluator`.
 
     Args:
         task: which the images are of.
@@ -110,16 +110,16 @@ class CaptionQuestion:
     also: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def describe(
+    def prepare_spec(
         self,
         classifier: DiffusionClassifier,
-        source: CaptionSource,
+        source: CaptionedSource,
         positions: Sequence[int],
         *,
         model: str = "",
         command: str = "",
     ) -> RunSpec:
-        """See `evaluate.Asked`."""
+        """See `evaluate.Evaluator`."""
         captions = _all_captions(source, positions)
         _refuse_unknown(classifier, source, captions)
         classifier.full_batches = True
@@ -138,9 +138,9 @@ class CaptionQuestion:
         )
 
     def answers(
-        self, classifier: DiffusionClassifier, source: CaptionSource, positions: Sequence[int], run: Sequence[int]
+        self, classifier: DiffusionClassifier, source: CaptionedSource, positions: Sequence[int], run: Sequence[int]
     ) -> Iterator[Row]:
-        """See `evaluate.Asked`."""
+        """See `evaluate.Evaluator`."""
         reading, unconditional = self._settled(classifier, source, run)
         scale = scale_of(classifier.num_dimensions, reading.reduction, reading.temperature)
         results = classifier.choices(
@@ -164,8 +164,8 @@ class CaptionQuestion:
             yield row | errors_of(scored) if self.store_errors else row
 
     def _settled(
-        self, classifier: DiffusionClassifier, source: CaptionSource, run: Sequence[int]
-    ) -> tuple[Reading, bool]:
+        self, classifier: DiffusionClassifier, source: CaptionedSource, run: Sequence[int]
+    ) -> tuple[ScoringSettings, bool]:
         """How the model is read, and whether its null condition is evaluated."""
         wanted = source.paired and classifier.has_null_condition if self.unconditional is None else self.unconditional
         options = dict(self.options)
@@ -183,7 +183,7 @@ class CaptionQuestion:
         )
 
 
-def _refuse_unknown(classifier: DiffusionClassifier, source: CaptionSource, captions: Sequence[str]) -> None:
+def _refuse_unknown(classifier: DiffusionClassifier, source: CaptionedSource, captions: Sequence[str]) -> None:
     """Complain of a model that reads no text, unless its classes are called as the captions."""
     known = classifier.denoiser.class_names
     if known is not None and not {caption.lower() for caption in captions} <= {name.lower() for name in known}:
@@ -194,8 +194,8 @@ def _refuse_unknown(classifier: DiffusionClassifier, source: CaptionSource, capt
 
 
 @dataclass(frozen=True)
-class BaselineQuestion:
-    """The same of a model that answers in one pass, and the question for a class, too. See `evaluate.Asked`.
+class BaselineEvaluator:
+    """The same of a model that answers in one pass, and the question for a class, too. See `evaluate.Evaluator`.
 
     Args:
         task: which the images are of.
@@ -206,18 +206,18 @@ class BaselineQuestion:
     task: Task | CaptionTask | None = None
     template: Template = None
 
-    def describe(
+    def prepare_spec(
         self, classifier: Baseline, source: Images, positions: Sequence[int], *, model: str = "", command: str = ""
     ) -> RunSpec:
-        """See `evaluate.Asked`."""
-        classes = {} if isinstance(source, CaptionSource) else {"class_names": source.class_names}
+        """See `evaluate.Evaluator`."""
+        classes = {} if isinstance(source, CaptionedSource) else {"class_names": source.class_names}
         metric = self.task.metric if isinstance(self.task, Task) else "accuracy"
         self._names(classifier, source, positions)  # for its complaints
         prompts = self.prompts(classifier.class_names, source)
-        names = None if isinstance(source, CaptionSource) or prompts.names == source.class_names else prompts.names
+        names = None if isinstance(source, CaptionedSource) or prompts.names == source.class_names else prompts.names
         return RunSpec(
             **about_run(source, positions, model, command, prompts.notes),
-            **_about_captions(source) if isinstance(source, CaptionSource) else classes | {"metric": metric},
+            **_about_captions(source) if isinstance(source, CaptionedSource) else classes | {"metric": metric},
             weights_of_model=classifier.fingerprint(),
             strategy=classifier.strategy,
             templates=prompts.templates,
@@ -233,12 +233,12 @@ class BaselineQuestion:
     def answers(
         self, classifier: Baseline, source: Images, positions: Sequence[int], run: Sequence[int]
     ) -> Iterator[Row]:
-        """See `evaluate.Asked`."""
+        """See `evaluate.Evaluator`."""
         names = self._names(classifier, source, run)
         index = {name: k for k, name in enumerate(names)}
         scorer = classifier.scorer(names, self.prompts(classifier.class_names, source).templates or ())
         for i in positions:
-            if isinstance(source, CaptionSource):
+            if isinstance(source, CaptionedSource):
                 row, own = _row(source, i), source.captions[i]
                 among: Sequence[int] = [index[name] for name in own]
             else:
@@ -264,7 +264,7 @@ class BaselineQuestion:
             }
 
     def _names(self, classifier: Baseline, source: Images, run: Sequence[int]) -> Sequence[str] | Sequence[int]:
-        if not isinstance(source, CaptionSource):
+        if not isinstance(source, CaptionedSource):
             asked = replace(source, class_names=self.prompts(classifier.class_names, source).names)
             return candidates(classifier.class_names, self.task if isinstance(self.task, Task) else None, asked)
         if classifier.class_names is not None:
@@ -278,7 +278,7 @@ class BaselineQuestion:
             InputError: as `evaluate.candidates` and `tasks.class_prompts`.
         """
         template = as_templates(self.template)
-        if isinstance(source, CaptionSource):
+        if isinstance(source, CaptionedSource):
             return Prompts((), template)
         task = self.task if isinstance(self.task, Task) else None
         return class_prompts(source, task, known=known, template=template, several=True)

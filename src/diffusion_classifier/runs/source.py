@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..data.corruptions import Shift, shifted
-from ..data.labelled import Source
+from ..data.corruptions import Corruption, corrupted
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from ..tasks import open_task
 from .spec import RunSpec
 
 
-def open_run_source(spec: RunSpec, data: str | None = None, **columns: str | None) -> Source:
+def open_run_source(spec: RunSpec, data: str | None = None, **columns: str | None) -> LabelledSource:
     """Open the images that a run evaluated, under its corruption. Incomplete data is allowed, as it was for the run.
 
     Args:
@@ -29,10 +29,10 @@ def open_run_source(spec: RunSpec, data: str | None = None, **columns: str | Non
     source = open_task(
         where, data=data if spec.task else None, class_names=spec.class_names, allow_incomplete=True, **columns
     )[1]
-    return shifted(source, Shift.parse(spec.shift)) if spec.shift else source
+    return corrupted(source, Corruption.parse(spec.shift)) if spec.shift else source
 
 
-def check_source(source: Source, spec: RunSpec, run: Path) -> None:
+def check_source(source: LabelledSource, spec: RunSpec, run: Path) -> None:
     """Raise if a run, which is in the folder `run`, evaluated other images than those of `source`.
 
     Raises:

@@ -11,7 +11,7 @@ from math import isnan
 from typing import Any
 
 from .classification import Classification, decide
-from .jobs import Scored
+from .jobs import ScoredImage
 from .posterior import mean_errors, paired_differences
 
 
@@ -57,7 +57,9 @@ class CaptionScore:
         return row | {"num_evaluations": self.num_evaluations}
 
 
-def caption_scores(scored: Scored, captions: Sequence[str], against_null: bool, scale: float) -> Iterator[CaptionScore]:
+def caption_scores(
+    scored: ScoredImage, captions: Sequence[str], against_null: bool, scale: float
+) -> Iterator[CaptionScore]:
     """Scores of an image's captions.
 
     Args:
@@ -85,7 +87,7 @@ def caption_scores(scored: Scored, captions: Sequence[str], against_null: bool, 
 
 
 def choose_caption(
-    scored: Scored, captions: Sequence[str], against_null: bool, notes: Sequence[str], **settings: Any
+    scored: ScoredImage, captions: Sequence[str], against_null: bool, notes: Sequence[str], **settings: Any
 ) -> Classification:
     """Which of an image's captions explains it best.
 

@@ -10,7 +10,7 @@ import torch
 from scipy.special import stdtr, stdtrit
 from torch import Tensor
 
-from .jobs import NOTHING, Scored, Spent
+from .jobs import NO_COST, Cost, ScoredImage
 from .posterior import (
     Reduction,
     log_posterior,
@@ -76,7 +76,7 @@ class Classification:
     num_evaluations: int
     cost: float
     seconds: float
-    screening: Spent = NOTHING
+    screening: Cost = NO_COST
     also: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     failure: str | None = None
@@ -118,7 +118,7 @@ class Classification:
 
 
 def decide(
-    scored: Scored,
+    scored: ScoredImage,
     class_names: Sequence[str],
     *,
     num_dimensions: int,

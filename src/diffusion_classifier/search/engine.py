@@ -23,11 +23,11 @@ from ..diffusion.losses import BOUNDS, LOSSES, variational_bound
 from ..diffusion.schedules import Schedule, add_noise
 from ..diffusion.timestep_weights import Weights, weights_at
 from ..errors import InputError
-from .image_search import InFlight, Pair
-from .jobs import Job, Scored, Spent
+from .image_search import ImageSearch, Pair
+from .jobs import Cost, ImageJob, ScoredImage
 from .strategies import Strategy
 
-_Row = tuple[InFlight, Pair]
+_Row = tuple[ImageSearch, Pair]
 
 
 class _Batch:
@@ -69,7 +69,7 @@ def check_weights(weights: Weights | None, draws: Draws, schedule: Schedule, num
 
 def score(
     denoiser: Denoiser,
-    jobs: Iterable[Job],
+    jobs: Iterable[ImageJob],
     conditioning: Conditioning,
     strategy: Strategy,
     *,
@@ -81,7 +81,7 @@ def score(
     ahead: int | None = None,
     full_batches: bool = False,
     also: Sequence[str] = (),
-) -> Iterator[Scored]:
+) -> Iterator[ScoredImage]:
     """Score images, each by its own search, and yield each as it is done.
 
     Every network batch is filled from whatever the images in flight want next, oldest first; as many images are in
@@ -139,8 +139,8 @@ class _Engine:
         """Of class and draw, whose prompts fill a batch."""
         return max(1, self.batch_size // self.conditioning.num_prompts)
 
-    def run(self, jobs: Iterator[Job], strategy: Strategy) -> Iterator[Scored]:
-        flying: deque[InFlight] = deque()
+    def run(self, jobs: Iterator[ImageJob], strategy: Strategy) -> Iterator[ScoredImage]:
+        flying: deque[ImageSearch] = deque()
         pending: deque[_Batch] = deque()
         more = True
         while True:
@@ -177,7 +177,7 @@ class _Engine:
         """Whether all batches have the same number of rows."""
         return self.full_batches or self.denoiser.compiled
 
-    def guesses(self, flying: Iterable[InFlight], room: int) -> list[_Row]:
+    def guesses(self, flying: Iterable[ImageSearch], room: int) -> list[_Row]:
         """Rows for the room that is left in a batch, of all images alike: they cost nothing, some will be wanted."""
         rows: list[_Row] = []
         before = -1
@@ -187,7 +187,7 @@ class _Engine:
                 rows += [(f, pair) for pair in f.guess(room - len(rows))]
         return rows
 
-    def start(self, job: Job, strategy: Strategy) -> InFlight:
+    def start(self, job: ImageJob, strategy: Strategy) -> ImageSearch:
         num_classes = len(self.conditioning)
         if job.candidates is not None:
             num_classes = len(job.candidates)
@@ -198,7 +198,7 @@ class _Engine:
             state = replace(state, weights=weights_at(self.weights, times / self.denoiser.schedule.num_timesteps))
         latent = self.denoiser.encode(to_device(job.image[None], self.denoiser.device))[0]
         also = {loss: torch.full_like(state.errors, torch.nan) for loss in self.losses[1:]}
-        return InFlight(job, latent, strategy, state, times, self.conditioning.num_prompts, also)
+        return ImageSearch(job, latent, strategy, state, times, self.conditioning.num_prompts, also)
 
     def submit(self, rows: list[_Row]) -> Iterator[_Batch]:
         """Give rows to the network, in batches that memory suffices for."""
@@ -214,7 +214,7 @@ class _Engine:
                 rows = rows[len(batch.rows) :]
                 yield batch
 
-    def collect(self, batch: _Batch) -> list[InFlight]:
+    def collect(self, batch: _Batch) -> list[ImageSearch]:
         """Note the errors; the images whose request is done or that failed, in the order of the rows.
 
         Rows whose error is not finite are predicted again in float32, the others are not: what an image gets does not
@@ -302,7 +302,7 @@ class _Engine:
 
         return torch.stack([error(loss) for loss in self.losses], dim=1)
 
-    def result(self, f: InFlight) -> Scored:
+    def result(self, f: ImageSearch) -> ScoredImage:
         state, num_classes = f.state, len(self.conditioning)
 
         def among_all(values: Tensor, other: float) -> Tensor:
@@ -313,12 +313,12 @@ class _Engine:
             return everyone
 
         saved = shared_share(self.denoiser, self.conditioning) * (f.num_evaluations - f.num_latents)
-        return Scored(
+        return ScoredImage(
             name=f.job.name,
             errors=among_all(state.errors, torch.nan),
             active=among_all(state.active, False),
             t=f.times,
-            spent=f.job.spent + Spent(f.num_evaluations, f.num_evaluations - saved, time.perf_counter() - f.started),
+            spent=f.job.spent + Cost(f.num_evaluations, f.num_evaluations - saved, time.perf_counter() - f.started),
             failure=f.failure,
             doubt=None if state.doubt is None else among_all(state.doubt, 0.0),
             undecided=None if state.undecided is None else among_all(state.undecided, False),

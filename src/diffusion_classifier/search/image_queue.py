@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..data.images import ImageError, ImageSource, Picture, load_image
-from .jobs import Job, Scored, Spent
+from .jobs import Cost, ImageJob, ScoredImage
 
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
@@ -38,7 +38,7 @@ def name_of(position: int, source: ImageSource) -> str:
     return str(source) if isinstance(source, str | os.PathLike) else f"image {position}"
 
 
-class Intake:
+class ImageQueue:
     """Images become jobs, and what was scored is given their names. An image that cannot be used fails alone.
 
     Args:
@@ -50,20 +50,20 @@ class Intake:
     def __init__(
         self,
         images: ImageSource | Iterable[ImageSource],
-        as_job: Callable[[str, Picture], Job],
+        as_job: Callable[[str, Picture], ImageJob],
         num_classes: int,
     ) -> None:
         self._images = images
         self._as_job = as_job
         self._num_classes = num_classes
         self._taken: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self._unusable: list[Scored] = []
+        self._unusable: list[ScoredImage] = []
 
-    def jobs(self) -> Iterator[Job]:
+    def jobs(self) -> Iterator[ImageJob]:
         """One for each image that can be used, decoded by a thread of its own while those before it are in use."""
         return _prefetch(self._jobs(), _DECODED_AHEAD)
 
-    def _jobs(self) -> Iterator[Job]:
+    def _jobs(self) -> Iterator[ImageJob]:
         for i, source in enumerate(as_many(self._images)):
             name = name_of(i, source)
             try:
@@ -73,12 +73,12 @@ class Intake:
                 self._taken[str(i)] = name, ()
                 none, reason = torch.empty(self._num_classes, 0), str(e).removeprefix(f"{name}: ")
                 active = torch.zeros(self._num_classes).bool()
-                self._unusable.append(Scored(str(i), none, active, none[0], Spent(), reason))
+                self._unusable.append(ScoredImage(str(i), none, active, none[0], Cost(), reason))
             else:
                 self._taken[str(i)] = name, picture.notes
                 yield job
 
-    def results(self, scores: Iterable[Scored]) -> Iterator[tuple[int, Scored, tuple[str, ...]]]:
+    def results(self, scores: Iterable[ScoredImage]) -> Iterator[tuple[int, ScoredImage, tuple[str, ...]]]:
         """Position, what was found out, and notes, of each image, those that cannot be used among them."""
         for scored in chain(scores, [None]):
             while self._unusable:
@@ -86,12 +86,12 @@ class Intake:
             if scored is not None:
                 yield self._named(scored)
 
-    def _named(self, scored: Scored) -> tuple[int, Scored, tuple[str, ...]]:
+    def _named(self, scored: ScoredImage) -> tuple[int, ScoredImage, tuple[str, ...]]:
         name, notes = self._taken.pop(scored.name)
         return int(scored.name), replace(scored, name=name), notes
 
 
-def _prefetch(items: Iterable[Job], ahead: int) -> Iterator[Job]:
+def _prefetch(items: Iterable[ImageJob], ahead: int) -> Iterator[ImageJob]:
     """The items in their order, each made by a thread of its own while those before it are in use."""
     source = iter(items)
     pool = ThreadPoolExecutor(1, "decode")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .jobs import Job
+from .jobs import ImageJob
 from .strategies import Request, State, Strategy
 
 Pair = tuple[int, int]
@@ -17,7 +17,7 @@ Pair = tuple[int, int]
 
 
 @dataclass(eq=False)
-class InFlight:
+class ImageSearch:
     """One image.
 
     Args:
@@ -30,7 +30,7 @@ class InFlight:
         also: tables (k, N) of other losses, to be filled.
     """
 
-    job: Job
+    job: ImageJob
     latent: Tensor
     strategy: Strategy
     state: State

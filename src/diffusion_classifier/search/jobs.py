@@ -13,22 +13,22 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Spent:
+class Cost:
     """What was spent on an image: network predictions, the same in full predictions of the main model, and seconds."""
 
     num_evaluations: int = 0
     cost: float = 0.0
     seconds: float = 0.0
 
-    def __add__(self, other: Spent) -> Spent:
-        return Spent(self.num_evaluations + other.num_evaluations, self.cost + other.cost, self.seconds + other.seconds)
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(self.num_evaluations + other.num_evaluations, self.cost + other.cost, self.seconds + other.seconds)
 
 
-NOTHING = Spent()
+NO_COST = Cost()
 
 
 @dataclass(frozen=True)
-class Job:
+class ImageJob:
     """One image to score.
 
     Args:
@@ -46,12 +46,12 @@ class Job:
     key: int
     candidates: Tensor | None = None
     whole: bool = True
-    spent: Spent = NOTHING
+    spent: Cost = NO_COST
     picture: Image | None = None
 
 
 @dataclass(frozen=True)
-class Scored:
+class ScoredImage:
     """What was found out about one image.
 
     Args:
@@ -75,11 +75,11 @@ class Scored:
     errors: Tensor
     active: Tensor
     t: Tensor
-    spent: Spent
+    spent: Cost
     failure: str | None = None
     doubt: Tensor | None = None
     undecided: Tensor | None = None
     weights: Tensor | None = None
     candidates: Tensor | None = None
-    screening: Spent = NOTHING
+    screening: Cost = NO_COST
     also: Mapping[str, Tensor] = field(default_factory=dict)

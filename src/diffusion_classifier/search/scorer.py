@@ -15,12 +15,12 @@ from ..diffusion.timestep_weights import Weights
 from ..errors import InputError
 from .candidates import Candidates, Classes, Template
 from .engine import check_weights, score
-from .jobs import Job, Scored
-from .settings import Reading, resolve_reading
+from .jobs import ImageJob, ScoredImage
+from .settings import ScoringSettings, resolve_settings
 from .strategies import Strategy
 
 
-class Reader:
+class Scorer:
     """Reads a denoiser as a classifier; what is asked of it is for those who inherit.
 
     Args:
@@ -61,14 +61,14 @@ class Reader:
             return False
         return True
 
-    def reading(self, class_names: Sequence[str], **options: Any) -> Reading:
+    def reading(self, class_names: Sequence[str], **options: Any) -> ScoringSettings:
         """The settings that `stream` will use for these candidates, if given these options."""
         loss = options.get("loss") or self.denoiser.defaults.loss
         if isinstance(options.get("weights"), str) and options["weights"] == "training":
             options["weights"] = training_weights(self.denoiser, loss)
-        return resolve_reading(self.denoiser.defaults, default_weights(self.denoiser, loss), class_names, **options)
+        return resolve_settings(self.denoiser.defaults, default_weights(self.denoiser, loss), class_names, **options)
 
-    def table_settings(self, reading: Reading) -> dict[str, Any]:
+    def table_settings(self, reading: ScoringSettings) -> dict[str, Any]:
         """What `tables.table_writer` keeps beside errors that are read with these settings."""
         return {
             "num_dimensions": self.num_dimensions,
@@ -79,7 +79,7 @@ class Reader:
 
     def _score(
         self,
-        jobs: Iterable[Job],
+        jobs: Iterable[ImageJob],
         conditioning: Conditioning,
         strategy: Strategy,
         draws: Draws,
@@ -87,7 +87,7 @@ class Reader:
         class_names: Sequence[str],
         weights: Weights | None = None,
         also: Sequence[str] = (),
-    ) -> Iterator[Scored]:
+    ) -> Iterator[ScoredImage]:
         batch_size = self._ready(conditioning, strategy, draws, loss, weights)
         return score(
             self.denoiser,
@@ -123,8 +123,8 @@ class Reader:
             self.denoiser.compile()
         return self.batch_size
 
-    def _job(self, name: str, picture: Picture) -> Job:
-        return Job(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
+    def _job(self, name: str, picture: Picture) -> ImageJob:
+        return ImageJob(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
 
     def condition(
         self,

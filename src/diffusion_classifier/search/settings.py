@@ -18,7 +18,7 @@ from .strategies import Sequential, Strategy, parse_strategy
 
 
 @dataclass(frozen=True)
-class Reading:
+class ScoringSettings:
     """Settings of one way of reading; arguments as in `DiffusionClassifier.stream`."""
 
     strategy: Strategy
@@ -40,7 +40,7 @@ class Reading:
         return spelled | {"loss": self.loss, "weights": self.weights, "seed": self.seed} | self.posterior_settings()
 
 
-def resolve_reading(
+def resolve_settings(
     defaults: ModelDefaults,
     usual: Weights | None,
     class_names: Sequence[str],
@@ -53,7 +53,7 @@ def resolve_reading(
     reduction: Reduction = "sum",
     temperature: float | None = None,
     prior: Sequence[float] | None = None,
-) -> Reading:
+) -> ScoringSettings:
     """Settings with the model's own where none are given; arguments as in `DiffusionClassifier.stream`.
 
     Args:
@@ -79,7 +79,7 @@ def resolve_reading(
         temperature = defaults.temperature
     temperature = 1.0 if temperature is None else temperature
     probabilities = None if prior is None else tuple(map(float, prior))
-    reading = Reading(strategy, timesteps, loss, found, seed, reduction, temperature, probabilities)
+    reading = ScoringSettings(strategy, timesteps, loss, found, seed, reduction, temperature, probabilities)
     strategy.init(len(class_names))  # these three for their complaints
     check_loss(loss)
     log_posterior(torch.zeros(len(class_names)), num_dimensions=1, **reading.posterior_settings())

@@ -8,8 +8,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..data.captioned import CaptionSource
-from ..data.labelled import Source, open_source, renamed
+from ..data.captioned import CaptionedSource
+from ..data.labelled import LabelledSource, open_labelled, renamed
 from ..errors import InputError
 from .base import CaptionTask as CaptionTask
 from .base import Preset as Preset
@@ -57,24 +57,24 @@ def open_task(
     label_column: str | None = None,
     class_names: Sequence[str] | None = None,
     allow_incomplete: bool = False,
-) -> tuple[Task | None, Source]:
+) -> tuple[Task | None, LabelledSource]:
     """A task and its images; no task for data of the user's own.
 
     Args:
-        name: of a task; or a folder, a file, or the id of a data set on the hub, as `open_source` takes them.
+        name: of a task; or a folder, a file, or the id of a data set on the hub, as `open_labelled` takes them.
         data: where the images of the task are, if not on the hub.
-        split: as in `open_source`, and so the others; the task's own if None.
+        split: as in `open_labelled`, and so the others; the task's own if None.
         image_column: where the images are.
         label_column: where the labels are.
         class_names: replaces the names.
-        allow_incomplete: as in `open_source`.
+        allow_incomplete: as in `open_labelled`.
 
     Raises:
         InputError: no such task, or its images cannot be read or are of other classes.
     """
     columns: dict[str, Any] = {"image_column": image_column, "label_column": label_column}
     if name not in TASKS and (Path(name).exists() or "/" in name):
-        return None, open_source(
+        return None, open_labelled(
             data or name, split=split, class_names=class_names, allow_incomplete=allow_incomplete, **columns
         )
     task = find_task(name)
@@ -86,7 +86,7 @@ def open_task(
         source = task.make(data, split)
         return task, source if class_names is None else renamed(source, class_names)
     split = split or (None if data else task.split)
-    source = open_source(data or task.source, split=split, allow_incomplete=allow_incomplete, **columns)
+    source = open_labelled(data or task.source, split=split, allow_incomplete=allow_incomplete, **columns)
     numbered, source = _by_number(source, task.num_classes)
     if len(source.class_names) != task.num_classes:
         about = f"{source.name} has {len(source.class_names)} classes; those of {name} are {task.num_classes}"
@@ -99,7 +99,7 @@ def open_task(
     return task, source if class_names is None else renamed(source, class_names)
 
 
-def _by_number(source: Source, num_classes: int) -> tuple[bool, Source]:
+def _by_number(source: LabelledSource, num_classes: int) -> tuple[bool, LabelledSource]:
     """Classes that are called by numbers, in the order of these: 10 comes after 9.
 
     Returns:
@@ -124,7 +124,7 @@ def _by_number(source: Source, num_classes: int) -> tuple[bool, Source]:
     )
 
 
-def _named_by(names: tuple[str, ...], source: Source) -> Source:
+def _named_by(names: tuple[str, ...], source: LabelledSource) -> LabelledSource:
     """The same images with a task's names for their classes, and a note of it."""
     if names == source.class_names:
         return source
@@ -133,7 +133,7 @@ def _named_by(names: tuple[str, ...], source: Source) -> Source:
     return replace(renamed(source, names), notes=(*source.notes, note))
 
 
-def open_caption_task(task: CaptionTask, **options: Any) -> CaptionSource:
+def open_caption_task(task: CaptionTask, **options: Any) -> CaptionedSource:
     """Images and captions of a task.
 
     Args:

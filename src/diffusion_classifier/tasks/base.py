@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..data.captioned import CaptionSource
-from ..data.labelled import Source
+from ..data.captioned import CaptionedSource
+from ..data.labelled import LabelledSource
 
 Metric = Literal["accuracy", "mean_per_class"]
 _IN_THE_PACKAGE = "on the images in the package"
@@ -56,7 +56,7 @@ class CaptionTask:
 
     name: str
     title: str
-    open: Callable[..., CaptionSource]
+    open: Callable[..., CaptionedSource]
     licence: str
     citation: str
     num_images: int | None = None
@@ -73,7 +73,7 @@ class Task:
     Args:
         name: on the command line.
         title: of the data set.
-        source: what `sources.open_source` opens: the id of a data set on the hub; "" where there is `make`.
+        source: what `sources.open_labelled` opens: the id of a data set on the hub; "" where there is `make`.
         num_classes: of its labels.
         num_images: of the split.
         template: of prompts, with {} for the name of a class.
@@ -111,7 +111,7 @@ class Task:
     told_apart: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     imagenet_ids: tuple[int, ...] | None = None
     presets: Mapping[str, Preset] = field(default_factory=dict)
-    make: Callable[[str | None, str | None], Source] | None = None
+    make: Callable[[str | None, str | None], LabelledSource] | None = None
     note: str = ""
 
     @property

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..data.captioned import CaptionSource, open_captions, open_winoground
+from ..data.captioned import CaptionedSource, open_captions, open_winoground
 from .base import CaptionTask, Preset
 from .scenes import open_binding, open_counting, open_pairs, open_spatial
 from .scenes import open_winoground as open_scenes_winoground
 
 
-def _scenes(name: str, title: str, open_: Callable[..., CaptionSource], num_images: int) -> CaptionTask:
+def _scenes(name: str, title: str, open_: Callable[..., CaptionedSource], num_images: int) -> CaptionTask:
     return CaptionTask(
         name, title, open_, "MIT",
         "Photographs of Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning "

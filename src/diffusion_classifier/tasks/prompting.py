@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..data.prompts import refuse_numbers
 from ..errors import InputError
 from .base import Preset, Task
@@ -37,7 +37,7 @@ def spelled(name: str) -> str:
 
 
 def class_prompts(
-    source: Source,
+    source: LabelledSource,
     task: Task | None = None,
     *,
     known: Sequence[str] | None = None,
@@ -99,7 +99,7 @@ def _told_apart(
 
 
 def _templates(
-    source: Source, task: Task | None, preset: Preset | None, several: bool
+    source: LabelledSource, task: Task | None, preset: Preset | None, several: bool
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     beside = source.templates
     if preset is not None and preset.template is not None:
@@ -118,7 +118,7 @@ def _templates(
 
 
 def _names(
-    source: Source, task: Task | None, preset: Preset | None, strict: bool
+    source: LabelledSource, task: Task | None, preset: Preset | None, strict: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names in prompts: those of the preset or the task for classes of the same names but for spelling."""
     own = source.prompt_names or source.class_names

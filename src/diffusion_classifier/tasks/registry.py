@@ -8,7 +8,7 @@ authors' code; schedules are nested here.
 from __future__ import annotations
 
 from ..data.fashion import FASHION, load_sample
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from . import names
 from .base import Preset, Task
@@ -36,12 +36,12 @@ _IMAGENET = "staged:50,100,500,1000/500,50,10,1"
 _DIT = "fixed:250"
 
 
-def _sample(data: str | None, split: str | None) -> Source:
+def _sample(data: str | None, split: str | None) -> LabelledSource:
     for option, given in (("data", data), ("split", split)):
         if given is not None:
             raise InputError(f"the task fashion-sample has no use for --{option}: its images are in the package")
     samples = load_sample()
-    return Source(
+    return LabelledSource(
         "fashion-sample",
         FASHION,
         tuple(FASHION.index(sample.label) for sample in samples),

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from PIL import Image
 
-from ..data.captioned import CaptionSource
-from ..data.labelled import Source
+from ..data.captioned import CaptionedSource
+from ..data.labelled import LabelledSource
 from ..data.scenes import (
     NOUNS,
     NUMBERS,
@@ -40,7 +40,7 @@ _Pair = tuple[Scene, Scene]
 _Make = Callable[[np.random.Generator, Photographs], _Pair]
 
 
-def open_winoground(data: str | None = None, split: str | None = None) -> CaptionSource:
+def open_winoground(data: str | None = None, split: str | None = None) -> CaptionedSource:
     """100 pairs each of swapped objects, swapped attributes, swapped relations, and objects with their attributes."""
     makers: dict[str, _Make] = {
         "object": _objects, "attribute": _attributes, "relation": _relations, "both": _both,
@@ -48,7 +48,7 @@ def open_winoground(data: str | None = None, split: str | None = None) -> Captio
     return _paired("scenes-winoground", data, split, [(tag, make) for tag, make in makers.items() for _ in range(100)])
 
 
-def open_pairs(data: str | None = None, split: str | None = None) -> CaptionSource:
+def open_pairs(data: str | None = None, split: str | None = None) -> CaptionedSource:
     """200 pairs of swapped objects that training showed together, and 200 of such that it never did."""
     unseen = sorted(map(sorted, UNSEEN_PAIRS))
 
@@ -61,7 +61,7 @@ def open_pairs(data: str | None = None, split: str | None = None) -> CaptionSour
     )
 
 
-def open_binding(data: str | None = None, split: str | None = None) -> CaptionSource:
+def open_binding(data: str | None = None, split: str | None = None) -> CaptionedSource:
     """Pairs of swapped attributes: 100 of each sort, and 100 of which training never showed one of the attributes."""
 
     def of(sort: str) -> _Make:
@@ -71,7 +71,7 @@ def open_binding(data: str | None = None, split: str | None = None) -> CaptionSo
     return _paired("scenes-binding", data, split, makers + [("unseen", _unseen_attributes)] * 100)
 
 
-def open_counting(data: str | None = None, split: str | None = None) -> CaptionSource:
+def open_counting(data: str | None = None, split: str | None = None) -> CaptionedSource:
     """400 images of one to four things of a kind, with captions that differ in the number."""
 
     def make(rng: np.random.Generator, photographs: Photographs, i: int) -> tuple[str, Sequence[Thing], list[str]]:
@@ -82,7 +82,7 @@ def open_counting(data: str | None = None, split: str | None = None) -> CaptionS
     return _alone("scenes-counting", data, split, 400, make)
 
 
-def open_spatial(data: str | None = None, split: str | None = None) -> CaptionSource:
+def open_spatial(data: str | None = None, split: str | None = None) -> CaptionedSource:
     """400 images of two things, with captions that differ in how one lies to the other."""
 
     def make(rng: np.random.Generator, photographs: Photographs, i: int) -> tuple[str, Sequence[Thing], list[str]]:
@@ -99,7 +99,7 @@ def noun_names() -> tuple[str, ...]:
     return tuple(words[0] for words in NOUNS)
 
 
-def open_nouns(data: str | None = None, split: str | None = None) -> Source:
+def open_nouns(data: str | None = None, split: str | None = None) -> LabelledSource:
     """Every photograph, plain and alone in a place of its own, to be told by the ten nouns."""
     photographs = load_photographs(data, split or "test")
 
@@ -108,15 +108,15 @@ def open_nouns(data: str | None = None, split: str | None = None) -> Source:
         return photographs.render([anywhere(rng, Thing(int(photographs.labels[i]), i))])
 
     ids = tuple(map(str, range(len(photographs.labels))))
-    return Source("scenes-nouns", noun_names(), tuple(photographs.labels.tolist()), ids, read)
+    return LabelledSource("scenes-nouns", noun_names(), tuple(photographs.labels.tolist()), ids, read)
 
 
-def _paired(name: str, data: str | None, split: str | None, makers: Sequence[tuple[str, _Make]]) -> CaptionSource:
+def _paired(name: str, data: str | None, split: str | None, makers: Sequence[tuple[str, _Make]]) -> CaptionedSource:
     photographs = load_photographs(data, split or "test")
     pairs = [make(generator(_SEED, 1, i), photographs) for i, (_, make) in enumerate(makers)]
     scenes = [scene for pair in pairs for scene in pair]
     captions = [(first.caption, second.caption) for first, second in pairs for _ in (0, 1)]
-    return CaptionSource(
+    return CaptionedSource(
         name,
         tuple(f"{i // 2}/{i % 2}" for i in range(len(scenes))),
         tuple(captions),
@@ -133,11 +133,11 @@ def _alone(
     split: str | None,
     number: int,
     make: Callable[[np.random.Generator, Photographs, int], tuple[str, Sequence[Thing], list[str]]],
-) -> CaptionSource:
+) -> CaptionedSource:
     """Images of which the first caption is true, then the second, and so on in turn."""
     photographs = load_photographs(data, split or "test")
     made = [make(generator(_SEED, 2, i), photographs, i) for i in range(number)]
-    return CaptionSource(
+    return CaptionedSource(
         name,
         tuple(map(str, range(number))),
         tuple(tuple(captions) for _, _, captions in made),

@@ -23,12 +23,12 @@ from ..diffusion.schedules import Schedule, read_scheduler
 from ..errors import InputError
 from ..files import write_durably
 from ..search.engine import score
-from ..search.jobs import Job
+from ..search.jobs import ImageJob
 from ..search.posterior import is_correct
 from ..search.strategies import Fixed
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
-from .images import LabelledImages
-from .joint import Joint, cross_entropy, draw_rivals
+from .images import TrainingImages
+from .joint import NetworkWithScale, cross_entropy, draw_rivals
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
 CHECKPOINT = "checkpoint"
@@ -36,7 +36,7 @@ OUTER = ("conv_in.", "conv_out.", "class_embedding.", "pos_embed.", "proj_out_2.
 """Parts of the names of parameters that are no maps between hidden layers."""
 
 
-def build_network(config: TrainConfig, data: LabelledImages) -> tuple[torch.nn.Module, SchedulerMixin]:
+def build_network(config: TrainConfig, data: TrainingImages) -> tuple[torch.nn.Module, SchedulerMixin]:
     """Network with the weights that training starts from, and scheduler, for these data.
 
     Raises:
@@ -123,7 +123,7 @@ def _transformer(config: TrainConfig, edge: int, depth: int) -> DiTTransformer2D
 
 
 def _batch(
-    step: int, data: LabelledImages, config: TrainConfig, schedule: Schedule
+    step: int, data: TrainingImages, config: TrainConfig, schedule: Schedule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """x and ε (B, *), t (B,) of a step, and the classes that its images are shown as, the true one or none first."""
     generator = generator_of(config.seed, 1, step)
@@ -144,11 +144,11 @@ def _batch(
 
 
 def train(
-    data: LabelledImages,
+    data: TrainingImages,
     config: TrainConfig,
     out: Path,
     *,
-    validation: LabelledImages | None = None,
+    validation: TrainingImages | None = None,
     device: str = "cpu",
     mixed_precision: bool | None = None,
     compile_network: bool = False,
@@ -190,7 +190,7 @@ def train(
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet
-    joint, num_classes = Joint(unet).to(place), torch.tensor(len(data.class_names), device=place)
+    joint, num_classes = NetworkWithScale(unet).to(place), torch.tensor(len(data.class_names), device=place)
 
     def loss_at(step: int) -> Tensor:
         x, noise, t, shown = _batch(step, data, config, schedule)
@@ -231,7 +231,7 @@ def train(
     return out
 
 
-def validate(folder: Path, validation: LabelledImages, device: str) -> dict[str, float]:
+def validate(folder: Path, validation: TrainingImages, device: str) -> dict[str, float]:
     """Denoising loss, and accuracy from a few draws, of a saved model on evenly spread validation images.
 
     They are 200, but of many classes fewer, so that it takes less than training does.
@@ -244,7 +244,7 @@ def validate(folder: Path, validation: LabelledImages, device: str) -> dict[str,
     images = [image.expand(3, -1, -1).float() / 127.5 - 1 for image in validation.images[rows]]
     labels = validation.labels[rows]
     conditioning = denoiser.condition(range(len(validation.class_names)))
-    jobs = (Job(str(i), image, key=i) for i, image in enumerate(images))
+    jobs = (ImageJob(str(i), image, key=i) for i, image in enumerate(images))
     tables = {int(r.name): r.errors for r in score(denoiser, jobs, conditioning, Fixed(8), batch_size=320)}
     errors = torch.stack([tables[i] for i in range(len(labels))])  # (images, K, N)
     of_true_class = errors[torch.arange(len(labels)), labels]

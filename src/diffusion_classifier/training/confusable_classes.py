@@ -14,7 +14,7 @@ from torch import Tensor
 from ..classifier import DiffusionClassifier
 from ..errors import InputError
 from ..metrics import Interval, difference_interval, share_interval
-from .images import CaptionedImages, LabelledImages
+from .images import TrainingCaptions, TrainingImages
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Gain:
     num_images: int
 
 
-def indices_of(classes: Sequence[str], data: LabelledImages) -> Tensor:
+def indices_of(classes: Sequence[str], data: TrainingImages) -> Tensor:
     """Which classes of the data these are.
 
     Raises:
@@ -51,8 +51,8 @@ def indices_of(classes: Sequence[str], data: LabelledImages) -> Tensor:
 
 
 def confused_images(
-    data: LabelledImages, classes: Sequence[str], captions: Sequence[str], number: int | None, seed: int
-) -> CaptionedImages:
+    data: TrainingImages, classes: Sequence[str], captions: Sequence[str], number: int | None, seed: int
+) -> TrainingCaptions:
     """Images of these classes for training, whose false captions are those of the others of them.
 
     Were they those of all other classes, which never are the true one here, the joint objective would learn that they
@@ -78,11 +78,11 @@ def confused_images(
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:number]]
     labels = data.labels[rows].tolist()
     false = tuple(tuple(captions[i] for i in indices.tolist() if i != label) for label in labels)
-    return CaptionedImages(data.images[rows], tuple(captions[label] for label in labels), false, data.notes)
+    return TrainingCaptions(data.images[rows], tuple(captions[label] for label in labels), false, data.notes)
 
 
 def right_answers(
-    classifier: DiffusionClassifier, held_out: LabelledImages, classes: Sequence[str], template: str | None
+    classifier: DiffusionClassifier, held_out: TrainingImages, classes: Sequence[str], template: str | None
 ) -> dict[str, Tensor]:
     """Whether answers are right, (M,), bool: on images of the confused classes among these, and on all among all."""
     some = images_of(held_out, classes)
@@ -90,7 +90,7 @@ def right_answers(
             "all classes": are_right(classifier, held_out, held_out.class_names, template)}  # fmt: skip
 
 
-def images_of(data: LabelledImages, classes: Sequence[str]) -> LabelledImages:
+def images_of(data: TrainingImages, classes: Sequence[str]) -> TrainingImages:
     """Those of these classes.
 
     Raises:
@@ -103,7 +103,7 @@ def images_of(data: LabelledImages, classes: Sequence[str]) -> LabelledImages:
 
 
 def are_right(
-    classifier: DiffusionClassifier, data: LabelledImages, among: Sequence[str], template: str | None
+    classifier: DiffusionClassifier, data: TrainingImages, among: Sequence[str], template: str | None
 ) -> Tensor:
     """Whether the answers on images (M, ...) among these classes are right, (M,), bool."""
     answers = classifier.classify(

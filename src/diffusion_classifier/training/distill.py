@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
-from ..data.labelled import Source
+from ..data.labelled import LabelledSource
 from ..errors import InputError
 from ..runs.source import check_source
 from ..runs.spec import RunSpec, read_spec, refuse_captions
 from ..runs.store import read_rows, with_status
-from .images import LabelledImages, decode
+from .images import TrainingImages, decode
 from .loop import num_steps, writing
 from .supervised import SupervisedConfig
 
 
-def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImages:
+def taught(runs: Mapping[Path, LabelledSource], size: int | None = None) -> TrainingImages:
     """Images of runs with the posteriors that were found; where several runs have an image, with their mean.
 
     Args:
@@ -35,7 +35,7 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
     """
     classes: tuple[str, ...] = ()
     found: dict[tuple[str, str], list[list[float]]] = {}
-    sources: dict[str, Source] = {}
+    sources: dict[str, LabelledSource] = {}
     for folder, source in runs.items():
         spec = read_spec(folder)
         refuse_captions(folder, spec, "a student")
@@ -60,11 +60,11 @@ def taught(runs: Mapping[Path, Source], size: int | None = None) -> LabelledImag
     if len({tensor.shape[1:] for tensor in images}) > 1:
         raise InputError("the images of the runs differ in size or colours: give a size, to which all are brought")
     targets = torch.from_numpy(np.stack(posteriors)).float()
-    return LabelledImages(torch.cat(images), targets.argmax(1), classes, targets)
+    return TrainingImages(torch.cat(images), targets.argmax(1), classes, targets)
 
 
 def write_card(
-    out: Path, config: SupervisedConfig, specs: Sequence[RunSpec], images: LabelledImages, agreement: float | None
+    out: Path, config: SupervisedConfig, specs: Sequence[RunSpec], images: TrainingImages, agreement: float | None
 ) -> None:
     """A model card that says who taught what, and how to use it.
 

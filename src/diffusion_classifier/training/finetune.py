@@ -27,8 +27,8 @@ from ..denoisers.devices import native_bfloat16
 from ..diffusion.prediction import split_variance
 from ..errors import InputError
 from .denoising import OBJECTIVES, Noised, TrainConfig, draw_times
-from .images import CaptionedImages
-from .joint import Joint, cross_entropy, draw_rivals
+from .images import TrainingCaptions
+from .joint import NetworkWithScale, cross_entropy, draw_rivals
 from .latents import encode_all
 from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
@@ -39,7 +39,7 @@ _KEPT = 1024
 
 
 def finetune(
-    data: CaptionedImages,
+    data: TrainingCaptions,
     denoiser: Denoiser,
     config: TrainConfig,
     out: Path,
@@ -91,7 +91,7 @@ def finetune(
         network.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow here
     latents = encode_all(data.images, denoiser.encode, device, False, on_stage, on_step, batch_size=16)
     kept = denoiser.condition(names) if len(names) <= _KEPT else None
-    joint = Joint(network).to(device)
+    joint = NetworkWithScale(network).to(device)
     settings = {**asdict(config), "rank": rank, "model": model}
     run = {"config": settings, "data": data.fingerprint(), "class_names": []}
 
@@ -156,7 +156,7 @@ def _adapt(denoiser: Denoiser, rank: int) -> None:
     cast_training_params(network, torch.float32)
 
 
-def _indexed(data: CaptionedImages) -> tuple[list[str], Tensor, list[Tensor]]:
+def _indexed(data: TrainingCaptions) -> tuple[list[str], Tensor, list[Tensor]]:
     """Different captions, which of them is that of each image (N,), and which are false of it."""
     names = sorted({*data.captions, *(c for own in data.contrasts for c in own)})
     number = {name: i for i, name in enumerate(names)}

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.captioned import CaptionSource
+from ..data.captioned import CaptionedSource
 from ..data.held_out import held_out_rows
 from ..data.images import Crop, ImageSource, load_image, preprocess
-from ..data.labelled import Captioned, Source, open_captioned, open_source
+from ..data.labelled import LabelledSource, TextSource, open_labelled, open_texts
 from ..data.prompts import parse_labels
 from ..errors import InputError
 
@@ -41,7 +41,7 @@ class _Images:
 
 
 @dataclass(frozen=True)
-class LabelledImages(_Images):
+class TrainingImages(_Images):
     """Images of classes.
 
     Args:
@@ -49,7 +49,7 @@ class LabelledImages(_Images):
         labels: (N,), int64, indices into class_names.
         class_names: one per class.
         posteriors: (N, K), float32, of a teacher, which are learned in place of the labels; or none.
-        notes: as in `sources.Source`.
+        notes: as in `sources.LabelledSource`.
     """
 
     images: Tensor
@@ -69,21 +69,21 @@ class LabelledImages(_Images):
         digest.update(self.targets.numpy().tobytes())
         return digest.hexdigest()
 
-    def take(self, rows: Tensor) -> LabelledImages:
+    def take(self, rows: Tensor) -> TrainingImages:
         """See `_Images`."""
         posteriors = None if self.posteriors is None else self.posteriors[rows]
-        return LabelledImages(self.images[rows], self.labels[rows], self.class_names, posteriors, self.notes)
+        return TrainingImages(self.images[rows], self.labels[rows], self.class_names, posteriors, self.notes)
 
 
 @dataclass(frozen=True)
-class CaptionedImages(_Images):
+class TrainingCaptions(_Images):
     """Images with a text each.
 
     Args:
         images: (N, C, S, S), uint8, C = 1 or 3.
         captions: N.
         contrasts: false captions of each image; none of any if ().
-        notes: as in `sources.Source`.
+        notes: as in `sources.LabelledSource`.
     """
 
     images: Tensor
@@ -98,11 +98,11 @@ class CaptionedImages(_Images):
             digest.update("\0".join(captions).encode())
         return digest.hexdigest()
 
-    def take(self, rows: Tensor) -> CaptionedImages:
+    def take(self, rows: Tensor) -> TrainingCaptions:
         """See `_Images`."""
         chosen = rows.tolist()
         contrasts = tuple(self.contrasts[i] for i in chosen) if self.contrasts else ()
-        return CaptionedImages(self.images[rows], tuple(self.captions[i] for i in chosen), contrasts, self.notes)
+        return TrainingCaptions(self.images[rows], tuple(self.captions[i] for i in chosen), contrasts, self.notes)
 
 
 def load_labelled_images(
@@ -115,24 +115,24 @@ def load_labelled_images(
     label_column: str | None = None,
     crop: Crop = "center",
     allow_incomplete: bool = False,
-) -> LabelledImages:
+) -> TrainingImages:
     """Images and labels of a data set, brought to one size.
 
     Args:
-        source: as in `sources.open_source`.
+        source: as in `sources.open_labelled`.
         split: "train" or "test"; for IDX files, `train-…` and `t10k-…`.
         size: height and width; the images' own if None, which must then be one and square.
         class_names: replaces the data set's own names, one for each; IDX files have none.
         image_column: where the images are; the only image column if None.
         label_column: where the labels are; the only class-label column if None.
         crop: how images are brought to that size; see `images.preprocess`.
-        allow_incomplete: as in `sources.open_source`.
+        allow_incomplete: as in `sources.open_labelled`.
 
     Raises:
         InputError: the data cannot be read as labelled images, or has names of classes that `evaluate` would not take;
             a broken image is named.
     """
-    found = open_source(
+    found = open_labelled(
         source, split=split, image_column=image_column, label_column=label_column, class_names=class_names,
         allow_incomplete=allow_incomplete,
     ).labelled()  # fmt: skip
@@ -143,7 +143,7 @@ def load_labelled_images(
     notes, occurring = found.notes, set(found.labels)
     if lacking := [name for i, name in enumerate(found.class_names) if i not in occurring]:
         notes += (f"{len(lacking)} classes of {source} have no training image, such as {lacking[0]!r}",)
-    return LabelledImages(decode(found, size, crop), labels, found.class_names, notes=notes)
+    return TrainingImages(decode(found, size, crop), labels, found.class_names, notes=notes)
 
 
 def load_captioned_images(
@@ -154,20 +154,20 @@ def load_captioned_images(
     image_column: str | None = None,
     caption_column: str | None = None,
     allow_incomplete: bool = False,
-) -> CaptionedImages:
-    """Images and captions of a data set, brought to one size; arguments as in `sources.open_captioned`.
+) -> TrainingCaptions:
+    """Images and captions of a data set, brought to one size; arguments as in `sources.open_texts`.
 
     Raises:
         InputError: the data cannot be read as captioned images; a broken image is named.
     """
-    found = open_captioned(
+    found = open_texts(
         source, split=split, image_column=image_column, caption_column=caption_column,
         allow_incomplete=allow_incomplete,
     )  # fmt: skip
-    return CaptionedImages(decode(found, size), found.captions, notes=found.notes)
+    return TrainingCaptions(decode(found, size), found.captions, notes=found.notes)
 
 
-def load_contrasted_images(source: CaptionSource, size: int | None = None) -> CaptionedImages:
+def load_contrasted_images(source: CaptionedSource, size: int | None = None) -> TrainingCaptions:
     """Images with a true caption and false ones, brought to one size.
 
     Raises:
@@ -175,10 +175,10 @@ def load_contrasted_images(source: CaptionSource, size: int | None = None) -> Ca
     """
     own = zip(source.captions, source.truth, strict=True)
     captions, contrasts = zip(*((c[truth], (*c[:truth], *c[truth + 1 :])) for c, truth in own), strict=True)
-    return CaptionedImages(decode(source, size), captions, contrasts, source.notes)
+    return TrainingCaptions(decode(source, size), captions, contrasts, source.notes)
 
 
-def decode(source: Source | Captioned | CaptionSource, size: int | None, crop: Crop = "center") -> Tensor:
+def decode(source: LabelledSource | TextSource | CaptionedSource, size: int | None, crop: Crop = "center") -> Tensor:
     """(N, C, S, S), uint8, C being 1 if all are grey.
 
     Raises:

@@ -15,7 +15,7 @@ START = 50.0
 """s at the beginning."""
 
 
-class Joint(torch.nn.Module):
+class NetworkWithScale(torch.nn.Module):
     """A network and s.
 
     Args:

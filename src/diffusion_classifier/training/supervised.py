@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
-from ..baselines.encoders import Middle, features
+from ..baselines.encoders import DiffusionFeatures, features
 from ..baselines.features import HEADS, Features, build_head
 from ..baselines.hub import FEATURES, TRAINING_SIZE
 from ..denoisers.base import Denoiser
 from ..denoisers.devices import native_bfloat16
 from ..denoisers.load import quiet
 from ..errors import InputError
-from .images import LabelledImages
+from .images import TrainingImages
 from .latents import image_processor, pixels
 from .loop import (
     OPTIMIZERS,
@@ -98,7 +98,7 @@ def resolution(architecture: str, size: int) -> int:
     return 4 * size if architecture in _RESNETS and size <= 64 else size
 
 
-def build_classifier(config: SupervisedConfig, data: LabelledImages) -> Any:
+def build_classifier(config: SupervisedConfig, data: TrainingImages) -> Any:
     """Network with its first weights.
 
     Raises:
@@ -139,11 +139,11 @@ def augmented(images: Tensor, augment: str, generator: torch.Generator) -> Tenso
 
 
 def train_supervised(
-    data: LabelledImages,
+    data: TrainingImages,
     config: SupervisedConfig,
     out: Path,
     *,
-    validation: LabelledImages | None = None,
+    validation: TrainingImages | None = None,
     device: str = "cpu",
     mixed_precision: bool | None = None,
     **told: Any,
@@ -190,13 +190,13 @@ def train_supervised(
 
 
 def train_features(
-    data: LabelledImages,
+    data: TrainingImages,
     denoiser: Denoiser,
     model: str,
     config: SupervisedConfig,
     out: Path,
     *,
-    validation: LabelledImages | None = None,
+    validation: TrainingImages | None = None,
     mixed_precision: bool | None = None,
     **told: Any,
 ) -> Path:
@@ -232,7 +232,9 @@ def train_features(
         head = build_head(config.architecture, channels, len(data.class_names)).to(place)
 
     def save(averaged: torch.nn.Module) -> None:
-        Features(Middle(denoiser), averaged, data.class_names).save(out, model, config.architecture, channels)
+        Features(DiffusionFeatures(denoiser), averaged, data.class_names).save(
+            out, model, config.architecture, channels
+        )
 
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -247,10 +249,10 @@ def _fit(
     seen: Callable[[Tensor, torch.Generator | None], Tensor],
     save: Callable[[Any], None],
     run: dict[str, Any],
-    data: LabelledImages,
+    data: TrainingImages,
     config: SupervisedConfig,
     out: Path,
-    validation: LabelledImages | None,
+    validation: TrainingImages | None,
     mixed_precision: bool | None,
     checkpoint_every: int | None = None,
     on_step: Callable[[Progress], None] = lambda _: None,

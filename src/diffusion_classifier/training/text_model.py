@@ -31,7 +31,7 @@ from ..diffusion.schedules import read_scheduler
 from ..errors import InputError
 from ..files import write_durably
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
-from .images import CaptionedImages
+from .images import TrainingCaptions
 from .latents import BATCH, encode_all, image_processor, pixels
 from .loop import NUM_EPOCHS, Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .text_networks import (
@@ -58,7 +58,7 @@ _Module = TypeVar("_Module", bound=torch.nn.Module)
 
 
 def train_text(
-    data: CaptionedImages,
+    data: TrainingCaptions,
     config: TrainConfig,
     out: Path,
     *,
@@ -129,7 +129,7 @@ def train_text(
 
 @dataclass(frozen=True)
 class _Stages:
-    data: CaptionedImages
+    data: TrainingCaptions
     config: TrainConfig
     out: Path
     device: torch.device

@@ -27,7 +27,7 @@ from ..inversion import reconstruct
 from ..inversion_figure import draw_reconstructions
 from ..run_figures import draw_single_times
 
-Told = Callable[[str, float], None]
+OnProgress = Callable[[str, float], None]
 """Is called with what is being done, and seconds that what is done was expected to take on two cores."""
 SECONDS_TO_NOISE = 1.0
 """And back, for one image."""
@@ -71,7 +71,7 @@ def verdict(claim: Claim) -> str:
 
 
 def claims_of(
-    runs: Mapping[str, Path], classifier: DiffusionClassifier, figures: Path, count: int, tell: Told
+    runs: Mapping[str, Path], classifier: DiffusionClassifier, figures: Path, count: int, tell: OnProgress
 ) -> list[Section]:
     """What runs, and a model at hand, say of the paper's claims.
 
@@ -80,7 +80,7 @@ def claims_of(
         classifier: of "fashion".
         figures: folder for pictures.
         count: of images that are looked at more closely.
-        tell: see `Told`.
+        tell: see `OnProgress`.
     """
     tables = read_tables(runs["tables"])
     return [
@@ -320,7 +320,7 @@ def _composition(runs: Mapping[str, Path]) -> Section:
     )
 
 
-def _inversion(classifier: DiffusionClassifier, figures: Path, count: int, tell: Told) -> Section:
+def _inversion(classifier: DiffusionClassifier, figures: Path, count: int, tell: OnProgress) -> Section:
     """Each image under its class, and under another."""
     names = {"Shirt": "Bag", "Sneaker": "Trouser", "Dress": "Sneaker", "Bag": "Shirt", "Trouser": "Ankle boot"}
     samples = [s for s in load_sample() if s.label in names][:count]

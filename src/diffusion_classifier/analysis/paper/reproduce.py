@@ -18,8 +18,8 @@ from ...classifier import DiffusionClassifier
 from ...data.fashion import FASHION
 from ...denoisers import load_denoiser
 from ...denoisers.devices import resolve_device
-from ...runs.evaluation import Question, choose, evaluate
-from ...runs.evaluators import BaselineQuestion, CaptionQuestion, choose_captioned
+from ...runs.evaluation import ClassEvaluator, choose, evaluate
+from ...runs.evaluators import BaselineEvaluator, CaptionEvaluator, choose_captioned
 from ...tasks import CAPTION_TASKS, TASKS, CaptionTask, open_caption_task, open_task
 from ...training.images import load_labelled_images
 from ...training.loop import num_steps
@@ -28,7 +28,7 @@ from ...training.synthetic import Recipe, draw_data_set
 from ..html import embedded, write_page
 from ..inversion import require_skimage
 from ..plotting import pyplot
-from .claims import SECONDS_TO_NOISE, Claim, Section, Told, claims_of, verdict
+from .claims import SECONDS_TO_NOISE, Claim, OnProgress, Section, claims_of, verdict
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ WORKS = (
     Work("pairs", "scenes", "scenes-winoground", 800, 120, 0.5, _PLACES),
     Work("pairs-contrastive", "scenes/contrastive", "scenes-winoground", 800, 120, 0.01),
 )
-OF_DRAWN = Work("of-drawn", "resnet", "fashion-sample", 1000, 100, 0.02)
+DRAWN_STUDENT_RUN = Work("of-drawn", "resnet", "fashion-sample", 1000, 100, 0.02)
 """Of a network that is trained here, on images that `fashion` draws."""
 NUM_DRAWN, QUICK_DRAWN = 100, 10
 """Of each class."""
@@ -75,13 +75,15 @@ NUM_INVERTED, QUICK_INVERTED = 50, 10
 """Images that are taken to noise and back, and looked at under several noises."""
 
 
-def reproduce(folder: Path, *, quick: bool = False, tell: Told = lambda *_: None, **options: Any) -> list[Section]:
+def reproduce(
+    folder: Path, *, quick: bool = False, tell: OnProgress = lambda *_: None, **options: Any
+) -> list[Section]:
     """Do what is not done yet, and write report.html, in `folder`/whole or `folder`/quick.
 
     Args:
         folder: for these.
         quick: fewer images.
-        tell: see `Told`.
+        tell: see `OnProgress`.
         **options: device, dtype and batch_size of the models.
 
     Raises:
@@ -91,20 +93,20 @@ def reproduce(folder: Path, *, quick: bool = False, tell: Told = lambda *_: None
     pyplot()  # what is missing is told before the work, not after it
     require_skimage()
     figures = folder / ("quick" if quick else "whole")
-    runs = {work.name: figures / work.name for work in (*WORKS, OF_DRAWN)}
+    runs = {work.name: figures / work.name for work in (*WORKS, DRAWN_STUDENT_RUN)}
     for work in WORKS:
         _run(work, work.model, runs[work.name], quick, tell, options)
     network = _taught_by_drawn_images(figures, QUICK_DRAWN if quick else NUM_DRAWN, tell, options)
-    _run(OF_DRAWN, str(network), runs[OF_DRAWN.name], quick, tell, options)
+    _run(DRAWN_STUDENT_RUN, str(network), runs[DRAWN_STUDENT_RUN.name], quick, tell, options)
     classifier = DiffusionClassifier.from_pretrained("fashion", **options)
     sections = claims_of(runs, classifier, figures, QUICK_INVERTED if quick else NUM_INVERTED, tell)
     _write(figures / "report.html", sections, quick, options)
     return sections
 
 
-def _taught_by_drawn_images(folder: Path, count: int, tell: Told, options: dict[str, Any]) -> Path:
+def _taught_by_drawn_images(folder: Path, count: int, tell: OnProgress, options: dict[str, Any]) -> Path:
     """A ResNet-18 that never saw but what `fashion` draws."""
-    drawn, network = folder / "drawn", folder / OF_DRAWN.model
+    drawn, network = folder / "drawn", folder / DRAWN_STUDENT_RUN.model
     recipe = Recipe(FASHION, count)
     chosen = {name: value for name, value in options.items() if name != "batch_size"}
     tell("drawing", len(list(drawn.glob("*.png"))) * SECONDS_TO_DRAW)
@@ -123,7 +125,7 @@ def _taught_by_drawn_images(folder: Path, count: int, tell: Told, options: dict[
     return network
 
 
-def _run(work: Work, model: str, folder: Path, quick: bool, tell: Told, options: dict[str, Any]) -> None:
+def _run(work: Work, model: str, folder: Path, quick: bool, tell: OnProgress, options: dict[str, Any]) -> None:
     task: Any = TASKS.get(work.task) or CAPTION_TASKS[work.task]
     of_captions = isinstance(task, CaptionTask)
     source: Any = open_caption_task(task) if of_captions else open_task(work.task)[1]
@@ -132,11 +134,11 @@ def _run(work: Work, model: str, folder: Path, quick: bool, tell: Told, options:
     one_pass: dict[Any, Any] = {"contrastive": Contrastive, "supervised": Supervised}
     if kind := kind_of(model):
         classifier: Any = one_pass[kind].from_pretrained(model, device=options.get("device", "auto"))
-        question: Any = BaselineQuestion(task)
+        question: Any = BaselineEvaluator(task)
     else:
         classifier = DiffusionClassifier.from_pretrained(model, **options)
         kept: dict[str, Any] = {"store_errors": True} if work.name == "tables" else {}
-        question = (CaptionQuestion if of_captions else Question)(task=task, options=work.options, **kept)
+        question = (CaptionEvaluator if of_captions else ClassEvaluator)(task=task, options=work.options, **kept)
     rows = evaluate(
         classifier, source, folder, question, positions=positions, model=model, command=_command(work, quick, options),
         on_start=lambda done, *_: tell(work.name, done * work.seconds),
@@ -163,13 +165,13 @@ def _commands(quick: bool, given: Mapping[str, Any]) -> list[str]:
     drawn = f"baseline synthetic --model fashion --per-class {QUICK_DRAWN if quick else NUM_DRAWN}"
     drawn += _asked_for(given, "device", "dtype")
     learned = f"--epochs {SUPERVISED.epochs} --warmup {SUPERVISED.warmup} --validation 0" + _asked_for(given, "device")
-    made = [f"{drawn} --out drawn", f"baseline supervised drawn {learned} --out {OF_DRAWN.model}"]
-    return [*(_command(work, quick, given) for work in WORKS), *made, _command(OF_DRAWN, quick, given)]
+    made = [f"{drawn} --out drawn", f"baseline supervised drawn {learned} --out {DRAWN_STUDENT_RUN.model}"]
+    return [*(_command(work, quick, given) for work in WORKS), *made, _command(DRAWN_STUDENT_RUN, quick, given)]
 
 
 def expected_seconds(quick: bool) -> float:
     """Of all of it, on two cores, about; `tell` is given as many."""
-    runs = sum(work.seconds * (work.quick if quick else work.images) for work in (*WORKS, OF_DRAWN))
+    runs = sum(work.seconds * (work.quick if quick else work.images) for work in (*WORKS, DRAWN_STUDENT_RUN))
     drawn = len(FASHION) * (QUICK_DRAWN if quick else NUM_DRAWN)
     return (
         runs

@@ -4,13 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from .base import Setting, Shortlist
+from .base import SearchContext, Shortlist
 from .coarse import Coarse
 from .gradient import Gradient
 from .screened import Screened
 from .tree import Tree, read_tree
 
-__all__ = ["Coarse", "Gradient", "Screened", "Setting", "Shortlist", "Tree", "parse_shortlist", "read_tree"]
+__all__ = ["Coarse", "Gradient", "Screened", "SearchContext", "Shortlist", "Tree", "parse_shortlist", "read_tree"]
 
 
 def parse_shortlist(text: str, keep: int | None = None) -> Shortlist:

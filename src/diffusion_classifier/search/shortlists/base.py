@@ -18,13 +18,13 @@ from ...diffusion.draws import Draws
 from ...diffusion.timestep_weights import Weights
 from ...errors import InputError
 from ..engine import check_weights, score
-from ..jobs import Job, Spent
+from ..jobs import Cost, ImageJob
 from ..posterior import mean_errors
 from ..strategies import TIE, Fixed
 
 
 @dataclass(frozen=True)
-class Setting:
+class SearchContext:
     """What the full search will be.
 
     Args:
@@ -75,7 +75,7 @@ class Shortlist(Protocol):
 
     wants_pictures: ClassVar[bool]
 
-    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+    def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
         """The jobs with `candidates`, two at least, and with what that took added to `spent`; in any order.
 
         An image whose predictions failed on the way, as in a dtype that they overflow in, keeps all its candidates.
@@ -100,7 +100,7 @@ def check_keep(keep: int, num_classes: int) -> None:
         )
 
 
-def narrowed(job: Job, values: Tensor, keep: int, spent: Spent) -> Job:
+def narrowed(job: ImageJob, values: Tensor, keep: int, spent: Cost) -> ImageJob:
     """The job with the candidates of least value. One that ties with the last is kept too; all are, if one is NaN.
 
     Args:
@@ -117,12 +117,12 @@ def narrowed(job: Job, values: Tensor, keep: int, spent: Spent) -> Job:
 
 
 def by_mean_error(
-    setting: Setting, denoiser: Denoiser, jobs: Iterable[Job], conditioning: Conditioning, num_draws: int
-) -> Iterator[tuple[str, Tensor, Spent]]:
+    context: SearchContext, denoiser: Denoiser, jobs: Iterable[ImageJob], conditioning: Conditioning, num_draws: int
+) -> Iterator[tuple[str, Tensor, Cost]]:
     """Of each image its name, mean errors (K,) and what they took; infinite for no candidates, NaN if it failed.
 
     Args:
-        setting: for draws, loss, weights and batch size.
+        context: for draws, loss, weights and batch size.
         denoiser: which may be another.
         jobs: images.
         conditioning: K rows.
@@ -130,7 +130,7 @@ def by_mean_error(
     """
     elsewhere = 0.0
 
-    def timed() -> Iterator[Job]:  # what comes before is not this one's time
+    def timed() -> Iterator[ImageJob]:  # what comes before is not this one's time
         nonlocal elsewhere
         source = iter(jobs)
         while True:
@@ -147,14 +147,14 @@ def by_mean_error(
         timed(),
         conditioning,
         Fixed(num_draws),
-        draws=setting.draws,
-        loss=setting.loss,
-        weights=setting.weights,
-        batch_size=setting.batch_size,
+        draws=context.draws,
+        loss=context.loss,
+        weights=context.weights,
+        batch_size=context.batch_size,
     ):
         means = mean_errors(scored.errors, scored.weights).where(scored.active, torch.inf)
         if scored.failure is not None:
             means = torch.full_like(means, torch.nan)
         seconds = time.perf_counter() - start - elsewhere
-        yield scored.name, means, Spent(scored.spent.num_evaluations, scored.spent.cost, seconds)
+        yield scored.name, means, Cost(scored.spent.num_evaluations, scored.spent.cost, seconds)
         start, elsewhere = time.perf_counter(), 0.0

@@ -14,8 +14,8 @@ from ...denoisers.base import Conditioning, Denoiser
 from ...denoisers.flops import count_flops, shared_share
 from ...denoisers.load import load_denoiser
 from ...errors import InputError
-from ..jobs import Job, Spent
-from .base import Setting, by_mean_error, check_keep, narrowed
+from ..jobs import Cost, ImageJob
+from .base import SearchContext, by_mean_error, check_keep, narrowed
 
 
 @dataclass(frozen=True)
@@ -43,32 +43,37 @@ class Coarse:
         if self.model is None and self.size is None:
             raise InputError("a coarse look needs another model or another size of the images")
 
-    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+    def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
         """See `Shortlist.narrow`."""
-        check_keep(self.keep, len(setting.class_names))
-        setting.check_draws(self.num_draws)
-        shared_share(setting.denoiser, setting.conditioning)  # now, at the full size, since it is counted but once
-        denoiser, conditioning = setting.denoiser, setting.conditioning
+        check_keep(self.keep, len(context.class_names))
+        context.check_draws(self.num_draws)
+        shared_share(context.denoiser, context.conditioning)  # now, at the full size, since it is counted but once
+        denoiser, conditioning = context.denoiser, context.conditioning
         if self.model is not None:
             denoiser = self._denoiser(denoiser.device, denoiser.dtype)
-            conditioning = setting.condition(denoiser, setting.class_names)
+            conditioning = context.condition(denoiser, context.class_names)
         denoiser = denoiser if self.size is None else resized(denoiser, self.size, conditioning)
-        share = _flops(denoiser, conditioning) / _flops(setting.denoiser, setting.conditioning)
-        return self._narrow(setting, jobs, denoiser, conditioning, share)
+        share = _flops(denoiser, conditioning) / _flops(context.denoiser, context.conditioning)
+        return self._narrow(context, jobs, denoiser, conditioning, share)
 
     def _narrow(
-        self, setting: Setting, jobs: Iterator[Job], denoiser: Denoiser, conditioning: Conditioning, share: float
-    ) -> Iterator[Job]:
-        waiting: dict[str, Job] = {}
+        self,
+        context: SearchContext,
+        jobs: Iterator[ImageJob],
+        denoiser: Denoiser,
+        conditioning: Conditioning,
+        share: float,
+    ) -> Iterator[ImageJob]:
+        waiting: dict[str, ImageJob] = {}
 
-        def small() -> Iterator[Job]:
+        def small() -> Iterator[ImageJob]:
             for job in jobs:
                 waiting[job.name] = replace(job, picture=None)
                 assert job.picture is not None
                 image = preprocess(job.picture, denoiser.image_size, crop=denoiser.crop)
-                yield replace(job, image=image, spent=Spent(), picture=None)
+                yield replace(job, image=image, spent=Cost(), picture=None)
 
-        for name, means, spent in by_mean_error(setting, denoiser, small(), conditioning, self.num_draws):
+        for name, means, spent in by_mean_error(context, denoiser, small(), conditioning, self.num_draws):
             yield narrowed(waiting.pop(name), means, self.keep, replace(spent, cost=spent.cost * share))
 
     def _denoiser(self, device: torch.device, dtype: torch.dtype) -> Denoiser:

@@ -26,8 +26,8 @@ from ...diffusion.prediction import split_variance, to_noise
 from ...diffusion.schedules import add_noise
 from ...diffusion.timestep_weights import weights_at
 from ...errors import InputError
-from ..jobs import Job, Spent
-from .base import Setting, check_keep, narrowed
+from ..jobs import Cost, ImageJob
+from .base import SearchContext, check_keep, narrowed
 
 
 @dataclass(frozen=True)
@@ -43,23 +43,23 @@ class Gradient:
     keep: int = 20
     num_draws: int = 4
 
-    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+    def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
         """See `Shortlist.narrow`."""
-        check_keep(self.keep, len(setting.class_names))
-        setting.check_draws(self.num_draws)
-        if setting.loss not in LOSSES:
-            raise InputError(f"a shortlist by gradients needs the loss {', '.join(LOSSES)}; got {setting.loss}")
-        if setting.denoiser.compiled:
+        check_keep(self.keep, len(context.class_names))
+        context.check_draws(self.num_draws)
+        if context.loss not in LOSSES:
+            raise InputError(f"a shortlist by gradients needs the loss {', '.join(LOSSES)}; got {context.loss}")
+        if context.denoiser.compiled:
             raise InputError("a compiled network cannot be differentiated here: make this shortlist without --compile")
-        return self._narrow(setting, jobs)
+        return self._narrow(context, jobs)
 
-    def _narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
-        size = max(1, setting.batch_size // self.num_draws)
-        waiting: list[Job] = []
+    def _narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
+        size = max(1, context.batch_size // self.num_draws)
+        waiting: list[ImageJob] = []
         while waiting := waiting or list(islice(jobs, size)):
             batch, start = waiting[:size], time.perf_counter()
             try:
-                values = linearised_errors(setting, batch, self.num_draws)
+                values = linearised_errors(context, batch, self.num_draws)
             except (MemoryError, RuntimeError) as e:  # derivatives need more than predictions, which were tuned for
                 if len(batch) == 1 or not out_of_memory(e):
                     raise
@@ -67,7 +67,7 @@ class Gradient:
                 continue
             waiting = waiting[len(batch) :]
             seconds = (time.perf_counter() - start) / len(batch)
-            spent = Spent(2 * self.num_draws, 2.0 * self.num_draws, seconds)
+            spent = Cost(2 * self.num_draws, 2.0 * self.num_draws, seconds)
             for job, row in zip(batch, values, strict=True):
                 yield narrowed(job, row, self.keep, spent)
 
@@ -76,24 +76,24 @@ class Gradient:
         return f"gradient:{self.num_draws}"
 
 
-def linearised_errors(setting: Setting, jobs: list[Job], num_draws: int) -> Tensor:
+def linearised_errors(context: SearchContext, jobs: list[ImageJob], num_draws: int) -> Tensor:
     """Mean linearised errors of the classes, (images, K), float64, up to a constant of each image."""
-    denoiser, schedule = setting.denoiser, setting.denoiser.schedule
+    denoiser, schedule = context.denoiser, context.denoiser.schedule
     device = denoiser.device
     latents = torch.cat([denoiser.encode(to_device(job.image[None], device)) for job in jobs])
-    times = torch.stack([setting.draws.times(schedule, range(num_draws), job.key) for job in jobs])
-    noise = [setting.draws.noise(n, job.key, denoiser.latent_shape) for job in jobs for n in range(num_draws)]
+    times = torch.stack([context.draws.times(schedule, range(num_draws), job.key) for job in jobs])
+    noise = [context.draws.noise(n, job.key, denoiser.latent_shape) for job in jobs for n in range(num_draws)]
     eps, t = to_device(torch.stack(noise), device), times.flatten()
     alpha, sigma = (to_device(a, device) for a in schedule(t))
     noisy = add_noise(latents.repeat_interleave(num_draws, 0), eps, alpha, sigma)
     weights = torch.ones_like(t, dtype=torch.float64)
-    if setting.weights is not None:
-        weights = weights_at(setting.weights, t / schedule.num_timesteps)
-    with torch.enable_grad(), denoiser.class_inputs(to_device(t, device), setting.conditioning) as inputs:
+    if context.weights is not None:
+        weights = weights_at(context.weights, t / schedule.num_timesteps)
+    with torch.enable_grad(), denoiser.class_inputs(to_device(t, device), context.conditioning) as inputs:
         output = denoiser.forward(noisy.to(denoiser.dtype), to_device(t, device), inputs.mean)
         predicted = to_noise(split_variance(output, noisy.shape[1])[0], noisy, alpha, sigma, denoiser.prediction_type)
         # As a sum over dimensions: derivatives of a mean are so small that float16 would lose them.
-        errors = LOSSES[setting.loss](eps, predicted) * eps[0].numel()
+        errors = LOSSES[context.loss](eps, predicted) * eps[0].numel()
         gradients = torch.autograd.grad(errors.sum(), inputs.leaves)
     values = inputs.project(gradients).double().cpu() * weights[:, None]
     return values.view(len(jobs), num_draws, -1).mean(1)

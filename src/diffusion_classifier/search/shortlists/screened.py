@@ -12,8 +12,8 @@ import torch
 
 from ...denoisers.devices import one_line
 from ...errors import InputError
-from ..jobs import Job, Spent
-from .base import Setting, check_keep, narrowed
+from ..jobs import Cost, ImageJob
+from .base import SearchContext, check_keep, narrowed
 
 
 @dataclass(frozen=True)
@@ -33,27 +33,27 @@ class Screened:
     keep: int = 20
     _loaded: dict[str, Callable[..., Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+    def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
         """See `Shortlist.narrow`.
 
         Raises:
             InputError: the model cannot be loaded; an answer that does not name all candidates.
         """
-        check_keep(self.keep, len(setting.class_names))
-        return self._narrow(self._classifier(setting), setting, jobs)
+        check_keep(self.keep, len(context.class_names))
+        return self._narrow(self._classifier(context), context, jobs)
 
-    def _narrow(self, by: Callable[..., Any], setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
-        names = list(setting.class_names)
-        options = {} if setting.templates is None else {"hypothesis_template": setting.templates[0]}
+    def _narrow(self, by: Callable[..., Any], context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
+        names = list(context.class_names)
+        options = {} if context.templates is None else {"hypothesis_template": context.templates[0]}
         for job in jobs:
             start = time.perf_counter()
             scores = {answer["label"]: answer["score"] for answer in by(job.picture, candidate_labels=names, **options)}
             if missing := [name for name in names if math.isnan(scores.get(name, math.nan))]:
                 raise InputError(f"the classifier that makes the shortlist gave no score for {missing[0]!r}")
             values = torch.tensor([-float(scores[name]) for name in names], dtype=torch.float64)
-            yield narrowed(job, values, self.keep, Spent(seconds=time.perf_counter() - start))
+            yield narrowed(job, values, self.keep, Cost(seconds=time.perf_counter() - start))
 
-    def _classifier(self, setting: Setting) -> Callable[..., Any]:
+    def _classifier(self, context: SearchContext) -> Callable[..., Any]:
         if not isinstance(self.by, str):
             return self.by
         if self.by not in self._loaded:
@@ -63,7 +63,7 @@ class Screened:
                 self._loaded[self.by] = pipeline(
                     "zero-shot-image-classification",
                     model=self.by,
-                    device=setting.denoiser.device,
+                    device=context.denoiser.device,
                     trust_remote_code=False,
                     model_kwargs={"use_safetensors": True},
                 )

@@ -12,8 +12,8 @@ import torch
 
 from ...denoisers.base import Conditioning
 from ...errors import InputError
-from ..jobs import Job, Spent
-from .base import Setting, by_mean_error, narrowed
+from ..jobs import Cost, ImageJob
+from .base import SearchContext, by_mean_error, narrowed
 
 Branches: TypeAlias = Mapping[str, Any]
 """Name of a superclass → its own branches, or a list of classes: {"animal": {"dog": ["pug", "beagle"]}, …}."""
@@ -46,28 +46,30 @@ class Tree:
         if self.keep < 1:
             raise InputError(f"at least 1 branch must be followed; got {self.keep}")
 
-    def narrow(self, setting: Setting, jobs: Iterator[Job]) -> Iterator[Job]:
+    def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
         """See `Shortlist.narrow`.
 
         Raises:
             InputError: the model reads no text; the tree lacks a class, or has one twice.
         """
-        if setting.denoiser.class_names is not None:
+        if context.denoiser.class_names is not None:
             raise InputError("this model knows classes, not text: it cannot be asked about superclasses")
-        setting.check_draws(self.num_draws)
-        levels = _levels(self.branches, setting.class_names)
+        context.check_draws(self.num_draws)
+        levels = _levels(self.branches, context.class_names)
         if not levels:
             raise InputError("the tree of labels has a single branch: there is nothing to choose")
         for level in levels:
-            jobs = self._step(setting, jobs, level, setting.condition(setting.denoiser, level.names))
+            jobs = self._step(context, jobs, level, context.condition(context.denoiser, level.names))
         return jobs
 
-    def _step(self, setting: Setting, jobs: Iterator[Job], level: _Level, conditioning: Conditioning) -> Iterator[Job]:
-        waiting: dict[str, Job] = {}
-        settled: list[Job] = []  # below a single node
+    def _step(
+        self, context: SearchContext, jobs: Iterator[ImageJob], level: _Level, conditioning: Conditioning
+    ) -> Iterator[ImageJob]:
+        waiting: dict[str, ImageJob] = {}
+        settled: list[ImageJob] = []  # below a single node
         below = level.below
 
-        def nodes() -> Iterator[Job]:
+        def nodes() -> Iterator[ImageJob]:
             for job in jobs:
                 # From the classes that are left to the nodes over them.
                 over = None if job.candidates is None else below[:, job.candidates].any(1).nonzero().squeeze(1)
@@ -75,9 +77,9 @@ class Tree:
                     settled.append(job)
                     continue
                 waiting[job.name] = job
-                yield replace(job, candidates=over, spent=Spent())
+                yield replace(job, candidates=over, spent=Cost())
 
-        for name, means, spent in by_mean_error(setting, setting.denoiser, nodes(), conditioning, self.num_draws):
+        for name, means, spent in by_mean_error(context, context.denoiser, nodes(), conditioning, self.num_draws):
             yield from settled
             settled.clear()
             job = waiting.pop(name)

@@ -126,7 +126,7 @@ class DiffusionClassifier(CaptionReader):
             weights: over time: a function of t/T such as `lambda u: torch.exp(-7 * u)`, numbers at evenly spaced times
                 or a JSON file of them, "fitted" for those of a calibration, "training" for those that the network was
                 trained with (`posterior.training_weights`), "uniform"; the model's own if None: those fitted for it
-                where they were shown to be better, else `posterior.default_weights`. See `weights.read_weights`.
+                where they were shown to be better, else `default_weights`. See `weights.read_weights`.
             seed: of the noise.
             reduction: whether errors count as sums or as means over dimensions in the posterior.
             temperature: of the posterior; if None the model's own, which was fitted for its own loss and sums over

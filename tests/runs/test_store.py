@@ -20,7 +20,7 @@ SPEC = RunSpec(
     data="d", selection="s", num_images=9, class_names=("cat", "dog"), weights_of_model="w", templates=("a {}",),
     average="error", image_size=8, dtype="float32", strategy="fixed:4", lags=None, shortlist=None, timesteps="even",
     loss="l2", also=("l1",), weights=(0.5, 1.5), seed=0, reduction="sum", temperature=1.0, prior=None,
-    store_errors=True, num_dimensions=192, num_timesteps=1000, default_weights=None, task="pets", model="m",
+    store_errors=True, num_dimensions=192, num_timesteps=1000, usual_weights=None, task="pets", model="m",
     source="there", metric="accuracy", device="cpu", batch_size=4, compiled=False,
 )  # fmt: skip
 

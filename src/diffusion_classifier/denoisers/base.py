@@ -51,7 +51,7 @@ class ModelDefaults:
         lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
             timesteps; None where it was not calibrated.
         classes: those that the lags were found among: among others the promise would not hold.
-        weights: over time, for this loss: see `weights.Weights`; the usual ones if None (`posterior.default_weights`),
+        weights: over time, for this loss: see `weights.Weights`; the usual ones if None (`default_weights`),
             which are uniform for most networks. Temperature and lags are for them.
     """
 

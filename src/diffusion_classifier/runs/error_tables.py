@@ -49,7 +49,7 @@ class ErrorTables:
     Args:
         class_names: K.
         settings: what made them: model, loss, timesteps, strategy …; `num_dimensions` of a latent; `num_timesteps`;
-            `weights` over time that they were read with, and `default_weights` of the model: uniform if None.
+            `weights` over time that they were read with, and `usual_weights` of the model: uniform if None.
         images: names.
         truth: the right label of each, None where it is not known.
         errors: of each image (K, N), float32, NaN where never evaluated.

@@ -66,7 +66,7 @@ class RunSpec:
         shift: by which the images were changed; "" if they were not.
         num_dimensions: of a latent.
         num_timesteps: of the schedule.
-        default_weights: over time, of the model.
+        usual_weights: over time, of the model.
         prompt_names: what prompts, or the model, call the classes, K; as they are called if None.
         task: its name.
         model: as it was named.
@@ -105,7 +105,7 @@ class RunSpec:
     also: tuple[str, ...] = _identity()
     num_dimensions: int = _identity()
     num_timesteps: int = _identity()
-    default_weights: tuple[float, ...] | None = _identity()
+    usual_weights: tuple[float, ...] | None = _identity()
     task: str | None = _runtime()
     model: str = _runtime()
     source: str = _runtime()

@@ -75,7 +75,7 @@ train-scenes: .venv/installed
 
 # The miniature of the paper's tables 1 and 3: hours; it goes on where it was.
 tables: .venv/installed
-	$(BIN)/python benchmarks/tables.py $(FASHION_MNIST) build/tables docs
+	$(BIN)/python experiments/tables.py $(FASHION_MNIST) build/tables docs
 
 # As they are shown: executed, with what they gave.
 notebooks: .venv/installed

@@ -6,8 +6,9 @@ A call reads the weights at least once, whatever its number of rows: with few ro
 computes.
 """
 
+import argparse
 import json
-import sys
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -15,9 +16,12 @@ import numpy as np
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-source, out = sys.argv[1:]
-with open(source, encoding="utf-8") as file:
-    rows = [row for row in json.load(file)["rows"] if "gflops_per_second" in row]
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("results", type=Path)
+parser.add_argument("out", type=Path)
+options = parser.parse_args()
+results = json.loads(options.results.read_text("utf-8"))
+rows = [row for row in results["rows"] if "gflops_per_second" in row]
 figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
 peak = max(row["peak_gflops_per_second"] for row in rows)
 bandwidth = max(row["gigabytes_per_second"] for row in rows)
@@ -39,4 +43,4 @@ axes.yaxis.set_major_formatter("{x:g}")
 axes.yaxis.set_minor_formatter("{x:g}")
 axes.grid(alpha=0.3)
 axes.legend(fontsize=8)
-figure.savefig(out, dpi=150)
+figure.savefig(options.out, dpi=150)

@@ -7,7 +7,7 @@ is done, as in a run that writes them to disk. That of the Stable Diffusion kind
 encodings, 77 × 1024 numbers each, are part of what is measured. Linux alone.
 """
 
-import sys
+import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +15,14 @@ import torch
 from models import text_to_image, transformer
 
 from diffusion_classifier import Staged
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
 
-family, num_classes, num_images = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("family", choices=("dit", "sd"))
+parser.add_argument("classes", type=int)
+parser.add_argument("images", type=int)
+options = parser.parse_args()
 
 
 def peak() -> float:
@@ -28,18 +33,18 @@ def peak() -> float:
 
 def jobs() -> Iterator[ImageJob]:
     size = denoiser.image_size
-    for i in range(num_images):
-        yield ImageJob(str(i), torch.full((3, size, size), i / num_images), i)
+    for i in range(options.images):
+        yield ImageJob(str(i), torch.full((3, size, size), i / options.images), i)
 
 
-if family == "dit":
+if options.family == "dit":
     denoiser, one = transformer(1, (32, 32), num_attention_heads=2, attention_head_dim=16, num_layers=1)
 else:
     unet = {"block_out_channels": (32, 32, 32, 32), "cross_attention_dim": 1024, "attention_head_dim": 8}
     denoiser, one = text_to_image(1, (32, 32), **unet)
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
-conditioning = one[torch.zeros(num_classes, dtype=torch.int64)]
+conditioning = one[torch.zeros(options.classes, dtype=torch.int64)]
 for _ in score(denoiser, jobs(), conditioning, Staged((1, 2), (5, 1)), batch_size=64):
     pass
 print(peak() - before)

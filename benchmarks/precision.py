@@ -30,7 +30,8 @@ from diffusion_classifier.denoisers.base import Denoiser
 from diffusion_classifier.denoisers.devices import DTYPES, resolve_device
 from diffusion_classifier.denoisers.tuning import tune
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
 from diffusion_classifier.search.posterior import mean_errors
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -48,11 +49,11 @@ pictures = [load_image(sample.image) for sample in load_sample(options.images)]
 jobs = [ImageJob(str(i), preprocess(p.image, exact.image_size), p.key) for i, p in enumerate(pictures)]
 
 
-class Rounding(TorchDispatchMode):
+class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Rounds what every operation gives to a dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.dtype = dtype
         self.on = True
 

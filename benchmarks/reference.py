@@ -5,6 +5,8 @@ float32 on a CPU, float16 on CUDA. Everything that costs time is done as in the 
 work shared, errors read back after every batch. Only draws and nested stages are ours, so that answers can be compared.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,7 +21,7 @@ PUBLISHED = Staged((50, 500), (5, 1))
 """The authors' schedule for ten classes (CIFAR-10)."""
 SHORT = Staged((8, 16), (3, 1))
 """For comparisons of the same work with the bundled model: 104 evaluations an image."""
-LOSSES = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
+LOSSES: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -37,7 +37,8 @@ from diffusion_classifier.denoisers.devices import resolve_device, resolve_dtype
 from diffusion_classifier.denoisers.flops import count_flops
 from diffusion_classifier.denoisers.tuning import seconds_of_call, tune
 from diffusion_classifier.diffusion.draws import Draws
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
 
 DEVICE = resolve_device()
 QUICK_BATCH_SIZE = 32  # that of the reference loop
@@ -106,7 +107,7 @@ def compare(
     }
     for dtype, loop in slow.items():
         name_of_loop = f"reference in {str(dtype).removeprefix('torch.')}"
-        contenders[name_of_loop] = lambda part, loop=loop: plain(loop, part, conditioning, strategy)
+        contenders[name_of_loop] = partial(plain, loop, conditioning=conditioning, strategy=strategy)
     rates: dict[str, list[float]] = {key: [] for key in contenders}  # evaluations a second
     outside, shares, peaks = [], [], []
     for work in contenders.values():  # to warm up

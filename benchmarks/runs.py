@@ -101,7 +101,7 @@ def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, 
     source = LabelledSource("made", names, labels, tuple(map(str, range(images))), lambda _: b"")
     classifier = DiffusionClassifier.from_pretrained(batch_size=64)
     question = ClassEvaluator(store_errors=draws > 0)
-    spec = question.describe(classifier, sample(), range(len(sample())))
+    spec = question.prepare_spec(classifier, sample(), range(len(sample())))
     spec = replace(spec, data=source.fingerprint(), class_names=names, num_images=images, weights=None)
     rng = np.random.default_rng(0)
     with open_run(folder, spec) as run:

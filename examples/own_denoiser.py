@@ -53,11 +53,12 @@ class MyDenoiser(Denoiser):
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """What the network returns for B rows; the base class turns it into noise."""
-        return self.network(noisy, t / self.schedule.num_timesteps, conditioning.tensors["labels"])
+        prediction: Tensor = self.network(noisy, t / self.schedule.num_timesteps, conditioning.tensors["labels"])
+        return prediction
 
 
 if __name__ == "__main__":
     classifier = DiffusionClassifier(MyDenoiser(MyNetwork()), batch_size=32)
     photo = torch.full((3, 16, 16), 0.85)  # in [0, 1]: nearly white
-    for answer in classifier(photo):
-        print(f"{answer['label']:6} {answer['score']:.3f}")
+    for label, score in classifier.classify(photo)[0].scores.items():
+        print(f"{label:6} {score:.3f}")

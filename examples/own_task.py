@@ -41,5 +41,4 @@ if __name__ == "__main__":
         for _ in evaluate(classifier, open_shoes(None, None), Path(folder) / "run", question, model="fashion"):
             pass
         summary = summarize(Path(folder) / "run")
-    mean, low, high = summary.mean_per_class
-    print(f"{summary.num_done} images, mean per class {mean:.1%} (95 %: {low:.1%} to {high:.1%})")
+    print(f"{summary.num_done} images, mean per class {summary.mean_per_class}")

@@ -3,7 +3,8 @@
 python tools/draw_class_samples.py samples.png fashion fashion-fast
 """
 
-import sys
+import argparse
+from pathlib import Path
 
 from PIL import Image, ImageDraw
 
@@ -12,8 +13,12 @@ from diffusion_classifier.denoisers.sampling import draw_images
 
 EACH, EDGE, LINE = 3, 84, 14
 
-out, *models = sys.argv[1:]
-names = load_denoiser(models[0]).class_names
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("out", type=Path)
+parser.add_argument("models", nargs="+")
+options = parser.parse_args()
+models = options.models
+names = list(load_denoiser(models[0]).class_names or ())
 height = EACH * EDGE + LINE
 grid = Image.new("L", (len(names) * EDGE, len(models) * height), 255)
 write = ImageDraw.Draw(grid)
@@ -23,4 +28,4 @@ for i, model in enumerate(models):
     for n, picture in enumerate(drawn):
         row, column = divmod(n, len(names))
         grid.paste(picture.convert("L").resize((EDGE, EDGE)), (column * EDGE, i * height + LINE + row * EDGE))
-grid.save(out, optimize=True)
+grid.save(options.out, optimize=True)

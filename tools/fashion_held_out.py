@@ -5,10 +5,15 @@ diffusion-classifier evaluate fashion-mnist --data /usr/share/datasets/fashion-m
 build/held-out.txt --model build/fashion --strategy fixed:64 --store-errors --out build/validation
 """
 
-import sys
+import argparse
 
+from diffusion_classifier.data.held_out import held_out_rows
 from diffusion_classifier.data.scenes import HELD_OUT
 from diffusion_classifier.training.images import load_labelled_images
 
-data = load_labelled_images(sys.argv[2] if len(sys.argv) > 2 else "/usr/share/datasets/fashion-mnist")
-print("\n".join(map(str, data.held_out(HELD_OUT, seed=0).tolist()[: int(sys.argv[1])])))
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("number", type=int, help="how many ids to print")
+parser.add_argument("data", nargs="?", default="/usr/share/datasets/fashion-mnist")
+options = parser.parse_args()
+data = load_labelled_images(options.data)
+print("\n".join(map(str, held_out_rows(len(data), HELD_OUT, seed=0).tolist()[: options.number])))

@@ -3,8 +3,8 @@
 python tools/fashion_sample.py /usr/share/datasets/fashion-mnist
 """
 
+import argparse
 import io
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from diffusion_classifier.training.images import load_labelled_images
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 PER_CLASS = 100
 
-data = load_labelled_images(sys.argv[1], split="test", class_names=NAMES)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("data", help="folder of the four IDX files of Fashion-MNIST")
+options = parser.parse_args()
+data = load_labelled_images(options.data, split="test", class_names=NAMES)
 seen: Counter[int] = Counter()
 rows = []
 for index, (image, label) in enumerate(zip(data.images, data.labels.tolist(), strict=True)):

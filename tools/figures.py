@@ -5,16 +5,19 @@
 By the commands themselves, each of which is printed.
 """
 
+import argparse
 import shlex
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.data.images import load_image
 from diffusion_classifier.tasks.scenes import open_winoground
 
-OUT = Path(sys.argv[1])
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("out", type=Path)
+OUT: Path = parser.parse_args().out
 
 
 def call(line: str) -> None:
@@ -30,7 +33,7 @@ with tempfile.TemporaryDirectory() as folder:
     samples["Shirt"].save(shirt)
     samples["Sneaker"].save(sneaker)
     world = open_winoground()
-    world.read(200).save(scene)
+    load_image(world.read(200)).image.save(scene)
     caption = world.captions[200][world.truth[200]]
     call(f"figure errors {shirt} --labels 'Shirt,T-shirt/top' -o {OUT}/errors.png")
     call(f"figure race {shirt} --draws 200 -o {OUT}/race.png")

@@ -2,13 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
-from mkdocs.structure.files import File
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
 
 ZOO = Path(__file__).parents[1] / "src/diffusion_classifier/zoo"
 
 
-def on_files(files, config):
+def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the cards and their pictures."""
     for card in sorted(ZOO.glob("*/README.md")):
         name = card.parent.name
@@ -20,7 +22,7 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, **_):
+def on_page_markdown(markdown: str, **_: Any) -> str:
     """Links to cards lead to those pages."""
     return re.sub(
         r"\]\((?:\.\./)?src/diffusion_classifier/zoo/(\w[\w-]*)/README\.md(#[\w-]+)?\)", r"](cards/\1.md\2)", markdown

@@ -261,13 +261,16 @@ def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
         return DiT(network, autoencoder, {**example.scheduler.config, "_class_name": "DDIMScheduler"})
     kind = getattr(diffusers, example.pipeline)
     parameters = kind.__init__.__annotations__
-    absent = {name: None for name in parameters if name.startswith(("text_encoder", "tokenizer", "safety", "feature"))}
+    absent: dict[str, Any] = {
+        name: None for name in parameters if name.startswith(("text_encoder", "tokenizer", "safety", "feature"))
+    }
     absent |= {name: None for name in ("watermarker", "image_encoder") if name in parameters}
     if "requires_safety_checker" in parameters:
         absent["requires_safety_checker"] = False
     part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
     given = {part: network, "scheduler": example.scheduler} | ({"vae": autoencoder} if autoencoder is not None else {})
-    return FAMILIES[example.pipeline].from_pipeline(kind(**absent, **given), {})
+    denoiser: Denoiser = FAMILIES[example.pipeline].from_pipeline(kind(**absent, **given), {})
+    return denoiser
 
 
 def parameters_of(module: Any) -> int:

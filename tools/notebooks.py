@@ -1,12 +1,15 @@
 """Execute the notebooks in place, as `make notebooks` does: what they show is then what they gave."""
 
-import sys
+import argparse
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
-for path in map(Path, sys.argv[1:]):
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("notebooks", type=Path, nargs="+")
+
+for path in parser.parse_args().notebooks:
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, record_timing=False).execute()
     for cell in notebook.cells:

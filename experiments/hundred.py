@@ -1,7 +1,7 @@
 """A hundred classes in place of ten: what an image costs where the class is seen by a small head alone.
 
-    python benchmarks/hundred.py train FASHION_MNIST OUT
-    python benchmarks/hundred.py measure FASHION_MNIST OUT
+    python experiments/hundred.py train FASHION_MNIST OUT
+    python experiments/hundred.py measure FASHION_MNIST OUT
 
 Classes are the ten nouns of the scenes world times ten looks, of one photograph on a canvas of 56×56. Measured on
 photographs that training did not see: plain ones among the ten plain classes, and all among the hundred.
@@ -37,7 +37,8 @@ def pictures(folder: str, split: str, number: int) -> TrainingImages:
     """Of the classes in turn, each of a photograph drawn at random at a place of its own."""
     photographs = load_photographs(folder, split)
     classes = [(kind, look) for kind in range(len(NOUNS)) for look in LOOKS]
-    images, names = [], {}
+    images: list[np.ndarray] = []
+    names: dict[int, str] = {}
     for i in range(number):
         kind, look = classes[i % len(classes)]
         rng = generator(0, i)

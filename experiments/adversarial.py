@@ -1,6 +1,6 @@
 """Attacks that know the model, and attacks that were made for another one. Needs the extra 'adversarial'.
 
-    python benchmarks/adversarial.py FASHION_MNIST OUT.json --diffusion fashion fashion-fast --supervised resnet/
+    python experiments/adversarial.py FASHION_MNIST OUT.json --diffusion fashion fashion-fast --supervised resnet/
 
 Projected gradient descent (Madry et al. 2018; the Adversarial Robustness Toolbox) on each model, of ℓ∞ and ℓ2 balls. A
 diffusion model is attacked through `DifferentiableScores`, with new draws at each step, so that the attack climbs their
@@ -44,7 +44,8 @@ class Logits(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, K)."""
         x = torch.nn.functional.interpolate(x.expand(-1, 3, -1, -1), size=self.edge, mode="bilinear")
-        return self.network(pixel_values=x * 2 - 1).logits
+        logits: torch.Tensor = self.network(pixel_values=x * 2 - 1).logits
+        return logits
 
 
 class Margin(torch.nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from diffusion_classifier.denoisers import Denoiser, load_denoiser
 from diffusion_classifier.denoisers.sampling import draw_images
 from diffusion_classifier.runs.evaluation import ClassEvaluator, choose, evaluate
 from diffusion_classifier.runs.evaluators import BaselineEvaluator
+from diffusion_classifier.search.caption_scores import CaptionScore
 from diffusion_classifier.tasks import open_task
 from diffusion_classifier.training.class_model import build_network, train
 from diffusion_classifier.training.denoising import TrainConfig
@@ -89,7 +90,7 @@ def forward_flops(config: Config, images: TrainingImages, classes: int = 1) -> i
             network, _ = build_network(config, images)
             noisy = torch.nn.functional.pixel_unshuffle(inputs, config.patch_size)
             network(noisy, torch.zeros(len(noisy)), class_labels=torch.zeros(classes, dtype=torch.int64))
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def train_for(images: TrainingImages, config: Config, flops: float, folder: Path) -> float:
@@ -143,7 +144,7 @@ def denoising_error(classifier: DiffusionClassifier, data: TrainingImages, capti
     """Mean over images of that of 40 even times, the label given; captions are those of all classes."""
     own = [captions[label] for label in data.labels.tolist()]
     scores = classifier.score(pictures(data), own, pairs=True, draws=40, timesteps="even", weights="uniform")
-    return float(torch.tensor([s.error for s in scores]).mean())
+    return float(torch.tensor([s.error for s in cast("list[CaptionScore]", scores)]).mean())
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:

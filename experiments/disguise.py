@@ -1,6 +1,6 @@
 """Is a diffusion model that was trained to classify a discriminative classifier in disguise? Accuracy under shift.
 
-    python benchmarks/disguise.py FASHION_MNIST OUT.json fashion fashion-fast resnet/
+    python experiments/disguise.py FASHION_MNIST OUT.json fashion fashion-fast resnet/
 
 On images that `make train-fashion` holds out, as they are and changed as no model was trained with (`shifts`). A model
 is read as its folder says, or as in FOLDER@fixed:8; a folder of `baseline supervised` in one pass.

@@ -1,7 +1,7 @@
 """Do classifiers take a shortcut? A mark beside the clothes tells the class of almost all training images.
 
-    python benchmarks/shortcuts.py train FASHION_MNIST OUT       # each for as many operations; goes on where it was
-    python benchmarks/shortcuts.py measure FASHION_MNIST OUT     # on held-out images: accuracy as JSON lines
+    python experiments/shortcuts.py train FASHION_MNIST OUT       # each for as many operations; goes on where it was
+    python experiments/shortcuts.py measure FASHION_MNIST OUT     # on held-out images: accuracy as JSON lines
 
 The mark is a bright square of 3×3 pixels at one of ten places along the edges. In training it stands at the place of
 the true class in 95 % of the images, and at that of another in the rest. Held-out images have it at the place of the
@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import EARLY, chosen_by, joint, late, load, pictures, spread, train_for
+from common import EARLY, Config, chosen_by, joint, late, load, pictures, spread, train_for
 from torch import Tensor
 
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.training.images import TrainingImages
 from diffusion_classifier.training.supervised import SupervisedConfig
 
-KINDS = {
+KINDS: dict[str, tuple[Config, str]] = {
     "diffusion": (EARLY, "sequential:100/0.01"),
     "diffusion, joint": (joint(late(2)), "fixed:8"),
     "ResNet-18": (SupervisedConfig(augment="none"), ""),

@@ -1,7 +1,7 @@
 """The two classes that a model confuses most, taught to it by a few images: what that gains, and costs.
 
-    python benchmarks/confused.py FASHION_MNIST OUT fashion
-    python benchmarks/confused.py FASHION_MNIST OUT scenes --joint 0 0.3 --test
+    python experiments/confused.py FASHION_MNIST OUT fashion
+    python experiments/confused.py FASHION_MNIST OUT scenes --joint 0 0.3 --test
 
 Trained on images that the model has not seen, with each weight of the cross-entropy beside the denoising error (0: the
 denoising error alone), and measured on others of them, or with --test on test images: accuracy on the two classes

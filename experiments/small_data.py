@@ -1,8 +1,8 @@
 """How many labelled images does each kind of classifier need?
 
-    python benchmarks/small_data.py train FASHION_MNIST OUT      # each for as many operations; goes on where it was
-    python benchmarks/small_data.py measure FASHION_MNIST OUT    # on held-out images
-    python benchmarks/small_data.py figure OUT docs/small-data.png
+    python experiments/small_data.py train FASHION_MNIST OUT      # each for as many operations; goes on where it was
+    python experiments/small_data.py measure FASHION_MNIST OUT    # on held-out images
+    python experiments/small_data.py figure OUT docs/small-data.png
 
 Models: diffusion networks that see the class everywhere, as `fashion`; with a late class and the joint objective, as
 `fashion-fast`; and a residual network. All from scratch, mirrored images included.
@@ -14,14 +14,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import EARLY, chosen_by, joint, late, load, pictures, spread, train_for
+from common import EARLY, Config, chosen_by, joint, late, load, pictures, spread, train_for
 
 from diffusion_classifier.analysis.plotting import pyplot, save
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.training.supervised import SupervisedConfig
 
 SIZES = (100, 300, 1000, 3000, 10_000, 55_000)
-KINDS = {
+KINDS: dict[str, tuple[Config, str]] = {
     "diffusion": (replace(EARLY, flip=True), "sequential:100/0.01"),
     "diffusion, joint": (replace(joint(late(2)), flip=True), "fixed:8"),
     "ResNet-18": (SupervisedConfig(augment="flips"), ""),

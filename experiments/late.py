@@ -1,10 +1,10 @@
 """What a late condition brings, and what an objective that classifies does, each alone and both together.
 
-    python benchmarks/late.py train FASHION_MNIST OUT      # 17 models at equal operations; goes on where it was
-    python benchmarks/late.py measure FASHION_MNIST OUT    # on held-out images
-    python benchmarks/late.py table OUT docs/late-table.md
-    python benchmarks/late.py figure OUT docs/late.png
-    python benchmarks/late.py samples OUT docs/late-samples.png
+    python experiments/late.py train FASHION_MNIST OUT      # 17 models at equal operations; goes on where it was
+    python experiments/late.py measure FASHION_MNIST OUT    # on held-out images
+    python experiments/late.py table OUT docs/late-table.md
+    python experiments/late.py figure OUT docs/late.png
+    python experiments/late.py samples OUT docs/late-samples.png
 
 Networks: the one of `fashion`, which sees the class everywhere ("early"), and one for all classes with a head of 3, 5
 or 9 residual blocks, 32 wide, that alone sees the class ("late"). Objectives: the denoising error, and that with λ

@@ -1,6 +1,6 @@
 """A one-pass network taught by a diffusion classifier's answers: how many unlabelled images does it need?
 
-    python benchmarks/student.py FASHION_MNIST OUT    # trains for equal operations; goes on where it was
+    python experiments/student.py FASHION_MNIST OUT    # trains for equal operations; goes on where it was
 
 The images are those that `make train-fashion` holds out. The teachers were not trained on them, though where they look
 was chosen by the labels of 2,000 of them; their posteriors stand for the labels. Beside them the same network, taught
@@ -15,6 +15,7 @@ from time import perf_counter
 from common import answered, chosen_by, pictures, spread, train_for
 
 from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.data.held_out import held_out_rows
 from diffusion_classifier.data.scenes import HELD_OUT
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
@@ -36,7 +37,7 @@ options = parser.parse_args()
 
 task, tested = open_task("fashion-mnist", data=options.data)
 every = load_labelled_images(options.data, class_names=FASHION)
-rows = every.held_out(HELD_OUT, seed=0)
+rows = held_out_rows(len(every), HELD_OUT, seed=0)
 unlabelled = open_task("fashion-mnist", data=options.data, split="train")[1].take(rows.tolist())
 
 

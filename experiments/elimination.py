@@ -1,9 +1,9 @@
 """How few evaluations an answer takes, and which ingredient saves how many.
 
-    python benchmarks/elimination.py ablation tables.parquet    # on stored error tables, no network
-    python benchmarks/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
-    python benchmarks/elimination.py gradient DATA              # recall of gradient shortlists, held-out Fashion-MNIST
-    python benchmarks/elimination.py published TABLES RUN       # against the published schedule, without the network
+    python experiments/elimination.py ablation tables.parquet    # on stored error tables, no network
+    python experiments/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
+    python experiments/elimination.py gradient DATA              # recall of gradient shortlists, held-out Fashion-MNIST
+    python experiments/elimination.py published TABLES RUN       # against the published schedule, without the network
 
 `ablation` takes full tables, as `classify --draws N --save-errors` keeps them; `published` a run of `evaluate
 --strategy fixed:250 --store-errors`, and one of the same images, or more, that was evaluated as usual. All rows are
@@ -33,7 +33,8 @@ from diffusion_classifier.diffusion.timestep_weights import weights_at
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.store import read_rows
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
 from diffusion_classifier.search.shortlists import SearchContext
 from diffusion_classifier.search.shortlists.gradient import linearised_errors
 from diffusion_classifier.search.strategies.sequential import largest_lag
@@ -218,7 +219,8 @@ def oracle(options: argparse.Namespace) -> None:
     bayes = denoiser.log_likelihood(x).argmax(1)
     print(json.dumps({"name": "Bayes", "accuracy": share_interval(bayes == truth)}))
 
-    budgets, lags = (250, 1000), {250: [], 1000: []}
+    budgets = (250, 1000)
+    lags: dict[int, list[float]] = {n: [] for n in budgets}
     for i, image in enumerate(world.images(options.calibration, 2)[0]):
         table = world.table(image, -1 - i, max(budgets))
         for n in budgets:
@@ -245,10 +247,10 @@ def oracle(options: argparse.Namespace) -> None:
         )
         narrowed = list(Gradient(keep, num_draws).narrow(setting, iter(jobs)))
         held[name] = torch.tensor([bool((job.candidates == c).any()) for job, c in zip(narrowed, truth, strict=True)])
-        found = {int(r.name): r for r in score(denoiser, iter(narrowed), conditioning, last, batch_size=256)}
+        results = {int(r.name): r for r in score(denoiser, iter(narrowed), conditioning, last, batch_size=256)}
         answers[name] = []
         for i in range(len(x)):
-            r = found[i]
+            r = results[i]
             means = r.errors.double().nanmean(1).where(r.active, torch.inf)
             answers[name].append((int(means.argmin()), r.spent.num_evaluations))
     reference = torch.tensor([label for label, _ in answers["published schedule"]])

@@ -1,6 +1,6 @@
 """One model, four parameterisations: how weights over time change what a small network knows of its classes.
 
-    python benchmarks/parameterisations.py --epochs 3 --out build/parameterisations
+    python experiments/parameterisations.py --epochs 3 --out build/parameterisations
 
 Trains the same network on Fashion-MNIST to predict ε, v, x or a flow, the last also at the times of Stable Diffusion 3,
 and reads each with uniform weights of the errors of ε, the weights that it was trained with, and weights fitted on
@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.calibration import fit_weights_to
@@ -61,7 +62,7 @@ for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("f
     errors = torch.stack([result.errors for result in results])
     u = torch.stack([result.t for result in results]).double() / clf.denoiser.schedule.num_timesteps
 
-    def right(errors=errors, weights=None):
+    def right(errors: Tensor = errors, weights: Tensor | None = None) -> Tensor:
         """Of each image, whether the weighted mean error of its class is the least."""
         weighted = errors.double() if weights is None else errors * weights[:, None]
         return weighted.mean(2).argmin(1) == truth[: len(errors)]

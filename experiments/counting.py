@@ -1,7 +1,7 @@
 """The two numbers of things that `scenes` confuses most, taught to it by a few captioned images.
 
-    python benchmarks/counting.py FASHION_MNIST OUT            # chosen by photographs of validation
-    python benchmarks/counting.py FASHION_MNIST OUT --test --joint 0.1
+    python experiments/counting.py FASHION_MNIST OUT            # chosen by photographs of validation
+    python experiments/counting.py FASHION_MNIST OUT --test --joint 0.1
 
 The pair is that of the most mistakes on photographs of validation. LoRA weights are trained on images of these numbers
 of things, each in a quarter of its own, and of one thing anywhere, with true and false captions, by the denoising error
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.data.captioned import CaptionedSource
-from diffusion_classifier.data.images import load_image
+from diffusion_classifier.data.images import ImageSource, load_image
 from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.tasks.scenes import open_counting
@@ -58,13 +58,15 @@ def joined(a: TrainingCaptions, b: TrainingImages, pair: tuple[int, int]) -> Tra
     return TrainingCaptions(torch.cat([a.images, b.images]), a.captions + captions, a.contrasts + contrasts)
 
 
-def errors_of(classifier: DiffusionClassifier, images: Sequence[object], captions: Sequence[Sequence[str]]) -> Tensor:
+def errors_of(
+    classifier: DiffusionClassifier, images: Sequence[ImageSource], captions: Sequence[Sequence[str]]
+) -> Tensor:
     """Of each caption of each image, (M, C)."""
     errors = [[s.error for s in classifier.score(images, c, pairs=True, **WHERE)] for c in zip(*captions, strict=True)]
     return torch.tensor(errors).T
 
 
-def images_and_captions(source: CaptionedSource, rows: Sequence[int]) -> tuple[list[object], list[Sequence[str]]]:
+def images_and_captions(source: CaptionedSource, rows: Sequence[int]) -> tuple[list[ImageSource], list[Sequence[str]]]:
     """Those of these rows."""
     return [load_image(source.read(i)).image for i in rows], [source.captions[i] for i in rows]
 

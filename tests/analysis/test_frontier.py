@@ -1,5 +1,6 @@
 from dataclasses import replace
-from itertools import islice
+from functools import cache
+from itertools import islice, takewhile
 
 import numpy as np
 import pytest
@@ -35,9 +36,14 @@ def made(informative=lambda t: np.ones_like(t), truths=True):
     )
 
 
+@cache
+def plain_points():
+    return tuple(frontier(made()))
+
+
 def test_points_are_those_of_a_plain_replay():
     tables = made()
-    points = {(p.family, p.strategy): p for p in frontier(tables)}
+    points = {(p.family, p.strategy): p for p in plain_points()}
     for family, strategy in (
         ("every class, all times", "fixed:4"),
         ("staged, a 4th of the draws first", "staged:2,8/3,1"),
@@ -61,8 +67,12 @@ def test_weights_are_those_that_the_tables_were_read_with(tmp_path):
     tables = made(lambda t: 2.0 * (t < 450))
     read = replace(tables, settings=tables.settings | {"weights": weights})
     found = list(frontier(read))
-    assert found == list(frontier(tables, weights)) == list(frontier(tables, tmp_path / "w.json"))
-    assert found != list(frontier(tables)) == list(frontier(read, "uniform"))
+
+    def first(*given):  # the weights of all points are read at once
+        return list(islice(frontier(*given), 12))
+
+    assert found[:12] == first(tables, weights) == first(tables, tmp_path / "w.json")
+    assert found[:12] != first(tables) == first(read, "uniform")
     points = {(p.family, p.strategy): p for p in found}
     w = np.interp(T / 1000, [0, 0.5, 1], weights)
     for family, strategy, part in (
@@ -78,9 +88,9 @@ def test_weights_are_those_that_the_tables_were_read_with(tmp_path):
             right += NAMES[int(means.argmin())] == truth
         assert points[family, strategy].accuracy[0] == pytest.approx(right / M)
     (calibrated,) = [p for p in found if p.family.endswith("at most 8 draws") and p.strategy == "sequential:8/0.05"]
-    (plain,) = [
+    plain = next(
         p for p in frontier(tables, "uniform") if (p.family, p.strategy) == (calibrated.family, calibrated.strategy)
-    ]
+    )
     assert calibrated.accuracy[0] > plain.accuracy[0]
 
 
@@ -88,13 +98,14 @@ def test_accuracy_of_one_draw_is_the_chance_that_the_right_class_is_least():
     """Six normal variables, of which one is shifted by its deviation."""
     x = np.linspace(-8, 8, 4001)
     expected = np.trapezoid(norm.pdf(x + 1) * norm.sf(x) ** (K - 1), x)
-    (point,) = [p for p in frontier(made()) if (p.family, p.strategy) == ("every class, all times", "fixed:1")]
+    (point,) = [p for p in plain_points() if (p.family, p.strategy) == ("every class, all times", "fixed:1")]
     assert point.accuracy[1] < expected < point.accuracy[2]
 
 
 def test_a_window_holds_the_times_that_it_names():
     tables = made(lambda t: 20.0 * (t > 450))
-    best = {p.family: p.accuracy[0] for p in frontier(tables) if p.strategy.startswith("fixed")}
+    fixed = takewhile(lambda p: p.strategy.startswith("fixed"), frontier(tables))
+    best = {p.family: p.accuracy[0] for p in fixed}
     assert best["every class, last half"] == 1
     assert best["every class, first half"] < 0.4
 
@@ -110,9 +121,9 @@ def test_calibrated_points_spend_less_for_the_same_accuracy():
 
 
 def test_without_truths_it_is_agreement_with_all_draws():
-    (full,) = [
+    full = next(
         p for p in frontier(made(truths=False)) if (p.family, p.strategy) == ("every class, all times", "fixed:8")
-    ]
+    )
     assert full.accuracy is None
     assert full.agreement[0] == 1
 
@@ -173,5 +184,5 @@ def test_scaling_compares_the_same_labelled_images():
 
 
 def test_figure(tmp_path):
-    draw_frontier(list(frontier(made())), "title", "accuracy", tmp_path / "f.png")
+    draw_frontier(list(plain_points()), "title", "accuracy", tmp_path / "f.png")
     assert imread(tmp_path / "f.png").std() > 0.05

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-from test_captioned import winoground as winoground_file
-from test_labelled import greys, png, webdataset
+from caption_files import winoground as winoground_file
+from image_files import greys, png, webdataset
 
 from diffusion_classifier.data import fashion
 from diffusion_classifier.data.prompts import fill_template

@@ -1,0 +1,72 @@
+"""Image files and labelled data sets: folders, Parquet files and tar shards of small grey images."""
+
+import io
+import tarfile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from diffusion_classifier.data.images import load_image
+
+IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+AMBIGUOUS_WORDS = "01|1|007|true|True|None|NA|null|nan|1.0|2024-01-02|1e3|-0| a|a ".split("|")  # noqa: SIM905
+"""Values that a guess of types would change."""
+
+
+def png(grey):
+    file = io.BytesIO()
+    Image.new("L", (4, 4), grey).save(file, "PNG")
+    return file.getvalue()
+
+
+def greys(source):
+    """The grey of each image, decoded as the classifier would."""
+    return [load_image(source.read(i)).image.getpixel((0, 0))[0] for i in range(len(source))]
+
+
+def folder_of(root, *names):
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(png(i))
+    return root
+
+
+def table(path, labels, **columns):
+    """A Parquet file of images of greys 0, 1, 2 …"""
+    labels = labels if isinstance(labels, pa.Array) else pa.array(labels)
+    images = pa.array([{"bytes": png(i), "path": None} for i in range(len(labels))], IMAGE_TYPE)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": images, "label": labels, **columns}), path)
+    return str(path)
+
+
+def add_member(tar, name, content):
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def shard(path, members, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", **options) as tar:
+        for name, content in members:
+            add_member(tar, name, content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+def samples(*labels, suffix="png"):
+    return [m for i, label in enumerate(labels) for m in ((f"{i}.{suffix}", png(i)), (f"{i}.cls", label))]
+
+
+def webdataset(folder, labels=(1, 0, 1), split="test"):
+    """Two shards with the files that CLIP benchmark puts beside them."""
+    (folder / split).mkdir(parents=True)
+    for shard, rows in enumerate((range(2), range(2, len(labels)))):
+        with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
+            for i in rows:
+                add_member(tar, f"s{i:07d}.cls", str(labels[i]).encode())
+                add_member(tar, f"s{i:07d}.webp", png(10 * i + 10))
+    (folder / "classnames.txt").write_text("cat\ndog\n")
+    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}, blurred.\n")
+    return folder

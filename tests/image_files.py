@@ -1,8 +1,10 @@
 """Image files and labelled data sets: folders, Parquet files and tar shards of small grey images."""
 
 import io
+import struct
 import tarfile
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
@@ -32,10 +34,10 @@ def folder_of(root, *names):
     return root
 
 
-def table(path, labels, **columns):
+def table(path, labels, content=png, **columns):
     """A Parquet file of images of greys 0, 1, 2 …"""
     labels = labels if isinstance(labels, pa.Array) else pa.array(labels)
-    images = pa.array([{"bytes": png(i), "path": None} for i in range(len(labels))], IMAGE_TYPE)
+    images = pa.array([{"bytes": content(i), "path": None} for i in range(len(labels))], IMAGE_TYPE)
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"image": images, "label": labels, **columns}), path)
     return str(path)
@@ -70,3 +72,29 @@ def webdataset(folder, labels=(1, 0, 1), split="test"):
     (folder / "classnames.txt").write_text("cat\ndog\n")
     (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}, blurred.\n")
     return folder
+
+
+def faulty_images():
+    """File name → content of an image of which Pillow warns or logs, and what its record says.
+
+    Only the first two can be used.
+    """
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x010E] = "a description that is cut off"
+    files = {
+        "exif.jpg": (saved(image, "JPEG", exif=exif.tobytes()[:-20]), "Truncated File Read"),
+        "palette.png": (saved(image.quantize(8), "PNG", transparency=bytes(range(8))), "transparent parts on white"),
+        "cut.tif": (saved(image, "TIFF", compression="tiff_lzw")[:600], "Corrupt EXIF data. Expecting to read 2 bytes"),
+        "bomb.png": (saved(Image.new("1", (12_000, 9_000)), "PNG"), "is 12000 × 9000; expected 1 to 89,478,485 pixels"),
+    }
+    tiff = bytearray(saved(image, "TIFF"))
+    place = tiff.index(struct.pack("<HHIH", 277, 3, 1, 3))  # samples per pixel
+    tiff[place + 8 : place + 10] = struct.pack("<H", 99)
+    return files | {"samples.tif": (bytes(tiff), "More samples per pixel than can be decoded: 99")}
+
+
+def saved(image, format, **options):
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()

@@ -1,5 +1,6 @@
 """Image files and labelled data sets: folders, Parquet files and tar shards of small grey images."""
 
+import gzip
 import io
 import struct
 import tarfile
@@ -14,6 +15,8 @@ from diffusion_classifier.data.images import load_image
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 AMBIGUOUS_WORDS = "01|1|007|true|True|None|NA|null|nan|1.0|2024-01-02|1e3|-0| a|a ".split("|")  # noqa: SIM905
 """Values that a guess of types would change."""
+IDX_TYPES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
+PIXELS, LABELS = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
 
 
 def png(grey):
@@ -98,3 +101,16 @@ def saved(image, format, **options):
     file = io.BytesIO()
     image.save(file, format, **options)
     return file.getvalue()
+
+
+def idx(array, dtype="u1"):
+    header = struct.pack(f">4B{array.ndim}I", 0, 0, IDX_TYPES[dtype], array.ndim, *array.shape)
+    return header + array.astype(dtype).tobytes()
+
+
+def idx_folder(folder, name="t10k-{}-ubyte", pixels=PIXELS, labels=LABELS, pixel_type="u1", label_type="u1"):
+    folder.mkdir(exist_ok=True)
+    for part, content in (("images-idx3", idx(pixels, pixel_type)), ("labels-idx1", idx(labels, label_type))):
+        path = folder / name.format(part)
+        path.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
+    return folder

@@ -1,4 +1,3 @@
-import gzip
 import os
 import struct
 
@@ -7,7 +6,7 @@ import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError
-from image_files import folder_of, greys, png, webdataset
+from image_files import LABELS, PIXELS, folder_of, greys, idx_folder, png, webdataset
 
 from diffusion_classifier.data.labelled import open_labelled, open_texts, renamed
 from diffusion_classifier.errors import InputError
@@ -146,23 +145,6 @@ def test_a_parquet_file_and_splits(tmp_path):
     assert (greys(source), source.class_names, source.ids) == ([1, 1], ("no", "yes"), ("0", "1"))
     with pytest.raises(InputError, match="has no split 'dev'; it has test, train"):
         open_labelled(str(tmp_path / "d"), split="dev")
-
-
-IDX_TYPES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
-PIXELS, LABELS = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
-
-
-def idx(array, dtype="u1"):
-    header = struct.pack(f">4B{array.ndim}I", 0, 0, IDX_TYPES[dtype], array.ndim, *array.shape)
-    return header + array.astype(dtype).tobytes()
-
-
-def idx_folder(folder, name="t10k-{}-ubyte", pixels=PIXELS, labels=LABELS, pixel_type="u1", label_type="u1"):
-    folder.mkdir(exist_ok=True)
-    for part, content in (("images-idx3", idx(pixels, pixel_type)), ("labels-idx1", idx(labels, label_type))):
-        path = folder / name.format(part)
-        path.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
-    return folder
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.tasks.scenes import open_winoground
+from diffusion_classifier.tasks.scene_tasks import open_winoground
 
 OUT = Path(sys.argv[1])
 

@@ -192,12 +192,12 @@ def test_tasks(call):
 
 def test_a_task_in_the_package(evaluate, call, monkeypatch, tmp_path):
     """Registered by a line: its function is called without anything."""
-    task = CaptionTask("mine", "Mine", lambda: pairs(2), "MIT", "nobody", num_images=4)
+    task = CaptionTask(name="mine", title="Mine", open=lambda: pairs(2), licence="MIT", citation="nobody", num_images=4)
     monkeypatch.setitem(CAPTION_TASKS, "mine", task)
     code, out, err = evaluate(*FAST, task="mine", data=None)
     assert (code, err) == (0, "")
     assert "group score" in out
     assert read_spec(tmp_path / "run").task == "mine"
     code, _, err = evaluate(*FAST, task="mine", out="other")
-    assert (code, error(err)) == (2, "the task mine has no use for --data")
+    assert (code, error(err)) == (2, "the task mine has no use for --data: its images are in the package")
     assert "none: it is in the package" in call("tasks", "show", "mine")[1]

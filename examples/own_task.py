@@ -13,8 +13,8 @@ from diffusion_classifier.tasks import Task
 SHOES = ("Sandal", "Sneaker", "Ankle boot")
 
 
-def open_shoes(data: str | None, split: str | None) -> LabelledSource:  # noqa: ARG001 - where and which, were there several
-    """Some test images; `sources.open_labelled` reads folders, CSV, Parquet, webdataset and the hub."""
+def open_shoes() -> LabelledSource:
+    """Open some of the bundled test images; `open_labelled` reads folders, CSV, Parquet, webdataset and the hub."""
     samples = [sample for sample in load_sample(200) if sample.label in SHOES]
     labels = tuple(SHOES.index(sample.label) for sample in samples)
     ids = tuple(str(sample.index) for sample in samples)
@@ -24,21 +24,20 @@ def open_shoes(data: str | None, split: str | None) -> LabelledSource:  # noqa: 
 TASK = Task(
     name="shoes",
     title="Shoes of Fashion-MNIST",
-    source="",
     num_classes=3,
     num_images=60,
     template="a photo of a {}.",
     metric="mean_per_class",
     licence="MIT",
     citation="Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning algorithms",
-    make=open_shoes,
+    open=open_shoes,
 )
 
 if __name__ == "__main__":
     classifier = DiffusionClassifier.from_pretrained("fashion", batch_size=32)
     question = ClassEvaluator(task=TASK, options={"strategy": "sequential:16/0.01"})
     with tempfile.TemporaryDirectory() as folder:
-        for _ in evaluate(classifier, open_shoes(None, None), Path(folder) / "run", question, model="fashion"):
+        for _ in evaluate(classifier, open_shoes(), Path(folder) / "run", question, model="fashion"):
             pass
         summary = summarize(Path(folder) / "run")
     print(f"{summary.num_done} images, mean per class {summary.mean_per_class}")

@@ -25,7 +25,7 @@ from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.data.images import ImageSource, load_image
 from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
-from diffusion_classifier.tasks.scenes import open_counting
+from diffusion_classifier.tasks.scene_tasks import open_counting
 from diffusion_classifier.training.confusable_classes import are_right
 from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, load_contrasted_images
 

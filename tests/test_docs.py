@@ -26,7 +26,7 @@ from diffusion_classifier.data.fashion import load_sample
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.search.strategies import parse_strategy, replay
 from diffusion_classifier.tasks import TASKS
-from diffusion_classifier.tasks.scenes import open_pairs
+from diffusion_classifier.tasks.scene_tasks import open_pairs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "src").glob("*/zoo/*/README.md"))]

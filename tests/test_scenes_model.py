@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.denoisers.known_models import describe_bundled
-from diffusion_classifier.tasks.scenes import open_nouns, open_pairs
+from diffusion_classifier.tasks.scene_tasks import open_nouns, open_pairs
 
 FOLDER = resources.files("diffusion_classifier") / "zoo" / "scenes"
 

@@ -5,9 +5,9 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from evaluations import NAMES, ask, pixels, source
 from gaussians import gaussian
 from PIL import Image
-from test_evaluation import NAMES, ask, pixels, source
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.report import write_report

@@ -7,8 +7,8 @@ import pytest
 import torch
 from builders import MAX_TOKENS, edit_json
 from contrastive_builders import build
+from evaluations import pairs, pixels, single
 from PIL import Image
-from test_evaluators import pairs, picture, single
 
 from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.baselines.hub import kind_of
@@ -38,11 +38,11 @@ def load(built, kind="clip"):
 def expected(built, kind, image, texts):
     """By the model's own forward, one text at a time."""
     _, model, tokens, images = built[kind]
-    pixels = images(images=image, return_tensors="pt")["pixel_values"]
+    values = images(images=image, return_tensors="pt")["pixel_values"]
     inputs = [dict(tokens([t], padding="max_length", max_length=MAX_TOKENS, return_tensors="pt")) for t in texts]
     if kind == "siglip":  # was trained without
         inputs = [{"input_ids": i["input_ids"]} for i in inputs]
-    return torch.cat([model(pixel_values=pixels, **i).logits_per_image[0] for i in inputs])
+    return torch.cat([model(pixel_values=values, **i).logits_per_image[0] for i in inputs])
 
 
 @pytest.mark.parametrize("kind", ["clip", "siglip"])
@@ -50,7 +50,7 @@ def test_logits_are_the_models_own(built, kind):
     clip = load(built, kind)
     texts = clip.encode_texts(TEXTS)
     for i in range(3):
-        image = Image.fromarray(picture(i)[:, :14])
+        image = Image.fromarray(pixels(i)[:, :14])
         found = clip.logits(clip.encode_image(image), texts)
         torch.testing.assert_close(found, expected(built, kind, image, TEXTS), rtol=1e-4, atol=1e-5)
     assert (clip.image_size, clip.max_tokens, clip.dtype) == (12, MAX_TOKENS, torch.float32)
@@ -74,10 +74,10 @@ def test_texts_are_read_in_batches(built, monkeypatch):
 def test_embeddings_of_several_templates_are_averaged(built):
     """And brought to length 1 again, as CLIP's authors do."""
     _, model, tokens, images = built["clip"]
-    image, templates = Image.fromarray(picture(0)), ("a photo of a {}", "the {}.")
+    image, templates = Image.fromarray(pixels(0)), ("a photo of a {}", "the {}.")
     found = load(built).scorer(["cat", "dog"], templates)(image, [1, 0])
-    pixels = images(images=image, return_tensors="pt")["pixel_values"]
-    embedded = torch.nn.functional.normalize(model.get_image_features(pixel_values=pixels).pooler_output)[0]
+    values = images(images=image, return_tensors="pt")["pixel_values"]
+    embedded = torch.nn.functional.normalize(model.get_image_features(pixel_values=values).pooler_output)[0]
     for logit, name in zip(found, ("dog", "cat"), strict=True):
         texts = []
         for template in templates:
@@ -150,7 +150,7 @@ def test_rows_of_pairs(built, tmp_path, kind):
     logits = {}
     for i, id_ in enumerate(pairs(8).ids):
         row, captions = found[id_], pairs(8).captions[i]
-        logits[id_] = expected(built, kind, picture(i), captions).double()
+        logits[id_] = expected(built, kind, pixels(i), captions).double()
         np.testing.assert_allclose(row["fits"], logits[id_], rtol=1e-3, atol=1e-4)
         np.testing.assert_allclose(row["posterior"], torch.tensor(row["fits"]).double().softmax(0), rtol=1e-5)
         assert row["prediction"] == captions[int(np.argmax(row["fits"]))]
@@ -181,7 +181,7 @@ def test_broken_off_and_gone_on_with(built, tmp_path):
 def test_images_that_cannot_be_read_and_ties(built, tmp_path):
     from dataclasses import replace
 
-    source = replace(single(read=lambda i: b"" if i == 1 else picture(i)), captions=(("a dog", "A Dog"),) * 4)
+    source = replace(single(read=lambda i: b"" if i == 1 else pixels(i)), captions=(("a dog", "A Dog"),) * 4)
     found = run(built, source, tmp_path / "run")
     assert (found["x"]["status"], found["w"]["prediction"]) == ("failed", None)
     assert not found["x"]["reason"].startswith("x: ")
@@ -192,11 +192,11 @@ def test_classes_and_a_comparison(built, tmp_path, model_folder):
     from diffusion_classifier import DiffusionClassifier
     from diffusion_classifier.runs.evaluation import ClassEvaluator
 
-    source = LabelledSource("photos", ("cat", "dog", "door"), (0, 1, 2, 0), tuple("abcd"), picture)
+    source = LabelledSource("photos", ("cat", "dog", "door"), (0, 1, 2, 0), tuple("abcd"), pixels)
     found = run(built, source, tmp_path / "clip", template="a photo of a {}.")
     prompts = [f"a photo of a {name}." for name in source.class_names]
     for i, id_ in enumerate(source.ids):
-        logits = expected(built, "clip", picture(i), prompts).double()
+        logits = expected(built, "clip", pixels(i), prompts).double()
         np.testing.assert_allclose(found[id_]["posterior"], logits.softmax(0), rtol=1e-3)
         np.testing.assert_allclose(found[id_]["fits"], logits, rtol=1e-3, atol=1e-4)
         assert found[id_]["label"] == source.class_names[source.labels[i]]

@@ -3,10 +3,10 @@ import pytest
 import torch
 from commands import error
 from contrastive_builders import build
+from evaluations import pixels
 from PIL import Image
 from scipy.spatial.distance import mahalanobis
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from test_evaluators import picture
 from transformers import AutoModelForImageClassification
 from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
@@ -86,7 +86,7 @@ class TestEncoders:
     def test_of_a_contrastive_model(self, clip):
         folder, model, _, images = clip
         encoder = load_encoder(folder, "hub", device="cpu")
-        pictures = [Image.fromarray(picture(i)) for i in range(3)]
+        pictures = [Image.fromarray(pixels(i)) for i in range(3)]
         with torch.inference_mode():
             own = model.get_image_features(**images(images=pictures, return_tensors="pt")).pooler_output
         torch.testing.assert_close(encoder(pictures)[:, :, 0, 0], own)
@@ -99,21 +99,21 @@ class TestEncoders:
         network.save_pretrained(tmp_path)
         ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(tmp_path)
         encoder = load_encoder(tmp_path, "hub", device="cpu")
-        pictures = [Image.fromarray(picture(i)).resize((28, 28)) for i in range(2)]
+        pictures = [Image.fromarray(pixels(i)).resize((28, 28)) for i in range(2)]
         found = encoder(pictures)
         network = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
-        pixels = ViTImageProcessorPil.from_pretrained(tmp_path)(images=pictures, return_tensors="pt")
+        inputs = ViTImageProcessorPil.from_pretrained(tmp_path)(images=pictures, return_tensors="pt")
         with torch.inference_mode():
             if architecture == "vit-tiny":
-                expected = network.vit(**pixels).last_hidden_state.mean(1)[:, :, None, None]
+                expected = network.vit(**inputs).last_hidden_state.mean(1)[:, :, None, None]
                 torch.testing.assert_close(found, expected)
             else:
                 logits = network.classifier(found.mean((2, 3), keepdim=True))
-                torch.testing.assert_close(logits, network(**pixels).logits, rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(logits, network(**inputs).logits, rtol=1e-4, atol=1e-5)
 
     def test_of_a_diffusion_model(self, model_folder):
         denoiser = load_denoiser(model_folder("class-unet"), device="cpu", dtype="float32")
-        images = [Image.fromarray(picture(i)) for i in range(2)]
+        images = [Image.fromarray(pixels(i)) for i in range(2)]
         latents = denoiser.encode(torch.stack([preprocess(image, denoiser.image_size) for image in images]))
         torch.testing.assert_close(DiffusionFeatures(denoiser)(images), features(denoiser, latents))
 

@@ -3,10 +3,11 @@
 import json
 
 import pytest
+from caption_files import ROWS, winoground, write_rows
 from commands import error
 from contrastive_builders import build
-from test_captioned import ROWS, png, winoground, write
-from test_evaluators import pairs, picture
+from evaluations import pairs, pixels
+from image_files import png
 
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
@@ -19,7 +20,7 @@ def colours(i):
     from PIL import Image
 
     file = io.BytesIO()
-    Image.fromarray(picture(i)).save(file, "PNG")
+    Image.fromarray(pixels(i)).save(file, "PNG")
     return file.getvalue()
 
 
@@ -107,7 +108,7 @@ def test_a_file_of_ones_own(evaluate, tmp_path):
     (tmp_path / "images").mkdir()
     for i in range(3):
         (tmp_path / "images" / f"{i}.png").write_bytes(png(10 * i))
-    write(tmp_path / "d.json", ROWS)
+    write_rows(tmp_path / "d.json", ROWS)
     own = ("--tag-column", "kind", "--false-column", "negative_caption")
     code, out, err = evaluate(*FAST, *own, task="captions", data="d.json")
     assert (code, err) == (0, "")
@@ -191,12 +192,12 @@ def test_tasks(call):
 
 def test_a_task_in_the_package(evaluate, call, monkeypatch, tmp_path):
     """Registered by a line: its function is called without anything."""
-    task = CaptionTask("mine", "Mine", lambda: pairs(2), "MIT", "nobody", num_images=4)
+    task = CaptionTask(name="mine", title="Mine", open=lambda: pairs(2), licence="MIT", citation="nobody", num_images=4)
     monkeypatch.setitem(CAPTION_TASKS, "mine", task)
     code, out, err = evaluate(*FAST, task="mine", data=None)
     assert (code, err) == (0, "")
     assert "group score" in out
     assert read_spec(tmp_path / "run").task == "mine"
     code, _, err = evaluate(*FAST, task="mine", out="other")
-    assert (code, error(err)) == (2, "the task mine has no use for --data")
+    assert (code, error(err)) == (2, "the task mine has no use for --data: its images are in the package")
     assert "none: it is in the package" in call("tasks", "show", "mine")[1]

@@ -2,8 +2,7 @@
 
 import pytest
 from commands import TRAIN, error, save
-from test_class_labels import table
-from test_shards import samples, shard
+from image_files import samples, shard, table
 
 from diffusion_classifier.cli.options import read_lines
 from diffusion_classifier.errors import InputError

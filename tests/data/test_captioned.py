@@ -5,8 +5,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from caption_files import ROWS, winoground, write_rows
+from image_files import greys, png
 from PIL import Image
-from test_labelled import greys, png
 
 from diffusion_classifier.data.captioned import CaptionedSource, open_captions, open_winoground
 from diffusion_classifier.data.images import load_image
@@ -16,41 +17,6 @@ from diffusion_classifier.errors import InputError
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-TAGS = ("Object", "Relation", "Both")
-
-
-def winoground(file, count=3, without=(), broken=(), content=png):
-    """A file of the schema of facebook/winoground; images of the grey 10 x example + k."""
-    image, text = datasets.Image(), datasets.Value("string")
-    kinds = {
-        "id": datasets.Value("int32"), "image_0": image, "image_1": image, "caption_0": text, "caption_1": text,
-        "tag": text, "secondary_tag": text, "num_main_preds": datasets.Value("int32"), "collapsed_tag": text,
-    }  # fmt: skip
-    columns = {
-        "id": range(count),
-        **{
-            f"image_{k}": [
-                {"bytes": b"" if (e, k) in broken else content(10 * e + k), "path": f"ex_{e}_img_{k}.png"}
-                for e in range(count)
-            ]
-            for k in (0, 1)
-        },
-        "caption_0": [f"a {e} on b" for e in range(count)],
-        "caption_1": [f"b on a {e}" for e in range(count)],
-        "tag": ["Noun"] * count,
-        "secondary_tag": [""] * count,
-        "num_main_preds": [1] * count,
-        "collapsed_tag": [TAGS[e % 3] for e in range(count)],
-    }
-    kinds = {name: kind for name, kind in kinds.items() if name not in without}
-    table = datasets.Dataset.from_dict({name: list(columns[name]) for name in kinds}, datasets.Features(kinds))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    datasets.disable_progress_bars()  # the command's own words are looked at
-    table.to_parquet(file)
-    datasets.enable_progress_bars()
-    return file
 
 
 class TestWinoground:
@@ -119,33 +85,14 @@ def folder(tmp_path):
     return tmp_path
 
 
-ROWS = [
-    {"image": f"images/{i}.png", "caption": f"a cat {i}", "negative_caption": f"a dog {i}", "kind": "swap"}
-    for i in range(3)
-]
-
-
-def write(file, rows):
-    if file.suffix == ".parquet":
-        datasets.Dataset.from_list(rows).to_parquet(file)
-    elif file.suffix == ".csv":
-        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
-        file.write_text("\n".join(lines) + "\n")
-    elif file.suffix == ".jsonl":
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    else:
-        file.write_text(json.dumps(rows))
-    return str(file)
-
-
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
 def test_files_of_ones_own(folder, suffix):
-    source = open_captions(data=write(folder / f"d.{suffix}", ROWS), tag_column="kind")
+    source = open_captions(data=write_rows(folder / f"d.{suffix}", ROWS), tag_column="kind")
     assert source.ids == ("0", "1", "2")
     assert source.captions == tuple((f"a cat {i}", f"a dog {i}") for i in range(3))
     assert (source.truth, source.tags, source.paired) == ((0, 0, 0), ("swap",) * 3, False)
     assert greys(source) == [0, 10, 20]
-    elsewhere = open_captions(data=write(folder / f"e.{suffix}", ROWS))
+    elsewhere = open_captions(data=write_rows(folder / f"e.{suffix}", ROWS))
     assert elsewhere.tags == ()
 
 
@@ -167,8 +114,8 @@ def test_columns_of_other_names(folder):
         {"x": "1.png", "good": "a", "bad": ["b"], "worse": ""},
     ]
     source = open_captions(
-        data=write(folder / "d.json", rows), images=str(folder / "images"), image_column="x", caption_column="good",
-        false_column=["bad", "worse"],
+        data=write_rows(folder / "d.json", rows), images=str(folder / "images"), image_column="x",
+        caption_column="good", false_column=["bad", "worse"],
     )  # fmt: skip
     assert source.captions == (("a", "b", "c", "d"), ("a", "b"))
     assert greys(source) == [0, 10]
@@ -192,7 +139,7 @@ def test_aros_own_is_cropped_to_its_box(tmp_path):
         "relation_name": "on",
     }  # fmt: skip
     gone = row | {"image_path": "8.png"}
-    source = open_captions(data=write(tmp_path / "visual_genome_relation.json", [row, gone]))
+    source = open_captions(data=write_rows(tmp_path / "visual_genome_relation.json", [row, gone]))
     assert source.tags == ("on", "on")
     found = np.asarray(load_image(source.read(0)).image)[..., 0]
     np.testing.assert_array_equal(found, pixels[2:6, 3:8])
@@ -247,19 +194,19 @@ def test_aros_own_is_cropped_to_its_box(tmp_path):
 def test_rows_that_cannot_be_used(tmp_path, row, message):
     good = {"image": "0.png", "caption": "a", "negative_caption": "b"}
     with pytest.raises(InputError, match=message):
-        open_captions(data=write(tmp_path / "d.json", [good | row]))
+        open_captions(data=write_rows(tmp_path / "d.json", [good | row]))
 
 
 def test_a_caption_in_brackets_is_one(folder):
     rows = [row | {"caption": "[a cat] on a mat", "negative_caption": "(a dog)"} for row in ROWS]
-    assert open_captions(data=write(folder / "d.json", rows)).captions[0] == ("[a cat] on a mat", "(a dog)")
+    assert open_captions(data=write_rows(folder / "d.json", rows)).captions[0] == ("[a cat] on a mat", "(a dog)")
 
 
 def test_a_box_beyond_the_image_fails_alone(folder):
     boxes = [(0, 0, 2, 2), (4, 0, 2, 2), (3, 3, 9, 9)]
     names = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
     rows = [row | dict(zip(names, box, strict=True)) for row, box in zip(ROWS, boxes, strict=True)]
-    source = open_captions(data=write(folder / "d.json", rows))
+    source = open_captions(data=write_rows(folder / "d.json", rows))
     assert [load_image(source.read(i)).image.size for i in (0, 2)] == [(2, 2), (9, 9)]
     with pytest.raises(InputError, match="is 0 × 0"):
         load_image(source.read(1))

@@ -4,26 +4,13 @@ import re
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_labelled import png
-from test_text_tables import WORDS
+from image_files import AMBIGUOUS_WORDS, png, table
 
 from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.errors import InputError
-
-IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-def table(path, labels, **columns):
-    """A Parquet file of images of greys 0, 1, 2 …"""
-    labels = labels if isinstance(labels, pa.Array) else pa.array(labels)
-    images = pa.array([{"bytes": png(i), "path": None} for i in range(len(labels))], IMAGE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": images, "label": labels, **columns}), path)
-    return str(path)
 
 
 def opened(tmp_path, labels, **options):
@@ -36,7 +23,7 @@ def names_of(source):
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_words_that_look_like_something_else(tmp_path, suffix):
-    words = [word for word in WORDS if word == word.strip()]
+    words = [word for word in AMBIGUOUS_WORDS if word == word.strip()]
     path = tmp_path / f"x{suffix}"
     if suffix == ".parquet":
         table(path, words)

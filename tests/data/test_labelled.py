@@ -1,17 +1,13 @@
-import gzip
-import io
 import os
 import struct
-import tarfile
 
 import datasets
 import huggingface_hub
 import numpy as np
 import pytest
 from huggingface_hub.errors import EntryNotFoundError
-from PIL import Image
+from image_files import LABELS, PIXELS, folder_of, greys, idx_folder, png, webdataset
 
-from diffusion_classifier.data.images import load_image
 from diffusion_classifier.data.labelled import open_labelled, open_texts, renamed
 from diffusion_classifier.errors import InputError
 
@@ -19,36 +15,6 @@ from diffusion_classifier.errors import InputError
 @pytest.fixture(autouse=True)
 def _cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def png(grey):
-    file = io.BytesIO()
-    Image.new("L", (4, 4), grey).save(file, "PNG")
-    return file.getvalue()
-
-
-def greys(source):
-    """The grey of each image, decoded as the classifier would."""
-    return [load_image(source.read(i)).image.getpixel((0, 0))[0] for i in range(len(source))]
-
-
-def add(tar, name, content):
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def webdataset(folder, labels=(1, 0, 1), split="test"):
-    """Two shards with the files that CLIP benchmark puts beside them."""
-    (folder / split).mkdir(parents=True)
-    for shard, rows in enumerate((range(2), range(2, len(labels)))):
-        with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
-            for i in rows:
-                add(tar, f"s{i:07d}.cls", str(labels[i]).encode())
-                add(tar, f"s{i:07d}.webp", png(10 * i + 10))
-    (folder / "classnames.txt").write_text("cat\ndog\n")
-    (folder / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\na {c}, blurred.\n")
-    return folder
 
 
 def test_webdataset_shards_with_names_and_templates_beside_them(tmp_path):
@@ -98,13 +64,6 @@ def test_an_image_folder(tmp_path):
     assert dict(zip(source.ids, greys(source), strict=True)) == {"cat/a.png": 30, "dog/a.png": 50, "dog/b.png": 40}
     (tmp_path / "d" / "dog" / "a.png").write_bytes(b"broken")  # said when it is read, not before
     open_labelled(str(tmp_path / "d"))
-
-
-def folder_of(root, *names):
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_bytes(png(i))
-    return root
 
 
 def test_a_folder_is_no_split_for_the_sake_of_a_word_in_a_name(tmp_path):
@@ -186,23 +145,6 @@ def test_a_parquet_file_and_splits(tmp_path):
     assert (greys(source), source.class_names, source.ids) == ([1, 1], ("no", "yes"), ("0", "1"))
     with pytest.raises(InputError, match="has no split 'dev'; it has test, train"):
         open_labelled(str(tmp_path / "d"), split="dev")
-
-
-IDX_TYPES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
-PIXELS, LABELS = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
-
-
-def idx(array, dtype="u1"):
-    header = struct.pack(f">4B{array.ndim}I", 0, 0, IDX_TYPES[dtype], array.ndim, *array.shape)
-    return header + array.astype(dtype).tobytes()
-
-
-def idx_folder(folder, name="t10k-{}-ubyte", pixels=PIXELS, labels=LABELS, pixel_type="u1", label_type="u1"):
-    folder.mkdir(exist_ok=True)
-    for part, content in (("images-idx3", idx(pixels, pixel_type)), ("labels-idx1", idx(labels, label_type))):
-        path = folder / name.format(part)
-        path.write_bytes(gzip.compress(content) if path.suffix.lower() == ".gz" else content)
-    return folder
 
 
 @pytest.mark.parametrize(

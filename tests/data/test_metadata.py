@@ -5,7 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_labelled import folder_of, greys
+from image_files import folder_of, greys
 
 from diffusion_classifier.data.labelled import is_captioned, open_labelled, open_texts
 from diffusion_classifier.errors import InputError

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_files import IMAGE_TYPE, greys, png, table
 from PIL import Image
-from test_class_labels import IMAGE, table
-from test_labelled import greys, png
 
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.data.labelled import open_labelled
@@ -39,7 +38,7 @@ def pixels_of(source):
 def test_images_in_any_order_from_any_row_groups(tmp_path_factory, order, group):
     folder = tmp_path_factory.mktemp("t")
     for shard, rows in enumerate((range(40), range(40, 100))):
-        images = pa.array([{"bytes": png(i), "path": None} for i in rows], IMAGE)
+        images = pa.array([{"bytes": png(i), "path": None} for i in rows], IMAGE_TYPE)
         columns = pa.table({"image": images, "label": pa.array(["a", "b"] * (len(rows) // 2))})
         pq.write_table(columns, folder / f"x-{shard}-of-2.parquet", row_group_size=group)
     source = open_labelled(str(folder))
@@ -144,7 +143,7 @@ def test_lists_that_are_no_pixels(tmp_path, image, message):
 
 class TestPaths:
     def images(self, *paths):
-        return pa.array([{"bytes": None, "path": path} for path in paths], IMAGE)
+        return pa.array([{"bytes": None, "path": path} for path in paths], IMAGE_TYPE)
 
     @pytest.fixture(autouse=True)
     def elsewhere(self, tmp_path, monkeypatch):
@@ -192,7 +191,7 @@ class TestPaths:
             load_image(source.read(1))
 
     def test_an_image_that_is_there_counts_more_than_its_path(self, tmp_path):
-        image = pa.array([{"bytes": png(7), "path": "0.png"}, {"bytes": b"", "path": "1.png"}, None], IMAGE)
+        image = pa.array([{"bytes": png(7), "path": "0.png"}, {"bytes": b"", "path": "1.png"}, None], IMAGE_TYPE)
         source = open_labelled(write(tmp_path / "d" / "x.parquet", image))
         assert [source.read(i) for i in range(3)] == [png(7), b"", b""]
 

@@ -6,23 +6,11 @@ import tarfile
 from pathlib import Path, PurePath
 
 import pytest
-from test_labelled import add, greys, png, webdataset
+from image_files import greys, png, samples, shard, webdataset
 
 from diffusion_classifier.data.file_sets import missing_shards, split_of
 from diffusion_classifier.data.labelled import open_labelled, open_texts
 from diffusion_classifier.errors import InputError
-
-
-def shard(path, members, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w", **options) as tar:
-        for name, content in members:
-            add(tar, name, content if isinstance(content, bytes) else content.encode())
-    return str(path)
-
-
-def samples(*labels, suffix="png"):
-    return [m for i, label in enumerate(labels) for m in ((f"{i}.{suffix}", png(i)), (f"{i}.cls", label))]
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n"])

@@ -7,6 +7,7 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from image_files import AMBIGUOUS_WORDS
 
 from diffusion_classifier.data.text_tables import read_names, read_rows, rows_as_table
 from diffusion_classifier.errors import InputError
@@ -19,15 +20,12 @@ def rows_of(tmp_path, name, content):
     return read_rows(tmp_path / name)[0]
 
 
-WORDS = ["01", "1", "007", "true", "True", "None", "NA", "null", "nan", "1.0", "2024-01-02", "1e3", "-0", " a", "a "]
-
-
 @pytest.mark.parametrize("name", ["l.csv", "l.tsv"])
 def test_a_field_is_text_as_written(tmp_path, name):
     between = "," if name == "l.csv" else "\t"
-    content = "".join(f"{i}.png{between}{word}\n" for i, word in enumerate(WORDS))
+    content = "".join(f"{i}.png{between}{word}\n" for i, word in enumerate(AMBIGUOUS_WORDS))
     rows = rows_of(tmp_path, name, f"image{between}label\n{content}")
-    assert [row["label"] for row in rows] == WORDS
+    assert [row["label"] for row in rows] == AMBIGUOUS_WORDS
 
 
 @given(st.lists(st.lists(texts, min_size=2, max_size=2), min_size=1))

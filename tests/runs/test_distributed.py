@@ -3,6 +3,7 @@
 import os
 from functools import partial
 
+import evaluations
 import numpy as np
 import pytest
 
@@ -35,10 +36,10 @@ def images(count=20, die=None):
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    here = os.path.dirname(__file__)
+    path = [*map(os.path.dirname, (__file__, evaluations.__file__)), os.environ.get("PYTHONPATH", "")]
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", here)])}},
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, path))}},
     )  # fmt: skip
     yield
     ray.shutdown()
@@ -95,9 +96,7 @@ def test_the_images_of_a_worker_that_was_killed_go_to_another(load, whole, tmp_p
 
 
 def captions():
-    from test_evaluators import pairs
-
-    return pairs(6)
+    return evaluations.pairs(6)
 
 
 def test_pairs_of_captions_too(model_folder, tmp_path):

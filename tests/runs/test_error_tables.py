@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from test_store import SPEC, row
+from run_files import SPEC, row
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import ROWS_PER_GROUP, read_tables, table_writer

@@ -3,35 +3,24 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import fields, replace
+from dataclasses import replace
 
+import evaluations
 import numpy as np
 import pytest
 import torch
+from evaluations import NAMES, M, ask, pixels, source
 from gaussians import gaussian
 from tolerances import ERRORS, posteriors
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.denoisers import tuning
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.evaluation import ClassEvaluator, candidates, choose, evaluate
+from diffusion_classifier.runs.evaluation import candidates, choose
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
 from diffusion_classifier.search.shortlists import Gradient
 from diffusion_classifier.tasks import TASKS
-
-NAMES = ("cat", "dog", "door")
-M = 14
-
-
-def pixels(i, size=16):
-    return np.random.default_rng(i).integers(0, 256, (size, size, 3), dtype=np.uint8)
-
-
-def source(count=M, names=NAMES, read=pixels):
-    labels = tuple(i % len(names) for i in range(count))
-    return LabelledSource("photos", names, labels, tuple(f"{i}.png" for i in range(count)), read)
 
 
 @pytest.fixture
@@ -47,13 +36,6 @@ def classifier(model_folder):
 def rows(folder):
     """By id, without what a clock says."""
     return {row["id"]: {k: v for k, v in row.items() if k != "seconds"} for row in read_rows(folder).to_pylist()}
-
-
-def ask(classifier, images, folder, **options):
-    """`evaluate` with all that may be asked in one place."""
-    question = {f.name: options.pop(f.name) for f in fields(ClassEvaluator) if f.name in options}
-    own = {k: options.pop(k) for k in ("positions", "part", "model", "command", "on_start") if k in options}
-    return evaluate(classifier, images, folder, ClassEvaluator(**question, options=options), **own)
 
 
 OPTIONS = {"strategy": "sequential:8/0.2", "store_errors": True, "weights": "uniform"}
@@ -147,17 +129,19 @@ def test_killed_at_random_moments(model_folder, classifier, tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
-        "from test_evaluation import *\n"
+        "from diffusion_classifier import DiffusionClassifier\n"
+        "from evaluations import ask, source\n"
+        f"options = {OPTIONS}\n"
         "clf = DiffusionClassifier.from_pretrained(sys.argv[2], device='cpu', dtype='float32', batch_size=7)\n"
         "print('ready', flush=True)\n"
-        "for row in ask(clf, source(60), __import__('pathlib').Path(sys.argv[3]), **OPTIONS): pass\n"
+        "for row in ask(clf, source(60), __import__('pathlib').Path(sys.argv[3]), **options): pass\n"
         "print('done', flush=True)\n"
     )
-    here, model = os.path.dirname(__file__), model_folder("class-unet")
+    helpers, model = os.path.dirname(evaluations.__file__), model_folder("class-unet")
     rng, kills, done = np.random.default_rng(), 0, False
     while not done:
         with subprocess.Popen(
-            [sys.executable, script, here, model, tmp_path / "run"], stdout=subprocess.PIPE, text=True
+            [sys.executable, script, helpers, model, tmp_path / "run"], stdout=subprocess.PIPE, text=True
         ) as process:
             assert process.stdout.readline() == "ready\n"
             time.sleep(rng.uniform(0, 0.4) if kills < 3 else 0)

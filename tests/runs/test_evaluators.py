@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from evaluations import PAIRS, pairs, pixels, single
 from gaussians import gaussian
 from tolerances import ERRORS as CLOSE
 from tolerances import posteriors
@@ -20,30 +21,6 @@ from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
 from diffusion_classifier.runs.summary import compare, summarize
-
-PAIRS = 3
-
-
-def picture(i):
-    return np.random.default_rng(i).integers(0, 256, (16, 16, 3), np.uint8)
-
-
-def pairs(count=PAIRS, read=picture):
-    both = [(f"a {e} on b", f"b on a {e}") for e in range(count)]
-    return CaptionedSource(
-        "pairs",
-        tuple(f"{e}/{k}" for e in range(count) for k in (0, 1)),
-        tuple(captions for captions in both for _ in (0, 1)),
-        (0, 1) * count,
-        read,
-        tuple(("object", "relation")[e % 2] for e in range(count) for _ in (0, 1)),
-        paired=True,
-    )
-
-
-def single(read=picture):
-    captions = (("a dog", "a cat"), ("the moon", "a dog", "a cat"), ("a cat", "a tree"), ("a dog", "a tree"))
-    return CaptionedSource("single", ("w", "x", "y", "z"), captions, (0, 1, 0, 1), read, ("add", "swap", "add", "add"))
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +50,7 @@ def test_rows_are_what_the_classifier_says(make, tmp_path):
     found = rows(tmp_path / "run")
     for i, id_ in enumerate("wxyz"):
         row, captions = found[id_], single().captions[i]
-        (alone,) = make().classify([picture(i)], captions, strategy="fixed:5", seed=3)
+        (alone,) = make().classify([pixels(i)], captions, strategy="fixed:5", seed=3)
         assert (row["label"], row["prediction"]) == (captions[single().truth[i]], alone.label)
         assert (row["candidates"], row["tag"], row["fits"]) == (list(captions), single().tags[i], None)
         torch.testing.assert_close(torch.tensor(row["errors"]), alone.errors, **CLOSE)
@@ -92,7 +69,7 @@ def test_pairs_have_the_null_condition(make, tmp_path):
     for i, id_ in enumerate(pairs().ids):
         captions = pairs().captions[i]
         t = [500, 250, 750, 125, 625]
-        errors = clf.errors(picture(i), captions, timesteps=t, seed=3, unconditional=True).double()
+        errors = clf.errors(pixels(i), captions, timesteps=t, seed=3, unconditional=True).double()
         torch.testing.assert_close(torch.tensor(found[id_]["errors"]), errors.float(), **CLOSE)
         means = errors.mean(1)
         np.testing.assert_allclose(found[id_]["fits"], 256 * (means[2] - means[:2]), **nats(256))
@@ -145,7 +122,7 @@ def test_parts_make_the_whole(make, tmp_path):
 
 
 def test_an_image_that_is_missing_is_a_row_and_its_pair_does_not_count(make, tmp_path):
-    list(ask(make(), pairs(read=lambda i: b"" if i == 3 else picture(i)), tmp_path / "run", **ERRORS))
+    list(ask(make(), pairs(read=lambda i: b"" if i == 3 else pixels(i)), tmp_path / "run", **ERRORS))
     found = rows(tmp_path / "run")
     assert (found["1/1"]["status"], found["1/1"]["candidates"]) == ("failed", ["a 1 on b", "b on a 1"])
     assert found["1/1"]["reason"]
@@ -176,7 +153,7 @@ def test_the_strategy_and_the_null_condition(make, tmp_path):
 
 def test_two_captions_that_the_model_cannot_tell_apart_are_a_tie(make, tmp_path):
     """The tokenizer has one case."""
-    source = CaptionedSource("ties", ("0",), (("a dog", "A Dog"),), (0,), picture)
+    source = CaptionedSource("ties", ("0",), (("a dog", "A Dog"),), (0,), pixels)
     list(ask(make(), source, tmp_path / "run", **ERRORS))
     rescore(tmp_path / "run", tmp_path / "again", temperature=2.0)
     for name in ("run", "again"):

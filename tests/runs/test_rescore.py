@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from evaluations import NAMES, ask, pixels, source
 from gaussians import gaussian
-from test_evaluation import NAMES, ask, pixels, source
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.errors import InputError

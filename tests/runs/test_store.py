@@ -4,11 +4,11 @@ import os
 import resource
 from dataclasses import fields, replace
 
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from run_files import SPEC, row, write
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.files import write_durably
@@ -16,35 +16,9 @@ from diffusion_classifier.runs import store
 from diffusion_classifier.runs.spec import RunSpec, read_spec
 from diffusion_classifier.runs.store import Part, open_run, read_rows
 
-SPEC = RunSpec(
-    data="d", selection="s", num_images=9, class_names=("cat", "dog"), weights_of_model="w", templates=("a {}",),
-    average="error", image_size=8, dtype="float32", strategy="fixed:4", lags=None, shortlist=None, timesteps="even",
-    loss="l2", also=("l1",), weights=(0.5, 1.5), seed=0, reduction="sum", temperature=1.0, prior=None,
-    store_errors=True, num_dimensions=192, num_timesteps=1000, usual_weights=None, task="pets", model="m",
-    source="there", metric="accuracy", device="cpu", batch_size=4, compiled=False,
-)  # fmt: skip
-
-
-def row(i, n=4):
-    rng = np.random.default_rng(i)
-    return {
-        "id": f"image {i}", "label": "cat", "prediction": "dog", "posterior": [0.25, 0.75], "confidence": 0.5,
-        "undecided": [], "num_evaluations": 8, "cost": 8.0, "seconds": 0.1, "status": "done", "reason": None,
-        "errors": rng.random((2, n), np.float32).tolist(), "timesteps": rng.random(n).tolist(),
-        "also": [("l1", rng.random((2, n), np.float32).tolist())],
-        "candidates": None, "tag": None, "fits": None,
-    }  # fmt: skip
-
 
 def ids(folder):
     return read_rows(folder, ["id"])["id"].to_pylist()
-
-
-def write(folder, rows, spec=SPEC, part=None):
-    with open_run(folder, spec, part) as run:
-        for i in rows:
-            run.write(row(i))
-    return run
 
 
 def test_runs_that_were_begun_before_there_were_such_fields(tmp_path):

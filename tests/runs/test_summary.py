@@ -3,8 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from run_files import SPEC, row
 from scipy.stats import binomtest
-from test_store import SPEC, row
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.metrics import share_interval

@@ -3,7 +3,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from test_store import SPEC, write
+from run_files import SPEC, write
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.pair_scores import Composition, Scores

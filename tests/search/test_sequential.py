@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import trapezoid
 from scipy.stats import binomtest, norm
-from test_strategies import search
+from strategy_search import search
 
 from diffusion_classifier.diffusion.draws import van_der_corput
 from diffusion_classifier.errors import InputError

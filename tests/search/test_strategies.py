@@ -3,22 +3,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from strategy_search import search
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.search.strategies import Fixed, Staged, parse_strategy
 
 PETS = "staged:25,250/5,1"  # the published schedule
-
-
-def search(strategy, table):
-    """Runs a strategy on a full error table (K, N): the last state, and how often each pair was evaluated (K, N)."""
-    state = strategy.init(len(table))
-    count = torch.zeros_like(table, dtype=torch.int64)
-    while (request := strategy.propose(state)) is not None:
-        columns = torch.tensor(request.draws)
-        count[request.classes[:, None], columns] += 1
-        state = strategy.update(state, table[request.classes[:, None], columns])
-    return state, count
 
 
 def survivors(table, evaluated, kept):

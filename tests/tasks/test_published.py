@@ -12,8 +12,8 @@ import builders
 import contrastive_builders
 import datasets
 import pytest
-from test_captioned import winoground as winoground_file
-from test_labelled import add, png
+from caption_files import winoground as winoground_file
+from image_files import add_member, png
 
 from diffusion_classifier.runs.evaluation import candidates
 from diffusion_classifier.runs.spec import read_spec
@@ -44,8 +44,8 @@ def shards(folder, task, labels, with_names=True):
     for shard in range(4):
         with tarfile.open(folder / "test" / f"{shard}.tar", "w") as tar:
             for i in range(shard, len(labels), 4):
-                add(tar, f"s{i:07d}.cls", str(labels[i]).encode())
-                add(tar, f"s{i:07d}.{'jpg' if task in IMAGENET else 'webp'}", png(40 * i))
+                add_member(tar, f"s{i:07d}.cls", str(labels[i]).encode())
+                add_member(tar, f"s{i:07d}.{'jpg' if task in IMAGENET else 'webp'}", png(40 * i))
     (folder / "test" / "nshards.txt").write_text("4\n")
     if with_names:
         (folder / "classnames.txt").write_text("".join(f"{name}\n" for name in names_of(task)))
@@ -119,7 +119,7 @@ def test_the_lists_are_as_long_as_the_files_on_the_hub():
 
 
 def test_every_task_is_here():
-    packaged = {name for name, task in TASKS.items() if task.make is not None}
+    packaged = {name for name, task in TASKS.items() if task.open is not None}
     assert {*SHARDS, *TABLES} | packaged == set(TASKS)
     assert packaged == {"fashion-sample", "scenes-nouns"}
 

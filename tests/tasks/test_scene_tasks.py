@@ -5,9 +5,9 @@ import pytest
 from scene_reader import check
 
 from diffusion_classifier.data.scenes import NOUNS, UNSEEN_ATTRIBUTES, UNSEEN_PAIRS, generator, load_photographs, seen
-from diffusion_classifier.tasks import scenes as module
-from diffusion_classifier.tasks.scenes import open_binding, open_counting, open_nouns, open_pairs, open_spatial
-from diffusion_classifier.tasks.scenes import open_winoground as open_scenes_winoground
+from diffusion_classifier.tasks import scene_tasks as module
+from diffusion_classifier.tasks.scene_tasks import open_binding, open_counting, open_nouns, open_pairs, open_spatial
+from diffusion_classifier.tasks.scene_tasks import open_winoground as open_scenes_winoground
 
 PHOTOGRAPHS = load_photographs()
 MAKERS = ("_objects", "_attributes", "_relations", "_both", "_unseen_attributes")

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 import datasets
 import numpy as np
 import pytest
-from test_captioned import winoground as winoground_file
-from test_labelled import greys, png, webdataset
+from caption_files import winoground as winoground_file
+from image_files import greys, png, webdataset
 
 from diffusion_classifier.data import fashion
 from diffusion_classifier.data.prompts import fill_template
@@ -26,7 +26,7 @@ def test_tasks_are_complete(task):
     assert task.name == task.name.lower()
     fill_template(task.template, ["x"])
     assert all((task.title, task.licence, task.citation, task.num_classes > 1, task.num_images > 0))
-    assert task.make is not None or "/" in task.source
+    assert task.open is not None or "/" in task.source
     assert task.class_names is None or len(task.class_names) == task.num_classes
     if task.imagenet_ids is not None:
         assert list(task.imagenet_ids) == sorted(set(task.imagenet_ids))

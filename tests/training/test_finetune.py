@@ -10,7 +10,7 @@ from diffusion_classifier.data.images import load_image, preprocess
 from diffusion_classifier.denoisers.addons import with_scale
 from diffusion_classifier.diffusion.prediction import to_noise
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.tasks.scenes import open_nouns
+from diffusion_classifier.tasks.scene_tasks import open_nouns
 from diffusion_classifier.training.confusable_classes import confused_images
 from diffusion_classifier.training.denoising import TrainConfig, draw_times
 from diffusion_classifier.training.finetune import _indexed, _rivals, finetune

@@ -159,7 +159,7 @@ def test_photographs_are_seen_as_in_training(architecture, tmp_path):
     photo[:, 100:400] = rng.integers(0, 256, (300, 300, 3))
     Image.fromarray(photo).save(tmp_path / "photo.png")
     source = LabelledSource("photo", ("a",), (0,), ("0",), lambda _: tmp_path / "photo.png")
-    data = replace(toy(6, size=28), images=decode(source, 28).expand(6, -1, -1, -1))
+    data = replace(toy(6, size=28), images=decode(source, 28)[0].expand(6, -1, -1, -1))
     train_supervised(data, replace(CONFIG, architecture=architecture, epochs=0.1), tmp_path / "m")
     model = Supervised.from_pretrained(tmp_path / "m", device="cpu", dtype="float32")
     x = data.images[:1].float() / 127.5 - 1

@@ -22,7 +22,7 @@ from ..data.prompts import fill_template, parse_labels
 from ..diffusion.draws import Draws
 from ..errors import InputError
 from ..search.classification import Classification
-from ..tasks.scenes import open_pairs
+from ..tasks.scene_tasks import open_pairs
 from .html_parts import bars, dropped, leads, status
 from .inputs import (
     MAX_TEXT,

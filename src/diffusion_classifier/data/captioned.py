@@ -256,10 +256,10 @@ def _cropped(read: Callable[[int], ImageSource], boxes: Sequence[tuple[int, ...]
         source = read(i)
         left, top, width, height = boxes[i]
         try:
-            image = load_image(source).image
-            if left >= image.width or top >= image.height:
-                return Image.new("RGB", (0, 0))  # nothing of the image: refused when it is used
-            return image.crop((left, top, left + width, top + height))
+            picture = load_image(source)
+            if left >= picture.image.width or top >= picture.image.height:
+                return Image.new("RGB", (0, 0))  # nothing of the image: rejected when it is loaded
+            return replace(picture, image=picture.image.crop((left, top, left + width, top + height)))
         except ImageError:
             return source  # whoever reads it is told what is wrong with it
 

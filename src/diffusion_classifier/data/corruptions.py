@@ -191,7 +191,8 @@ def corrupted(source: LabelledSource, shift: Corruption) -> LabelledSource:
     def read(i: int) -> ImageSource:
         content = source.read(i)
         try:
-            return shift(load_image(content, source.ids[i]).image, source.ids[i])
+            picture = load_image(content, source.ids[i])
+            return replace(picture, image=shift(picture.image, source.ids[i]))
         except ImageError:
             return content
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import re
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError, features
+
+from .decoder_warnings import collect_warnings
 
 # Formats known by their first bytes. Not here: EPS, which runs another program, and TGA, which takes any file for an
 # image. HEIF and JPEG XL count once a plugin for Pillow is installed.
@@ -113,8 +114,7 @@ def is_image(path: Path) -> bool:
         file = path.open("rb")
     except OSError:
         return True
-    with file, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of pictures that are large or broken
+    with file, collect_warnings():  # `load_image` keeps them
         head = file.read(_HEAD)
         file.seek(0)
         if any(pixels and re.match(sign, head, re.DOTALL) for sign, pixels, _ in _SIGNS):

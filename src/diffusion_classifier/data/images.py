@@ -19,15 +19,18 @@ from PIL import Image
 from torch import Tensor
 
 from ..errors import InputError
+from .decoder_warnings import collect_warnings
 from .formats import UnreadableImageError, open_image
 
 Crop: TypeAlias = Literal["center", "adm"]
-ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor | Picture"
 
 MAX_PIXELS = 89_478_485
 """Larger images are refused before they are decoded. Pillow itself only warns of a bomb from this size on."""
 MAX_EDGE = 65_535
 """As long as JPEG and GIF can be. Pillow may need time that grows with the square of a row's length."""
+WARNED = "warning: "
+"""Prefix of a note that quotes a warning of Pillow."""
 
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r")
 """Files of Windows, macOS and network storage that are in folders of images unasked, in lower case."""
@@ -121,28 +124,33 @@ def load_image(
     if isinstance(source, str | os.PathLike):
         path = _regular_file(source)
         name = name or str(source)
-    name = name or "image"
+    name = name or (source.name if isinstance(source, Picture) else "image")
     notes: list[str] = []
-    try:
-        if path is not None:
-            with path.open("rb") as file:
-                image = _decoded(file, background, notes)
-        elif isinstance(source, bytes):
-            if not source:
-                raise ImageError("has no image")
-            image = _decoded(BytesIO(source), background, notes)
-        else:
-            opened = source if isinstance(source, Image.Image) else _from_array(source, notes)
-            image = _upright_rgb(opened, background, notes)
-    except MemoryError:
-        raise
-    except ImageError as error:
-        raise ImageError(f"{name}: {error}") from None
-    except UnreadableImageError as error:
-        raise ImageError(f"{name}: {error}") from error
-    except Exception as error:  # a broken file makes Pillow raise nearly anything: OSError, SyntaxError, IndexError …
-        raise ImageError(f"{name}: cannot be read as an image: {str(error) or type(error).__name__}") from error
-    return Picture(image, name, tuple(notes))
+    with collect_warnings() as warned:
+        try:
+            if path is not None:
+                with path.open("rb") as file:
+                    image = _decoded(file, background, notes)
+            elif isinstance(source, bytes):
+                if not source:
+                    raise ImageError("has no image")
+                image = _decoded(BytesIO(source), background, notes)
+            elif isinstance(source, Picture):
+                notes += source.notes
+                image = _upright_rgb(source.image, background, notes)
+            else:
+                opened = source if isinstance(source, Image.Image) else _from_array(source, notes)
+                image = _upright_rgb(opened, background, notes)
+        except MemoryError:
+            raise
+        except ImageError as error:
+            raise ImageError(f"{name}: {error}") from None
+        except UnreadableImageError as error:
+            raise ImageError("; ".join((f"{name}: {error}", *warned))) from error
+        except Exception as error:  # a broken file makes Pillow raise nearly anything: SyntaxError, IndexError …
+            reasons = "; ".join((str(error) or type(error).__name__, *warned))
+            raise ImageError(f"{name}: cannot be read as an image: {reasons}") from error
+    return Picture(image, name, (*notes, *(WARNED + text for text in warned)))
 
 
 def preprocess(

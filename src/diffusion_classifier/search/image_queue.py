@@ -20,7 +20,7 @@ from .jobs import Cost, ImageJob, ScoredImage
 _DECODED_AHEAD = 8
 """Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
 
-_ONE = (str, bytes, os.PathLike, Image.Image, np.ndarray, Tensor)
+_ONE = (str, bytes, os.PathLike, Image.Image, np.ndarray, Tensor, Picture)
 
 
 def is_one(images: ImageSource | Iterable[ImageSource]) -> bool:

@@ -55,7 +55,7 @@ def taught(runs: Mapping[Path, LabelledSource], size: int | None = None) -> Trai
     images, posteriors = [], []
     for key, source in sources.items():
         rows_of = [i for i, id_ in enumerate(source.ids) if (key, id_) in found]
-        images.append(decode(source.take(rows_of), size))
+        images.append(decode(source.take(rows_of), size)[0])
         posteriors += [np.mean(found[key, source.ids[i]], axis=0) for i in rows_of]
     if len({tensor.shape[1:] for tensor in images}) > 1:
         raise InputError("the images of the runs differ in size or colours: give a size, to which all are brought")

@@ -10,11 +10,12 @@ from typing import Self
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from ..data.captioned import CaptionedSource
 from ..data.held_out import held_out_rows
-from ..data.images import Crop, ImageSource, load_image, preprocess
+from ..data.images import WARNED, Crop, load_image, preprocess
 from ..data.labelled import LabelledSource, TextSource, open_labelled, open_texts
 from ..data.prompts import parse_labels
 from ..errors import InputError
@@ -143,7 +144,8 @@ def load_labelled_images(
     notes, occurring = found.notes, set(found.labels)
     if lacking := [name for i, name in enumerate(found.class_names) if i not in occurring]:
         notes += (f"{len(lacking)} classes of {source} have no training image, such as {lacking[0]!r}",)
-    return TrainingImages(decode(found, size, crop), labels, found.class_names, notes=notes)
+    images, more = decode(found, size, crop)
+    return TrainingImages(images, labels, found.class_names, notes=notes + more)
 
 
 def load_captioned_images(
@@ -164,7 +166,8 @@ def load_captioned_images(
         source, split=split, image_column=image_column, caption_column=caption_column,
         allow_incomplete=allow_incomplete,
     )  # fmt: skip
-    return TrainingCaptions(decode(found, size), found.captions, notes=found.notes)
+    images, notes = decode(found, size)
+    return TrainingCaptions(images, found.captions, notes=found.notes + notes)
 
 
 def load_contrasted_images(source: CaptionedSource, size: int | None = None) -> TrainingCaptions:
@@ -175,35 +178,41 @@ def load_contrasted_images(source: CaptionedSource, size: int | None = None) -> 
     """
     own = zip(source.captions, source.truth, strict=True)
     captions, contrasts = zip(*((c[truth], (*c[:truth], *c[truth + 1 :])) for c, truth in own), strict=True)
-    return TrainingCaptions(decode(source, size), captions, contrasts, source.notes)
+    images, notes = decode(source, size)
+    return TrainingCaptions(images, captions, contrasts, source.notes + notes)
 
 
-def decode(source: LabelledSource | TextSource | CaptionedSource, size: int | None, crop: Crop = "center") -> Tensor:
-    """(N, C, S, S), uint8, C being 1 if all are grey.
+def decode(
+    source: LabelledSource | TextSource | CaptionedSource, size: int | None, crop: Crop = "center"
+) -> tuple[Tensor, tuple[str, ...]]:
+    """Decode all images: (N, C, S, S), uint8, C being 1 if all are grey; and a note if Pillow warned of some.
 
     Raises:
         InputError: a broken image, which is named; images of several sizes, where none is given.
     """
     first = source.read(0)
     if isinstance(first, np.ndarray) and first.ndim == 2 and first.shape == (size or first.shape[0],) * 2:  # IDX files
-        return torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))[:, None]  # type: ignore[misc]
+        return torch.from_numpy(np.stack([source.read(i) for i in range(len(source))]))[:, None], ()  # type: ignore[misc]
     images, grey = torch.empty(0), True
+    warned: list[str] = []
     for i in range(len(source)):
         content = source.read(i)
         name = str(content) if isinstance(content, str | Path) else f"{source.name}[{i}]"
-        pixels = _to_pixels(content, size, name, crop)
+        picture = load_image(content, name)
+        warned += [f"{name}: {note.removeprefix(WARNED)}" for note in picture.notes if note.startswith(WARNED)][:1]
+        pixels = _to_pixels(picture.image, size, name, crop)
         if i == 0:
             images = pixels.new_empty(len(source), *pixels.shape)  # once, since there may be many
         if pixels.shape != images.shape[1:]:
             raise InputError(f"{name} differs in size from the images before it: give a size, to which all are brought")
         images[i] = pixels
         grey = grey and bool((pixels == pixels[:1]).all())
-    return images[:, :1].contiguous() if grey else images
+    notes = (f"Pillow warned of {len(warned)} of {len(source)} images, such as {warned[0]}",) if warned else ()
+    return images[:, :1].contiguous() if grey else images, notes
 
 
-def _to_pixels(source: ImageSource, size: int | None, name: str, crop: Crop) -> Tensor:
+def _to_pixels(image: Image, size: int | None, name: str, crop: Crop) -> Tensor:
     """(3, S, S), uint8."""
-    image = load_image(source, name=name).image
     if size is None:
         if image.width != image.height:
             raise InputError(f"{name} is {image.width}×{image.height}: give a size, to which all images are brought")

@@ -5,29 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..data.captioned import CaptionedSource, open_captions, open_winoground
-from .base import CaptionTask, Preset
-from .scenes import open_binding, open_counting, open_pairs, open_spatial
-from .scenes import open_winoground as open_scenes_winoground
+from .scene_tasks import open_binding, open_counting, open_pairs, open_spatial
+from .scene_tasks import open_winoground as open_scenes_winoground
+from .task import CaptionTask, Preset
 
 
 def _scenes(name: str, title: str, open_: Callable[..., CaptionedSource], num_images: int) -> CaptionTask:
     return CaptionTask(
-        name, title, open_, "MIT",
-        "Photographs of Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine learning "
-        "algorithms",
+        name=name,
+        title=title,
+        open=open_,
+        licence="MIT",
+        citation="Photographs of Xiao et al. 2017, Fashion-MNIST: a novel image dataset for benchmarking machine "
+        "learning algorithms",
         num_images=num_images,
         takes=("data", "split"),
-        note="Of the 1,000 test images in the package; of all 10,000 with --data FOLDER of the IDX files, of "
-        "5,000 that the bundled models were not trained on with --split validation, too.",
-    )  # fmt: skip
+        note="Made of the 1,000 test images in the package; of all 10,000 with --data FOLDER of the IDX files; of "
+        "5,000 that the bundled models were not trained on with --split validation as well.",
+    )
 
 
 _ALL = (
     CaptionTask(
-        "winoground", "Winoground", open_winoground,
-        "Meta's own, for research: to be accepted on the hub; images are of Getty Images",
-        "Thrush et al. 2022, Winoground: probing vision and language models for visio-linguistic compositionality, "
-        "CVPR",
+        name="winoground",
+        title="Winoground",
+        open=open_winoground,
+        licence="Meta's own, for research: to be accepted on the hub; images are of Getty Images",
+        citation="Thrush et al. 2022, Winoground: probing vision and language models for visio-linguistic "
+        "compositionality, CVPR",
         num_images=800,
         takes=("data", "split", "allow_incomplete"),
         presets={"paper": Preset("fixed:1000", accuracy=34.0)},
@@ -37,12 +42,20 @@ _ALL = (
         "CLIP ViT-L/14: 27.0, 25.8, 57.7, 28.2.",
     ),
     CaptionTask(
-        "captions", "Your own captions, true and false", open_captions,
-        "of the file",
-        "ARO: Yuksekgonul et al. 2023, When and why vision-language models behave like bags-of-words, ICLR. "
+        name="captions",
+        title="Your own captions, true and false",
+        open=open_captions,
+        licence="of the file",
+        citation="ARO: Yuksekgonul et al. 2023, When and why vision-language models behave like bags-of-words, ICLR. "
         "SugarCrepe: Hsieh et al. 2023, Fixing hackable benchmarks for vision-language compositionality, NeurIPS",
         takes=(
-            "data", "images", "split", "image_column", "caption_column", "false_column", "tag_column",
+            "data",
+            "images",
+            "split",
+            "image_column",
+            "caption_column",
+            "false_column",
+            "tag_column",
             "allow_incomplete",
         ),
         checked="on small files of the schemas of ARO and SugarCrepe; never on theirs",
@@ -54,6 +67,6 @@ _ALL = (
     _scenes("scenes-binding", "Scenes: attributes exchanged, by sort", open_binding, 800),
     _scenes("scenes-counting", "Scenes: how many of a kind?", open_counting, 400),
     _scenes("scenes-spatial", "Scenes: how do two things lie?", open_spatial, 400),
-)  # fmt: skip
+)
 
 CAPTION_TASKS = {task.name: task for task in _ALL}

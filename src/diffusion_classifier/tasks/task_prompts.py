@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..data.labelled import LabelledSource
 from ..data.prompts import refuse_numbers
 from ..errors import InputError
-from .base import Preset, Task
+from .task import Preset, Task
 
 
 @dataclass(frozen=True)

@@ -42,9 +42,10 @@ from transformers import (
 
 from diffusion_classifier.denoisers import Conditioning, Denoiser
 from diffusion_classifier.denoisers.families.dit import DiT
-from diffusion_classifier.denoisers.families.registry import FAMILIES, why_unsupported
+from diffusion_classifier.denoisers.families.registry import PIPELINES, why_unsupported
 from diffusion_classifier.denoisers.flops import count_flops
 from diffusion_classifier.denoisers.load import load_denoiser
+from diffusion_classifier.denoisers.model_settings import ModelSettings
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 VP, FLOW = DDIMScheduler(**BETAS), FlowMatchEulerDiscreteScheduler()
@@ -267,7 +268,7 @@ def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
         absent["requires_safety_checker"] = False
     part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
     given = {part: network, "scheduler": example.scheduler} | ({"vae": autoencoder} if autoencoder is not None else {})
-    return FAMILIES[example.pipeline].from_pipeline(kind(**absent, **given), {})
+    return PIPELINES[example.pipeline].from_pipeline(kind(**absent, **given), ModelSettings())
 
 
 def parameters_of(module: Any) -> int:
@@ -302,7 +303,7 @@ def row_of(example: Example) -> str:
     text = sum((4 if isinstance(e, CLIPTextModelWithProjection) else 2) * parameters_of(e) for e in encoders)
     c, h, w = denoiser.latent_shape
     latents = f"{c}×{h}×{w}, {example.scaling}"
-    variance = " + variance" if denoiser.family in ("pixart", "deepfloyd-if", "dit") else ""
+    variance = " + variance" if denoiser.predicts_variance else ""
     return (
         f"| {example.model} | `{denoiser.family}` | {example.condition} | {denoiser.prediction_type}{variance} | "
         f"{denoiser.image_size} | {latents} | {billions:.2f} | {scoring / 1e9:.1f} | {text / 1e9:.1f} | {tflops:.2f} |"
@@ -326,14 +327,14 @@ def page() -> str:
     """The page."""
     reasons = defaultdict(list)
     for kind in sorted({name for name in diffusers._import_structure["pipelines"] if name.endswith("Pipeline")}):
-        if kind not in FAMILIES:
+        if kind not in PIPELINES:
             reasons[why_unsupported(kind)].append(f"`{kind}`")
     rows = "\n".join([*map(row_of, EXAMPLES), fashion_row()])
     others = "\n\n".join(
         f"**{reason[0].upper()}{reason[1:]}.** {', '.join(kinds)}" for reason, kinds in reasons.items()
     )
     return TEMPLATE.format(
-        version=diffusers.__version__, pipelines=", ".join(f"`{kind}`" for kind in FAMILIES), rows=rows, others=others
+        version=diffusers.__version__, pipelines=", ".join(f"`{kind}`" for kind in PIPELINES), rows=rows, others=others
     )
 
 

@@ -18,7 +18,7 @@ from ..denoisers import load_denoiser
 from ..denoisers.base import scheduler_config
 from ..denoisers.devices import native_bfloat16
 from ..denoisers.families.late import LateConditioned, LateConditionedPipeline
-from ..denoisers.load import SETTINGS_FILE
+from ..denoisers.model_settings import SETTINGS_FILE
 from ..diffusion.schedules import Schedule, read_scheduler
 from ..errors import InputError
 from ..files import write_durably

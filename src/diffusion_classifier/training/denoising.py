@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from torch import Tensor
 
 from ..denoisers import load_denoiser
-from ..denoisers.base import TIMES
+from ..denoisers.model_settings import TIMES
 from ..diffusion.prediction import target, to_noise
 from ..diffusion.schedules import Schedule, add_noise
 from ..diffusion.timestep_weights import Weights, read_weights, weights_at

@@ -25,7 +25,8 @@ from ..data.prompts import words_of
 from ..denoisers import autoencoder
 from ..denoisers.base import fingerprint, scheduler_config, without_advice
 from ..denoisers.devices import native_bfloat16, one_line
-from ..denoisers.load import SETTINGS_FILE, quiet
+from ..denoisers.load import quiet
+from ..denoisers.model_settings import SETTINGS_FILE
 from ..denoisers.networks import FAULTS, check_files, load_network
 from ..diffusion.schedules import read_scheduler
 from ..errors import InputError

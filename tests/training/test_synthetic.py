@@ -4,7 +4,8 @@ from commands import error
 from PIL import Image
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.denoisers.class_conditional import class_ids, distinct_names
+from diffusion_classifier.data.prompts import distinct_names
+from diffusion_classifier.denoisers.class_conditional import class_ids
 from diffusion_classifier.denoisers.sampling import draw_images
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.training.images import load_labelled_images

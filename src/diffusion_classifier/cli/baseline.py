@@ -229,9 +229,8 @@ def synthetic(
     Example:
     `diffusion-classifier baseline synthetic --model scenes --labels 'bag,dress' --template 'a {}' --out drawn/`
     """
-    from ..data.prompts import parse_labels
+    from ..data.prompts import distinct_names, parse_labels
     from ..denoisers import load_denoiser
-    from ..denoisers.class_conditional import distinct_names
     from ..training.synthetic import Recipe, draw_data_set
 
     denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)

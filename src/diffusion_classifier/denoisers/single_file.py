@@ -26,7 +26,7 @@ from .devices import one_line
 from .model_index import ModelIndex
 from .networks import FAULTS, load_network
 from .trace import Trace
-from .weight_files import missing_library, refuse_integers, refuse_unused, some, stored_dtypes, unused
+from .weight_files import check_all_used, check_floating, missing_library, some, stored_dtypes, unused
 
 PREDICTORS = ("unet", "transformer")
 """Names of the component that predicts. A pipeline has one of them."""
@@ -123,9 +123,9 @@ def load_single_file(file: Path, config: str, index: ModelIndex, dtype: torch.dt
             networks[name] = network
             used |= found
         left = [name for name in set(tensors) - used if not _harmless(name, tensors[name])]
-        refuse_unused(file, left, f"a {index.pipeline.__name__} with the configs of {config}")
+        check_all_used(file, left, f"a {index.pipeline.__name__} with the configs of {config}")
         whole = {name: dtype for name, dtype in stored_dtypes([file]).items() if name in used}
-        refuse_integers(file, whole, networks.values())
+        check_floating(file, whole, networks.values())
         return index.pipeline.from_single_file(str(file), config=config, **networks, **absent)
     except InputError:
         raise

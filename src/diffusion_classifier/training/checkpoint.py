@@ -47,10 +47,10 @@ def load_checkpoint(
         return 0
     try:
         stored = json.loads(path.read_text("utf-8"))
-        _refuse_other_run(folder, stored, *json.loads(json.dumps([run, defaults])))
+        _check_same_run(folder, stored, *json.loads(json.dumps([run, defaults])))
         path = folder / stored["tensors"]
         tensors = load_file(path)
-        _refuse_misfits(tensors, weights)
+        _check_tensors(tensors, weights)
         with torch.no_grad():
             for name, parameter in weights.items():
                 parameter.copy_(tensors[f"weights.{name}"])
@@ -68,7 +68,7 @@ def load_checkpoint(
         raise InputError(f"{path} cannot be used ({e}): remove {folder} to start again") from e
 
 
-def _refuse_misfits(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+def _check_tensors(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
     """Raise if tensors would be left out, cast from whole numbers, or repeated to fill a larger shape."""
     for name, tensor in tensors.items():
         kind, _, rest = name.partition(".")
@@ -82,7 +82,7 @@ def _refuse_misfits(tensors: Mapping[str, Tensor], weights: Mapping[str, Tensor]
             raise ValueError(f"{name} holds whole numbers")
 
 
-def _refuse_other_run(folder: Path, stored: dict[str, Any], run: dict[str, Any], defaults: dict[str, Any]) -> None:
+def _check_same_run(folder: Path, stored: dict[str, Any], run: dict[str, Any], defaults: dict[str, Any]) -> None:
     if stored["data"] != run["data"]:
         raise InputError(f"{folder} belongs to a run on other images: choose another --out, or remove it")
     names = run["class_names"]

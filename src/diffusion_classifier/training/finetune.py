@@ -20,7 +20,7 @@ from diffusers.training_utils import cast_training_params
 from torch import Tensor
 
 from ..denoisers import Denoiser
-from ..denoisers.addons import need_peft
+from ..denoisers.addons import check_peft
 from ..denoisers.class_conditional import ClassConditional
 from ..denoisers.class_lora import adapt_network, save_adapter
 from ..denoisers.devices import native_bfloat16
@@ -68,7 +68,7 @@ def finetune(
         InputError: peft is missing, the model takes no LoRA weights, or settings do not fit; a caption is too long;
             `out` holds another run, or a damaged one; the loss is no longer finite.
     """
-    need_peft()
+    check_peft()
     network, device, pipeline = denoiser.network, denoiser.device, getattr(denoiser, "pipeline", None)
     takes_lora = isinstance(denoiser, ClassConditional) or hasattr(pipeline, "save_lora_weights")
     if not takes_lora or denoiser.prediction_type not in OBJECTIVES:

@@ -18,7 +18,7 @@ from common import denoising_error, draw_samples, load, sample_distance, scene_i
 from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.data.fashion import FASHION
 from diffusion_classifier.data.prompts import fill_template
-from diffusion_classifier.training.confusable_classes import are_right, confused_images, gains, images_of
+from diffusion_classifier.training.confusable_classes import confusable_images, correctness, gains, images_of_classes
 from diffusion_classifier.training.images import TrainingImages, load_labelled_images
 
 TEMPLATE = "a {}"
@@ -56,7 +56,7 @@ training, measured = images(options.data, options.model, options.test)
 reads = load_denoiser(options.model).class_names is None
 names = list(training.class_names)
 captions = fill_template(TEMPLATE, names) if reads else names
-some = confused_images(training, options.classes, captions, options.number, 0)
+some = confusable_images(training, options.classes, captions, options.number, 0)
 drawn = []
 before = None
 for weight in [None, *options.joint]:
@@ -68,8 +68,8 @@ for weight in [None, *options.joint]:
     classifier = DiffusionClassifier(denoiser, batch_size=160)
     template = TEMPLATE if reads else None
     right = {
-        "two": are_right(classifier, images_of(measured, options.classes), options.classes, template),
-        "all": are_right(classifier, spread(measured, options.images), names, template),
+        "two": correctness(classifier, images_of_classes(measured, options.classes), options.classes, template),
+        "all": correctness(classifier, spread(measured, options.images), names, template),
     }
     before = before or right
     row = {"joint": weight, "denoising": denoising_error(classifier, spread(measured, 200), captions)}

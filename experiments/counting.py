@@ -26,7 +26,7 @@ from diffusion_classifier.data.images import ImageSource, load_image
 from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
 from diffusion_classifier.tasks.scene_tasks import open_counting
-from diffusion_classifier.training.confusable_classes import are_right
+from diffusion_classifier.training.confusable_classes import correctness
 from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, load_contrasted_images
 
 PAIRS = list(combinations(range(len(NUMBERS)), 2))
@@ -132,7 +132,7 @@ for weight in [None, *options.joint]:
         "pair": (of_two == truth)[asked],
         "counted": counted,
         "one, anywhere": errors_of(classifier, pictures(plain), anywhere).argmin(1) == 0,
-        "nouns": are_right(classifier, plain, plain.class_names, "a {}"),
+        "nouns": correctness(classifier, plain, plain.class_names, "a {}"),
     }
     before = before or right
     for what, answers in right.items():

@@ -19,7 +19,7 @@ from diffusion_classifier.data.held_out import held_out_rows
 from diffusion_classifier.data.scenes import HELD_OUT
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.distill import taught
+from diffusion_classifier.training.distill import teaching_images
 from diffusion_classifier.training.images import load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig
 
@@ -57,7 +57,7 @@ labels = {"true labels": every.take(rows)}
 for teacher in options.teachers:
     name = Path(teacher).name
     run = answered(teacher, unlabelled, options.out / f"posteriors-{name}", task=task)
-    labels[name] = taught({run: unlabelled}, None)
+    labels[name] = teaching_images({run: unlabelled}, None)
     told(name, teacher)
 for size in options.sizes:
     for taught_by, images in labels.items():

@@ -29,7 +29,7 @@ from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
 from diffusion_classifier.training.images import TrainingImages, load_labelled_images
 from diffusion_classifier.training.supervised import SupervisedConfig, train_features
-from diffusion_classifier.training.synthetic import Recipe, draw_data_set
+from diffusion_classifier.training.synthetic import SyntheticConfig, draw_data_set
 
 SUPERVISED = {
     "ResNet-18, short": (SupervisedConfig("resnet-18"), 2e13),
@@ -77,7 +77,7 @@ class Tables:
         base = self.build / "models" / model
         drawn, denoiser = base / "drawn", load_denoiser(model)
         templates = () if denoiser.class_names is not None else TEMPLATES
-        recipe = Recipe(tuple(classes), self.drawn // len(classes), templates)
+        recipe = SyntheticConfig(tuple(classes), self.drawn // len(classes), templates)
         for _ in track(draw_data_set(denoiser, recipe, drawn), description=f"{model} draws", total=len(recipe)):
             pass
         images = training()

@@ -1,7 +1,6 @@
 """Tiny pipelines of every family, with random weights, saved as a user's would be."""
 
 import json
-from functools import partial
 
 import torch
 from diffusers import (
@@ -211,15 +210,12 @@ BUILDERS = {
 
 
 def record_rows(module, rows, name):
-    """Has the module note how many rows it computes; within what a `Prefix` shares, if it is part of one."""
+    """Has the module note how many rows it computes."""
     forward = module.forward
 
-    def recorded(inner, *args, **kwargs):
+    def recorded(*args, **kwargs):
         given = (*args, *kwargs.values())
         rows[name] = next(len(v) for v in given if isinstance(v, torch.Tensor) and v.ndim)
-        return inner(*args, **kwargs)
+        return forward(*args, **kwargs)
 
-    if isinstance(forward, partial):
-        module.forward = partial(forward.func, partial(recorded, *forward.args))
-    else:
-        module.forward = partial(recorded, forward)
+    module.forward = recorded

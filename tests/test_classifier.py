@@ -15,8 +15,7 @@ from transformers import ZeroShotImageClassificationPipeline
 from diffusion_classifier.classifier import DiffusionClassifier
 from diffusion_classifier.data import images as images_module
 from diffusion_classifier.data.images import load_image, preprocess
-from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.denoisers.base import Conditioning, ModelDefaults
+from diffusion_classifier.denoisers import Conditioning, ModelDefaults, load_denoiser
 from diffusion_classifier.denoisers.families.gaussian import Gaussian
 from diffusion_classifier.diffusion.draws import Draws
 from diffusion_classifier.diffusion.schedules import RectifiedFlow

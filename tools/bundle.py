@@ -16,7 +16,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from diffusion_classifier.denoisers.families.late import LateConditionedPipeline
-from diffusion_classifier.denoisers.load import SETTINGS_FILE
+from diffusion_classifier.denoisers.model_settings import SETTINGS_FILE
 from diffusion_classifier.training.text_model import CONTRASTIVE
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

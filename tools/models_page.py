@@ -1,7 +1,7 @@
-"""Writes docs/models.md: which of diffusers' pipelines are supported, what each needs at full size, and why not others.
+"""Write docs/models.md: supported pipelines of diffusers, their size, and why others are not supported.
 
-Networks of full size are made without weights (on the meta device) from the configs that their authors published, so
-that parameters and operations are counted, not quoted.
+Networks of full size are built without weights (on the meta device) from the configs that their authors published, so
+that parameters and operations are counted, and not quoted.
 """
 
 import argparse
@@ -41,17 +41,17 @@ from transformers import (
 )
 
 from diffusion_classifier.denoisers import Conditioning, Denoiser
-from diffusion_classifier.denoisers.families.dit import DiT
-from diffusion_classifier.denoisers.families.registry import FAMILIES, why_unsupported
+from diffusion_classifier.denoisers.families.registry import FAMILIES, PIPELINES, why_unsupported
 from diffusion_classifier.denoisers.flops import count_flops
 from diffusion_classifier.denoisers.load import load_denoiser
+from diffusion_classifier.denoisers.model_settings import ModelSettings
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 VP, FLOW = DDIMScheduler(**BETAS), FlowMatchEulerDiscreteScheduler()
 
 
 def vae(channels: int = 4, **config: Any) -> AutoencoderKL:
-    """The autoencoder that all but Sana share in shape."""
+    """Build the autoencoder whose shape all families but Sana share."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -63,7 +63,7 @@ def vae(channels: int = 4, **config: Any) -> AutoencoderKL:
 
 
 def clip(width: int, layers: int, projection: int = 768) -> CLIPTextModelWithProjection:
-    """ViT-L, OpenCLIP's H or bigG, without the image's half."""
+    """Build the text tower of CLIP ViT-L, OpenCLIP H or bigG."""
     return CLIPTextModelWithProjection(
         CLIPTextConfig(
             hidden_size=width,
@@ -76,7 +76,7 @@ def clip(width: int, layers: int, projection: int = 768) -> CLIPTextModelWithPro
 
 
 def t5() -> T5EncoderModel:
-    """T5 v1.1 XXL, the encoder."""
+    """Build the encoder of T5 v1.1 XXL."""
     return T5EncoderModel(
         T5Config(
             vocab_size=32128, d_model=4096, d_ff=10240, num_layers=24, num_heads=64, feed_forward_proj="gated-gelu"
@@ -85,7 +85,7 @@ def t5() -> T5EncoderModel:
 
 
 def gemma() -> Gemma2Model:
-    """Gemma 2 of two billion parameters, whose config is the library's default but for these."""
+    """Build Gemma 2 2B, whose config differs from the library's default in these values."""
     return Gemma2Model(
         Gemma2Config(
             hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8, head_dim=256
@@ -94,7 +94,7 @@ def gemma() -> Gemma2Model:
 
 
 def qwen() -> Qwen3Model:
-    """Qwen 3 of four billion parameters."""
+    """Build Qwen 3 4B."""
     return Qwen3Model(
         Qwen3Config(
             hidden_size=2560, intermediate_size=9728, num_hidden_layers=36, num_attention_heads=32,
@@ -104,12 +104,12 @@ def qwen() -> Qwen3Model:
 
 
 def unet(**config: Any) -> UNet2DConditionModel:
-    """Of the Stable Diffusion kind."""
+    """Build a U-Net of Stable Diffusion's kind."""
     return UNet2DConditionModel(**{"sample_size": 64, **config})
 
 
 def stable_diffusion_xl_unet() -> UNet2DConditionModel:
-    """As published."""
+    """Build the U-Net of Stable Diffusion XL."""
     return unet(
         sample_size=128,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -126,7 +126,7 @@ def stable_diffusion_xl_unet() -> UNet2DConditionModel:
 
 
 def deepfloyd_if_unet() -> UNet2DConditionModel:
-    """IF-I-XL."""
+    """Build the U-Net of IF-I-XL."""
     return unet(
         in_channels=3,
         out_channels=6,
@@ -148,31 +148,31 @@ def deepfloyd_if_unet() -> UNet2DConditionModel:
 
 
 def lcm_unet() -> UNet2DConditionModel:
-    """The U-Net of Stable Diffusion 1 that is told a guidance scale."""
+    """Build the U-Net of a latent consistency model, which takes a guidance scale."""
     return unet(cross_attention_dim=768, attention_head_dim=8, time_cond_proj_dim=256)
 
 
 @dataclass(frozen=True)
 class Example:
-    """A family's best known model.
+    """A well-known model of a family.
 
     Args:
-        model: its name.
-        condition: what it is conditioned on.
-        scaling: of its latents.
-        pipeline: class name; for the class-conditional ones None.
-        network: on the meta device.
+        model: name.
+        condition: conditioning, in words.
+        scaling: scaling of its latents, in words.
+        pipeline: class of its pipeline.
+        network: builds the network.
         tokens: shapes of one row of its conditioning.
-        autoencoder: None for pixels.
-        scheduler: what it was trained with.
-        encoders: of text.
-        published: billions of parameters that its authors state, to check the config by.
+        autoencoder: builds the autoencoder. None in pixel space.
+        scheduler: scheduler that it was trained with.
+        encoders: build the text encoders.
+        published: billions of parameters that its authors state, to check the config.
     """
 
     model: str
     condition: str
     scaling: str
-    pipeline: str | None
+    pipeline: str
     network: Callable[[], Any]
     tokens: dict[str, tuple[int, ...]]
     autoencoder: Callable[[], Any] | None
@@ -244,11 +244,11 @@ EXAMPLES = (
         lambda: vae(16), FLOW, (gemma,), 2.6,
     ),
     Example(
-        "Z-Image", "prompt (Qwen 3), as a question to it", "(z - 0.1159) × 0.3611", "ZImagePipeline",
+        "Z-Image", "prompt (Qwen 3), as a chat message", "(z - 0.1159) × 0.3611", "ZImagePipeline",
         ZImageTransformer2DModel, {"prompt_embeds": (512, 2560), "mask": (512,)}, lambda: vae(16), FLOW, (qwen,), 6.0,
     ),
     Example(
-        "DiT-XL/2, 256 pixels", "class of ImageNet", "× 0.18215", None,
+        "DiT-XL/2, 256 pixels", "class of ImageNet", "× 0.18215", "DiTPipeline",
         lambda: DiTTransformer2DModel(num_layers=28, sample_size=32, out_channels=8), {"class_labels": ()}, vae,
         DDIMScheduler(), (), 0.75,  # published are 0.675; in diffusers' layout each block has its own embeddings
     ),
@@ -256,9 +256,7 @@ EXAMPLES = (
 
 
 def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
-    """The adapter around a network without weights."""
-    if example.pipeline is None:
-        return DiT(network, autoencoder, {**example.scheduler.config, "_class_name": "DDIMScheduler"})
+    """Build the denoiser of a network without weights."""
     kind = getattr(diffusers, example.pipeline)
     parameters = kind.__init__.__annotations__
     absent: dict[str, Any] = {
@@ -269,20 +267,20 @@ def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
         absent["requires_safety_checker"] = False
     part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
     given = {part: network, "scheduler": example.scheduler} | ({"vae": autoencoder} if autoencoder is not None else {})
-    denoiser: Denoiser = FAMILIES[example.pipeline].from_pipeline(kind(**absent, **given), {})
-    return denoiser
+    denoiser = PIPELINES[example.pipeline].from_pipeline(kind(**absent, **given), ModelSettings())
+    return denoiser.to(torch.device("meta"), torch.float32)  # including tensors that are no weights
 
 
 def parameters_of(module: Any) -> int:
-    """Numbers."""
+    """Count the parameters of a module."""
     return sum(p.numel() for p in module.parameters())
 
 
 def row_of(example: Example) -> str:
-    """One line of the table.
+    """Return a line of the table.
 
     Raises:
-        ValueError: the config is not that of the model, since it has another number of parameters.
+        ValueError: the config is not that of the model, because it has another number of parameters.
     """
     with torch.device("meta"):
         network = example.network()
@@ -297,7 +295,7 @@ def row_of(example: Example) -> str:
         for name, shape in example.tokens.items()
     }
     tokens = next(iter(example.tokens.values()))[:1]
-    # Some ask their mask for the lengths of prompts, of which without values there are none.
+    # Some networks read the lengths of prompts from their mask, which has no values here.
     with patch.object(torch.Tensor, "tolist", lambda _: [*tokens]):
         tflops = count_flops(denoiser, Conditioning(tensors), torch.zeros(1, dtype=torch.int64)) / 1e12
     exact = [m for m in (autoencoder, *encoders) if isinstance(m, AutoencoderKL | AutoencoderDC)]
@@ -305,7 +303,7 @@ def row_of(example: Example) -> str:
     text = sum((4 if isinstance(e, CLIPTextModelWithProjection) else 2) * parameters_of(e) for e in encoders)
     c, h, w = denoiser.latent_shape
     latents = f"{c}×{h}×{w}, {example.scaling}"
-    variance = " + variance" if denoiser.family in ("pixart", "deepfloyd-if", "dit") else ""
+    variance = " + variance" if denoiser.predicts_variance else ""
     return (
         f"| {example.model} | `{denoiser.family}` | {example.condition} | {denoiser.prediction_type}{variance} | "
         f"{denoiser.image_size} | {latents} | {billions:.2f} | {scoring / 1e9:.1f} | {text / 1e9:.1f} | {tflops:.2f} |"
@@ -313,7 +311,7 @@ def row_of(example: Example) -> str:
 
 
 def fashion_row() -> str:
-    """The bundled model, the only one whose weights were ever run here."""
+    """Return the line of a bundled model."""
     denoiser = load_denoiser("fashion", device="cpu", dtype="float32")
     row = torch.zeros(1, dtype=torch.int64)
     tflops = count_flops(denoiser, denoiser.condition([0]), row) / 1e12
@@ -326,17 +324,24 @@ def fashion_row() -> str:
 
 
 def page() -> str:
-    """The page."""
+    """Return the page.
+
+    Raises:
+        ValueError: a family has no example.
+    """
+    shown = {PIPELINES[example.pipeline] for example in EXAMPLES} | {PIPELINES["DDPMPipeline"]}
+    if lacking := [family.family for family in FAMILIES if family not in shown]:
+        raise ValueError(f"give examples of {', '.join(lacking)}")
     reasons = defaultdict(list)
     for kind in sorted({name for name in diffusers._import_structure["pipelines"] if name.endswith("Pipeline")}):
-        if kind not in FAMILIES:
+        if kind not in PIPELINES:
             reasons[why_unsupported(kind)].append(f"`{kind}`")
     rows = "\n".join([*map(row_of, EXAMPLES), fashion_row()])
     others = "\n\n".join(
         f"**{reason[0].upper()}{reason[1:]}.** {', '.join(kinds)}" for reason, kinds in reasons.items()
     )
     return TEMPLATE.format(
-        version=diffusers.__version__, pipelines=", ".join(f"`{kind}`" for kind in FAMILIES), rows=rows, others=others
+        version=diffusers.__version__, pipelines=", ".join(f"`{kind}`" for kind in PIPELINES), rows=rows, others=others
     )
 
 
@@ -345,27 +350,27 @@ TEMPLATE = """\
 
 <!-- Written by tools/models_page.py; change that. -->
 
-A folder that diffusers saved, or a hub id, of these pipelines loads: {pipelines}. So does any network of theirs that
-somebody fine-tuned. `LateConditionedPipeline` is of this package: what `train --head` makes.
+You can load a folder that diffusers saved, or a hub id, of these pipelines: {pipelines}.
+Fine-tuned versions of their networks load, too.
+`LateConditionedPipeline` is part of this package: `train --head` saves it.
 
 ## What has been verified, and what has not
 
-Every family passes one contract suite (`tests/denoisers/test_contract.py`) on a tiny pipeline of its real classes that
-is saved, and loaded with the real `from_pretrained`:
+Every family passes one contract suite (`tests/denoisers/test_contract.py`).
+It runs on a tiny pipeline of the family's real classes, which is saved, and loaded with the real `from_pretrained`:
 
-- its network is given what the pipeline's own `__call__` gives it in a step of sampling: the same encoding of the
-  prompt, time, sizes and layout, and what it returns is read with the same sign;
-- images are noised as the pipeline's scheduler does, where that has it right, and as an independent formula says;
-- a network that returns exactly what it is trained to return is read as the noise itself;
-- latents are the means of its autoencoder, scaled as its decoder undoes it;
-- rows depend neither on their order nor on their batch, nor a prompt's encoding on other prompts; bfloat16 is close;
-- no prompt is cut short by any of its tokenizers, and no global random state is read or written.
+- The network gets the same inputs as from the pipeline's own `__call__` in a sampling step: encoded prompt, time, sizes and layout. Its output is read with the same sign.
+- Images are noised as by the pipeline's scheduler, if that is right, and as by an independent formula.
+- A network that returns its exact training target yields the noise itself.
+- Latents are the means of the autoencoder, scaled as its decoder undoes it.
+- Rows depend neither on their order nor on their batch, and a prompt's encoding does not depend on other prompts. Results in bfloat16 are close.
+- No tokenizer truncates a prompt, and no global random state is read or written.
 
-**No published weights of any of these models were ever run here**, since this project was made without access to the
-hub; the bundled models are the only networks with trained weights that were. What a real model would
-still show: weights in a layout of their own, and how well it classifies. Nor did anything run on CUDA.
+**No published weights of these models were run here**, because this project was made without access to the hub.
+The bundled models are the only networks with trained weights that were run.
+Real models could still differ in the layout of their weights, and their accuracy is unknown.
 
-## Files beside folders
+## Single-file checkpoints, LoRA and embeddings
 
 <!-- not run: needs weights of the hub; tests/denoisers does the same with tiny ones -->
 ```console
@@ -375,40 +380,42 @@ $ diffusion-classifier classify rex.jpg --labels 'TOY,pug' --model m/ --lora a.s
 $ diffusion-classifier classify rex.jpg --labels beagle,pug --model owner/name --variant fp16 --without text_encoder_3
 ```
 
-A checkpoint of one file needs the extra `lora` (accelerate), and configs: those of the pipeline that its tensors look
-like, from the hub, or of `--config`, a folder or hub id; without it files of Stable Diffusion 2 are refused, since they
-do not say what they predict. Of other files than safetensors none is read.
+A single-file checkpoint needs the extra `lora` (accelerate), and the configs of a pipeline: by default, of the pipeline on the hub that its tensors look like, else of the folder or hub id in `--config`.
+Files of Stable Diffusion 2 need `--config`, because they do not state their prediction type.
+Only safetensors files are read.
+
+Every tensor of a weight file is used, or the model is rejected with the names of the tensors.
+For example, a LoRA whose keys fit no layer, one half of a LoRA pair, and layers that the network does not have are errors, because a model with a part of its weights still answers.
+
+- Quantized weights need their `quantization_config` and its library. Float8 weights without scales are read as a plain cast; scaled ones are rejected.
+- If a folder holds several LoRA or embedding files, name one: `FOLDER/FILE`, or `owner/name/FILE` on the hub.
+- A LoRA file with alphas that diffusers would not apply is rejected: multiply its matrices by alpha / rank, remove alpha, and save it again.
+- On Stable Diffusion XL an embedding needs vectors for both text encoders, `clip_l` and `clip_g`.
 
 ## At full size
 
-Counted on networks without weights, made from the published configs: parameters of the network that predicts, in
-billions; memory in GB of what is needed while images are scored (network in bfloat16, autoencoder in float32) and, in
-addition, while prompts are encoded (T5, Gemma and Qwen in bfloat16, CLIP in float32), activations aside; 10¹²
-operations of one prediction.
+All numbers are counted on networks without weights, which are built from the published configs.
+"Parameters" are those of the network that predicts, in billions.
+"Memory" is in GB, without activations: of network (bfloat16) and autoencoder (float32) while images are scored, and additionally of text encoders while prompts are encoded (T5, Gemma and Qwen in bfloat16, CLIP in float32).
+"Operations" are 10¹² operations per prediction.
 
 | model | family | condition | predicts | pixels | latents | parameters | memory | for prompts | operations |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |
 {rows}
 
-- `--image-size 512` lets a text-to-image model look at smaller images than it was trained for: a Flux of 512 pixels
-  takes about a quarter of the time. How much accuracy that costs was not measured.
-- Stable Diffusion 3 can be loaded without T5, `load_denoiser(…, without=("text_encoder_3", "tokenizer_3"))`.
-- Flux dev was distilled from guided predictions and is told a guidance scale: here always 1, no guidance. Latent
-  consistency models are told 8.5, their pipeline's default: they were trained with 3 to 15, and so far from 1 that it
-  would be a guess.
-- PixArt's and IF's pipelines clean captions of HTML and such when sampling, if the library for that is installed. Here
-  they never do.
-- Preconditioning as in EDM (Karras et al. 2022) is read from the scheduler, `EDMEulerScheduler` or
-  `EDMDPMSolverMultistepScheduler`, as Playground 2.5 has it.
-- Samplers other than the one that a model was trained with change nothing: only the noise schedule and the prediction
-  type are read.
+- `--image-size 512` gives a text-to-image model smaller images than it was trained on. Flux at 512 pixels takes about a quarter of the time. The loss of accuracy was not measured.
+- Stable Diffusion 3 can be loaded without T5: `load_denoiser(…, without=("text_encoder_3", "tokenizer_3"))`.
+- Flux dev is guidance-distilled, and takes a guidance scale as an input, which is always 1 here (no guidance). Latent consistency models get 8.5, the default of their pipeline, because they were trained with scales of 3 to 15.
+- The pipelines of PixArt and IF clean captions of HTML when sampling, if the required library is installed. Here captions are never cleaned.
+- Preconditioning as in EDM (Karras et al. 2022) is read from the scheduler: `EDMEulerScheduler`, or `EDMDPMSolverMultistepScheduler` as in Playground 2.5.
+- The sampler that a pipeline was saved with does not matter: only the noise schedule and the prediction type are read.
 
 ## Not supported
 
-Of the pipelines in diffusers {version}:
+Pipelines of diffusers {version} that are not supported, by reason:
 
 {others}
-"""
+"""  # noqa: E501 - one sentence per line of Markdown
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

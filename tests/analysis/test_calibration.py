@@ -8,7 +8,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 
 from diffusion_classifier.analysis.calibration import FOLDS, calibrate, fit_temperature, save_calibration
-from diffusion_classifier.denoisers.base import ModelDefaults
+from diffusion_classifier.denoisers import ModelDefaults
 from diffusion_classifier.diffusion.timestep_weights import weights_at
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import ErrorTables

@@ -20,6 +20,7 @@ from diffusion_classifier.data.images import preprocess
 from diffusion_classifier.denoisers import base, load_denoiser
 from diffusion_classifier.denoisers.families.gaussian import Gaussian
 from diffusion_classifier.denoisers.families.late import LateConditionedPipeline
+from diffusion_classifier.denoisers.families.registry import FAMILIES
 from diffusion_classifier.denoisers.flops import count_flops
 from diffusion_classifier.diffusion.schedules import RectifiedFlow, add_noise
 
@@ -74,6 +75,10 @@ def pipeline(model_folder):
     return cache(
         lambda name: ours.get(name, DiffusionPipeline).from_pretrained(model_folder(name), **without.get(name, {}))
     )
+
+
+def test_every_family_is_here(load):
+    assert {load(name).family for name in CLASSES if name != "gaussian"} == {family.family for family in FAMILIES}
 
 
 def picture(size, channels=3):

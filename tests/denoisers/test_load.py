@@ -10,13 +10,15 @@ import builders
 import huggingface_hub
 import pytest
 import torch
-from builders import edit_json
+from builders import BUILDERS, edit_json
 from diffusers import DDPMPipeline, DDPMScheduler, DiffusionPipeline, UNet2DModel
 from safetensors.torch import load_file, save_file
+from text_builders import TEXT_BUILDERS
 
 from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
 from diffusion_classifier.denoisers.devices import native_bfloat16, resolve_dtype
 from diffusion_classifier.denoisers.load import located
+from diffusion_classifier.denoisers.text_conditional import TextConditional
 from diffusion_classifier.errors import InputError
 
 
@@ -343,6 +345,27 @@ def test_native_bfloat16(monkeypatch, machine, signs, expected):
     assert native_bfloat16(torch.device("cpu")) == expected
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # Apple's processors
     assert not native_bfloat16(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", [name for name in BUILDERS | TEXT_BUILDERS if "late" not in name])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_every_component_has_a_dtype_that_it_can_compute_in(name, dtype, model_folder):
+    """CLIP and autoencoders have float32, language models that overflow in float16 bfloat16; T5 has the network's."""
+    denoiser = load_denoiser(model_folder(name), device="cpu", dtype=dtype)
+    parts = {"vae": denoiser._modules.get("vae")}
+    if isinstance(denoiser, TextConditional):
+        parts |= {n: m for n, m in denoiser.pipeline.components.items() if n.startswith("text_encoder")}
+    for part, module in parts.items():
+        if module is None:
+            continue
+        kind = type(module).__name__
+        expected = getattr(torch, dtype)
+        if kind.startswith(("CLIP", "Autoencoder")):
+            expected = torch.float32
+        elif kind.startswith(("Gemma", "Qwen")) and dtype == "float16":
+            expected = torch.bfloat16
+        assert module.dtype == expected, part
+    assert denoiser.dtype == getattr(torch, dtype)
 
 
 def test_what_only_sampling_needs_is_neither_needed_nor_talked_about(copy, capfd, caplog):

@@ -1,5 +1,5 @@
 import inspect
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import pytest
@@ -112,6 +112,18 @@ def test_only_the_network_computes_in_its_dtype(name, model_folder):
     assert torch.bfloat16 in {dtype for _, dtype in seen[network]}
     for part in seen.keys() - {network}:
         assert all(given == found for given, found in seen[part]), part
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_model_is_as_it_was(fails, model_folder, monkeypatch):
+    model = load(model_folder("sd-epsilon"))
+    parts = [model.network, model.pipeline.vae]
+    before = [dict(vars(part)) for part in parts]
+    if fails:
+        monkeypatch.setattr(type(model.network), "forward", lambda *_a, **_k: pytest.fail("no prediction"))
+    with pytest.raises(pytest.fail.Exception) if fails else nullcontext():
+        list(draw_images(model, ["a cat"], [0], steps=1))
+    assert [dict(vars(part)) for part in parts] == before
 
 
 def test_what_else_pipelines_need(model_folder, tmp_path, monkeypatch):

@@ -1,5 +1,7 @@
 """Work that rows of one noisy latent share is done once, and changes nothing."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -98,3 +100,29 @@ def test_an_error_within_leaves_nothing_behind():
     with pytest.raises(RuntimeError), prefix.shared(torch.tensor([0, 0]), torch.device("cpu")):
         raise RuntimeError
     assert layer(torch.ones(5, 2)).shape == (5, 2)
+
+
+class Layer(torch.nn.Module):
+    def forward(self, x):
+        if len(x) != 1:
+            raise ValueError("rows are not shared")
+        return x
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("error", [None, RuntimeError])
+def test_modules_are_as_they_were(own, error):
+    """A `forward` of the module's own, as accelerate's hooks put it, is restored; others have none afterwards."""
+    layer = Layer()
+    if own:
+        layer.forward = lambda x: Layer.forward(layer, x) + 1
+    before = dict(vars(layer))
+    prefix, rows = Prefix([layer]), torch.tensor([0, 0])
+    assert vars(layer) == before
+    with pytest.raises(error) if error else nullcontext(), prefix.shared(rows, torch.device("cpu")):
+        assert torch.equal(layer(torch.ones(2, 1)), torch.full((2, 1), 2.0 if own else 1.0))
+        if error:
+            raise error
+    assert vars(layer) == before
+    with pytest.raises(ValueError, match="not shared"):
+        layer(torch.ones(2, 1))

@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.denoisers import text_conditional as text
 from diffusion_classifier.denoisers.families.stable_diffusion import StableDiffusion
+from diffusion_classifier.denoisers.model_settings import ModelDefaults, ModelSettings
 from diffusion_classifier.errors import InputError
 
 LONGEST = "x" * (MAX_TOKENS - 2)
@@ -89,7 +90,18 @@ def test_conditioning_stays_exact_beside_a_16_bit_network(model_folder, denoiser
 def test_a_scheduler_that_was_put_in_by_hand_is_read(model_folder):
     pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"))
     pipeline.scheduler = FlowMatchEulerDiscreteScheduler()
-    assert StableDiffusion.from_pipeline(pipeline, {}).prediction_type == "flow"
+    assert StableDiffusion.from_pipeline(pipeline, ModelSettings()).prediction_type == "flow"
+
+
+def test_settings_of_the_folder_are_those_of_the_denoiser(model_folder):
+    """It is finished when it is made: nothing sets them afterwards."""
+    defaults = ModelDefaults("fixed:8", "l1")
+    settings = ModelSettings(image_size=24, defaults=defaults, licence="MIT", times="logit-normal", words=["a", "dog"])
+    pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"))
+    denoiser = StableDiffusion.from_pipeline(pipeline, settings)
+    found = denoiser.image_size, denoiser.defaults, denoiser.licence, denoiser.times, denoiser.words
+    assert found == (24, defaults, "MIT", "logit-normal", ["a", "dog"])
+    assert StableDiffusion.from_pipeline(pipeline, ModelSettings()).times == "even"
 
 
 def test_the_older_names_of_weights_in_published_models_are_known(model_folder, denoiser, tmp_path):

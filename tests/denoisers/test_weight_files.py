@@ -20,7 +20,7 @@ from diffusion_classifier.baselines.encoders import load_encoder
 from diffusion_classifier.denoisers import load_denoiser, weight_files
 from diffusion_classifier.denoisers.trace import Trace
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.training.checkpoint import load_checkpoint, save_checkpoint
+from diffusion_classifier.training.checkpoint import Checkpoint, State
 
 COMPONENTS = [("sd-epsilon", "unet"), ("sd-epsilon", "vae"), ("sd-epsilon", "text_encoder"), ("dit", "transformer")]
 
@@ -415,11 +415,12 @@ def test_a_training_checkpoint_is_used_whole(tmp_path, damage):
     optimizer = torch.optim.AdamW(network.parameters())
     network(torch.ones(1, 3)).sum().backward()
     optimizer.step()
-    save_checkpoint(tmp_path, run, 7, weights, ema, optimizer)
-    assert load_checkpoint(tmp_path, run, {}, weights, ema, optimizer) == 7
+    checkpoint, state = Checkpoint(tmp_path, run), State(weights, ema, optimizer)
+    checkpoint.save(7, state)
+    assert checkpoint.load(state) == 7
     rewrite(tmp_path, damage)
     with pytest.raises(InputError, match=r"step-7\.safetensors cannot be used"):
-        load_checkpoint(tmp_path, run, {}, weights, ema, optimizer)
+        checkpoint.load(state)
 
 
 @pytest.mark.parametrize(

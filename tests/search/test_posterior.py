@@ -7,8 +7,7 @@ from scipy import stats
 from scipy.special import logsumexp, softmax
 
 from diffusion_classifier.classifier import DiffusionClassifier
-from diffusion_classifier.denoisers import load_denoiser
-from diffusion_classifier.denoisers.base import ModelDefaults
+from diffusion_classifier.denoisers import ModelDefaults, load_denoiser
 from diffusion_classifier.denoisers.default_weights import default_weights, training_weights
 from diffusion_classifier.denoisers.families.gaussian import Gaussian
 from diffusion_classifier.diffusion.prediction import PREDICTION_TYPES, to_noise

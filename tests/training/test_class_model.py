@@ -26,10 +26,19 @@ from diffusion_classifier.search.engine import Cost, ScoredImage
 from diffusion_classifier.training import checkpoint as checkpoints
 from diffusion_classifier.training import class_model as module
 from diffusion_classifier.training import denoising
-from diffusion_classifier.training.class_model import CHECKPOINT, OUTER, _batch, build_network, train
+from diffusion_classifier.training.checkpoint import CHECKPOINT, Checkpoint
+from diffusion_classifier.training.class_model import OUTER, _batch, build_network, train
 from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
 from diffusion_classifier.training.images import TrainingImages
-from diffusion_classifier.training.loop import batch_rows, build_optimizer, fit, learning_rate, num_steps, seeded
+from diffusion_classifier.training.loop import (
+    Callbacks,
+    batch_rows,
+    build_optimizer,
+    fit,
+    learning_rate,
+    num_steps,
+    seeded,
+)
 
 
 def toy(n, seed=0):
@@ -633,10 +642,9 @@ def test_checkpoints_are_made_on_the_way(tmp_path, steps, given, at):
     def loss(_):
         return module(torch.ones(1, 2)).square().sum()
 
-    fit(
-        module, loss, config, steps, tmp_path / "out" / "checkpoint", {"config": {}, "data": "", "class_names": []},
-        defaults={}, save=lambda _: None, checkpoint_every=given, on_checkpoint=seen.append,
-    )  # fmt: skip
+    checkpoint = Checkpoint(tmp_path / "out" / CHECKPOINT, {"config": {}, "data": "", "class_names": []})
+    callbacks = Callbacks(given, on_checkpoint=seen.append)
+    fit(module, loss, config, steps, checkpoint, save=lambda _: None, callbacks=callbacks)
     assert seen == at
 
 

@@ -15,7 +15,7 @@ from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.training import supervised
-from diffusion_classifier.training.distill import taught
+from diffusion_classifier.training.distill import teaching_images
 
 NAMES = "dark,grey,light"
 
@@ -97,7 +97,7 @@ class TestTaught:
     def test_targets_are_the_posteriors(self, evaluate, unlabelled, tmp_path):
         evaluate(unlabelled, "run", "--class-names", NAMES, "--limit", 20)
         source = open_labelled(str(unlabelled), class_names=NAMES.split(","))
-        found = taught({tmp_path / "run": source})
+        found = teaching_images({tmp_path / "run": source})
         rows = {row["id"]: row["posterior"] for row in read_rows(tmp_path / "run").to_pylist()}
         assert (len(found), found.class_names) == (20, ("dark", "grey", "light"))
         for i, id_ in enumerate(sorted(rows)):
@@ -116,7 +116,7 @@ class TestTaught:
         evaluate(photos, "c")
         source = open_labelled(str(unlabelled), class_names=NAMES.split(","))
         folders = [tmp_path / name for name in "abc"]
-        found = taught(dict(zip(folders, [source, source, open_labelled(str(photos))], strict=True)))
+        found = teaching_images(dict(zip(folders, [source, source, open_labelled(str(photos))], strict=True)))
         assert len(found) == 60
         a, b = ({row["id"]: np.array(row["posterior"]) for row in read_rows(f).to_pylist()} for f in folders[:2])
         for i, id_ in enumerate(source.ids):
@@ -133,7 +133,7 @@ class TestTaught:
         sources = [
             open_labelled(str(folder), class_names=NAMES.split(",")) for folder in (unlabelled, tmp_path / "again")
         ]
-        found = taught(dict(zip((tmp_path / "a", tmp_path / "b"), sources, strict=True)))
+        found = teaching_images(dict(zip((tmp_path / "a", tmp_path / "b"), sources, strict=True)))
         assert len(found) == 2 * len(sources[0])
         assert torch.equal(found.images[len(sources[0]) :], found.images[: len(sources[0])].flip(2, 3))
 
@@ -144,11 +144,11 @@ class TestTaught:
         evaluate(unlabelled, "other", "--class-names", "light,dark,grey")
         source, others = open_labelled(str(unlabelled), class_names=NAMES.split(",")), open_labelled(str(photos))
         with pytest.raises(InputError, match="were changed by contrast:1: a student is taught plain ones"):
-            taught({tmp_path / "shifted": source})
+            teaching_images({tmp_path / "shifted": source})
         with pytest.raises(InputError, match=r"photos\d* is not the data set of .*run, which was"):
-            taught({tmp_path / "run": others})
+            teaching_images({tmp_path / "run": others})
         with pytest.raises(InputError, match="other is over other classes than the run before it"):
-            taught({tmp_path / "run": source, tmp_path / "other": others})
+            teaching_images({tmp_path / "run": source, tmp_path / "other": others})
 
 
 class TestCommand:
@@ -168,8 +168,8 @@ class TestCommand:
         card = (tmp_path / "student" / "README.md").read_text()
         assert "pipeline_tag: image-classification" in card
         assert "strategy `features`, on 30 images" in card
-        assert "It learned from 24" in card
-        (edge,) = re.findall(r"\((\d+), \1\)\)  # as small as what it learned from", card)
+        assert "It was trained on 24" in card
+        (edge,) = re.findall(r"\((\d+), \1\)\)  # the size of its training images", card)
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))
         told = pipeline("image-classification", model=str(tmp_path / "student"))(ImageOps.fit(noise, (int(edge),) * 2))
         expected = dict(zip(student.class_names, student.logits(noise).softmax(0).tolist(), strict=True))

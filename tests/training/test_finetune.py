@@ -11,9 +11,9 @@ from diffusion_classifier.denoisers.addons import with_scale
 from diffusion_classifier.diffusion.prediction import to_noise
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.tasks.scene_tasks import open_nouns
-from diffusion_classifier.training.confusable_classes import confused_images
+from diffusion_classifier.training.confusable_classes import confusable_images
 from diffusion_classifier.training.denoising import TrainConfig, draw_times
-from diffusion_classifier.training.finetune import _indexed, _rivals, finetune
+from diffusion_classifier.training.finetune import IndexedCaptions, finetune
 from diffusion_classifier.training.images import TrainingCaptions, TrainingImages
 from diffusion_classifier.training.joint import START
 from diffusion_classifier.training.loop import batch_rows, generator_of
@@ -63,8 +63,9 @@ def test_the_loss_is_that_of_a_plain_loop(name, contrasts, model_folder, tmp_pat
     kind = plain.prediction_type
     t = draw_times(4, replace(config, objective=kind, times=plain.times), plain.schedule, generator)
     noise = torch.randn(4, *plain.latent_shape, generator=generator)
-    names, labels, own = _indexed(data)
-    rivals, _, _ = _rivals(rows, labels, own, len(names), config.rivals, generator)
+    indexed = IndexedCaptions.of(data)
+    names = indexed.names
+    rivals, _, _ = indexed.draw_negatives(rows, config.rivals, generator)
     denoising, entropies = [], []
     for i, row in enumerate(rows.tolist()):
         alpha, sigma = (float(a) for a in plain.schedule(t[i]))
@@ -182,20 +183,21 @@ def test_bad_input(name, captions, options, message, model_folder, tmp_path):
 def test_confused_classes_are_told_from_each_other_alone():
     labels = torch.arange(12) % 3
     data = TrainingImages(torch.zeros(12, 1, 8, 8, dtype=torch.uint8), labels, ("cat", "dog", "cow"))
-    some = confused_images(data, ["cow", "CAT"], ["a cat", "a dog", "a cow"], 5, 0)
+    some = confusable_images(data, ["cow", "CAT"], ["a cat", "a dog", "a cow"], 5, 0)
     assert set(zip(some.captions, some.contrasts, strict=True)) == {("a cat", ("a cow",)), ("a cow", ("a cat",))}
     assert len(some) == 5
 
 
 def test_every_false_caption_counts_however_few_another_image_has():
-    labels, contrasts = torch.tensor([0, 1]), [torch.arange(2, 12), torch.tensor([3])]
+    contrasts = [torch.arange(2, 12), torch.tensor([3])]
+    captions = IndexedCaptions([*"abcdefghijkl"], torch.tensor([0, 1]), contrasts)
     generator = torch.Generator().manual_seed(0)
-    drawn, absent, counts = _rivals(torch.tensor([1, 0]), labels, contrasts, 12, 0, generator)
+    drawn, absent, counts = captions.draw_negatives(torch.tensor([1, 0]), 0, generator)
     assert drawn[0].tolist() == [3] * 10
     assert sorted(drawn[1].tolist()) == list(range(2, 12))
     assert absent.sum(1).tolist() == [9, 0]
     assert counts.tolist() == [2, 11]
-    drawn, absent, counts = _rivals(torch.tensor([1, 0]), labels, contrasts, 12, 3, generator)
+    drawn, absent, counts = captions.draw_negatives(torch.tensor([1, 0]), 3, generator)
     assert (len({*drawn[1].tolist()}), absent.sum(1).tolist(), counts.tolist()) == (3, [2, 0], [2, 11])
 
 

@@ -4,13 +4,14 @@ from commands import error
 from PIL import Image
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.denoisers.class_conditional import class_ids, distinct_names
+from diffusion_classifier.data.prompts import distinct_names
+from diffusion_classifier.denoisers.class_conditional import class_ids
 from diffusion_classifier.denoisers.sampling import draw_images
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.training.images import load_labelled_images
-from diffusion_classifier.training.synthetic import Recipe, draw_data_set
+from diffusion_classifier.training.synthetic import SyntheticConfig, draw_data_set
 
-RECIPE = Recipe(("door", "cat"), 3, steps=2)
+RECIPE = SyntheticConfig(("door", "cat"), 3, steps=2)
 
 
 def pixels(image):
@@ -47,15 +48,15 @@ def test_broken_off_and_gone_on_with(model, tmp_path):
         assert np.abs(pixels(Image.open(file)) - pixels(Image.open(tmp_path / "drawn" / file.name))).max() <= 1
     assert list(draw_data_set(model, RECIPE, tmp_path / "drawn")) == []
     with pytest.raises(InputError, match="images of other settings"):
-        list(draw_data_set(model, Recipe(("door", "cat"), 3, steps=3), tmp_path / "drawn"))
+        list(draw_data_set(model, SyntheticConfig(("door", "cat"), 3, steps=3), tmp_path / "drawn"))
 
 
 def test_what_fails_before_its_first_image_leaves_the_folder_alone(model, tmp_path):
-    for recipe in (Recipe(("door", "lion"), 3, steps=2), Recipe(("door", "cat"), 3, steps=0)):
+    for recipe in (SyntheticConfig(("door", "lion"), 3, steps=2), SyntheticConfig(("door", "cat"), 3, steps=0)):
         with pytest.raises(InputError):
             list(draw_data_set(model, recipe, tmp_path / "drawn"))
     with pytest.raises(InputError):
-        Recipe(("door", "cat"), 3, ("a {}", "a bag"))
+        SyntheticConfig(("door", "cat"), 3, ("a {}", "a bag"))
     assert len(list(draw_data_set(model, RECIPE, tmp_path / "drawn"))) == 6
 
 
@@ -68,7 +69,7 @@ def test_classes_of_one_name_are_told_by_their_index():
 
 
 def test_prompts_are_of_random_templates():
-    recipe = Recipe(("cat", "dog"), 50, ("a {}", "the {}"))
+    recipe = SyntheticConfig(("cat", "dog"), 50, ("a {}", "the {}"))
     prompts = [recipe.image(i)[:2] for i in range(100)]
     assert set(prompts) == {(c, f"{word} {c}") for c in ("cat", "dog") for word in ("a", "the")}
     assert 30 < sum(prompt.startswith("the") for _, prompt in prompts) < 70

@@ -27,9 +27,9 @@ from diffusion_classifier.training.text_networks import (
     build_towers,
     build_unet,
     contrastive_loss,
+    default_patch_size,
     read_settings,
     tokens_of,
-    usual_patch_size,
 )
 
 CAPTIONS = ("a dark t-shirt", "a bright t-shirt", "a dark bag", "two bright bags")
@@ -354,8 +354,8 @@ def test_few_images_teach_all_stages():
 
 
 @pytest.mark.parametrize(("size", "patch"), [(28, 4), (32, 4), (56, 7), (64, 8), (128, 16), (13, 1)])
-def test_usual_patch_size(size, patch):
-    assert usual_patch_size(size) == patch
+def test_default_patch_size(size, patch):
+    assert default_patch_size(size) == patch
 
 
 def test_models_of_captions_and_of_classes_do_not_take_each_others_place(finished, tmp_path):

@@ -15,7 +15,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from ..denoisers.base import ModelDefaults
+from ..denoisers import ModelDefaults
 from ..diffusion.timestep_weights import Weights, weights_at
 from ..errors import InputError
 from ..metrics import Interval, difference_interval, expected_calibration_error, share_interval

@@ -19,7 +19,7 @@ from transformers.models.resnet.modeling_resnet import ResNetBasicLayer
 from ..denoisers.base import fingerprint
 from ..denoisers.devices import one_line
 from ..denoisers.networks import FAULTS
-from ..denoisers.weight_files import refuse_integers, stored_dtypes
+from ..denoisers.weight_files import check_floating, stored_dtypes
 from ..errors import InputError
 from ..files import write_durably
 from .encoders import ENCODERS, Encoder, load_encoder
@@ -106,7 +106,7 @@ class Features(KnownClasses):
             about = json.loads((folder / FEATURES).read_text("utf-8"))
             head = build_head(about["head"], about["channels"], len(about["class_names"]))
             head.load_state_dict(load_file(folder / "head.safetensors"))
-            refuse_integers(folder, stored_dtypes([folder / "head.safetensors"]), [head])
+            check_floating(folder, stored_dtypes([folder / "head.safetensors"]), [head])
             model, known, kind = about["model"], about["fingerprint"], about["encoder"]
             if kind not in ENCODERS:
                 raise ValueError(f"encoder {kind!r} is not one of {', '.join(ENCODERS)}")

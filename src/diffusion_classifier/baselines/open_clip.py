@@ -15,7 +15,7 @@ from ..data.prompts import refuse_long
 from ..denoisers.devices import one_line, resolve_device, resolve_dtype
 from ..denoisers.load import located
 from ..denoisers.networks import FAULTS
-from ..denoisers.weight_files import missing_library, refuse_integers, stored_dtypes
+from ..denoisers.weight_files import check_floating, missing_library, stored_dtypes
 from ..errors import InputError
 from .contrastive import Contrastive, unit
 from .hub import OPEN_CLIP
@@ -57,7 +57,7 @@ class OpenClip(Contrastive):
             name = f"local-dir:{folder}"
             with torch.random.fork_rng(range(torch.cuda.device_count())):
                 model, transform = open_clip.create_model_from_pretrained(name)
-            refuse_integers(source, stored_dtypes([folder / WEIGHTS]), [model])
+            check_floating(source, stored_dtypes([folder / WEIGHTS]), [model])
             tokenizer = open_clip.get_tokenizer(name)
         except InputError:
             raise

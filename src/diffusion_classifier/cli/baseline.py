@@ -229,10 +229,9 @@ def synthetic(
     Example:
     `diffusion-classifier baseline synthetic --model scenes --labels 'bag,dress' --template 'a {}' --out drawn/`
     """
-    from ..data.prompts import parse_labels
+    from ..data.prompts import distinct_names, parse_labels
     from ..denoisers import load_denoiser
-    from ..denoisers.class_conditional import distinct_names
-    from ..training.synthetic import Recipe, draw_data_set
+    from ..training.synthetic import SyntheticConfig, draw_data_set
 
     denoiser = load_denoiser(model, device=device, dtype=dtype, image_size=image_size)
     known = denoiser.class_names
@@ -242,7 +241,7 @@ def synthetic(
         raise InputError(f"{model} draws any text: say what, --labels")
     classes = tuple(distinct_names(known or ()) if labels is None else parse_labels(labels))
     templates = () if known is not None else tuple(template or ("a photo of a {}.",))
-    recipe = Recipe(classes, per_class, templates, steps, guidance, seed)
+    recipe = SyntheticConfig(classes, per_class, templates, steps, guidance, seed)
     with progress_bar(disable=not stderr.is_terminal) as bar:
         there = len(list(out.glob("*.png")))
         task = bar.add_task("drawing", total=len(recipe), completed=there)

@@ -45,7 +45,7 @@ def models() -> None:
 
     Example: `diffusion-classifier models`
     """
-    from ..denoisers.families.registry import FAMILIES
+    from ..denoisers.families.registry import PIPELINES
     from ..denoisers.known_models import KNOWN, describe_bundled
 
     table = Table("model", "family", "classes", "licence of the weights")
@@ -54,5 +54,5 @@ def models() -> None:
     for row in (*describe_bundled(), *KNOWN):
         table.add_row(*map(Text, row))
     stdout.print(table)
-    stdout.print(f"Any folder or hub id of these pipelines loads: {', '.join(FAMILIES)}.", highlight=False)
+    stdout.print(f"Any folder or hub id of these pipelines loads: {', '.join(PIPELINES)}.", highlight=False)
     stdout.print("Those of DDPM and DDIM need a network with class embeddings.", highlight=False)

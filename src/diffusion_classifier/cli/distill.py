@@ -62,7 +62,7 @@ def distill(
     from ..denoisers.devices import resolve_device
     from ..runs.source import open_run_source
     from ..runs.spec import read_spec
-    from ..training.distill import taught, write_card
+    from ..training.distill import teaching_images, write_card
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_supervised
 
@@ -75,7 +75,7 @@ def distill(
         open_run_source(spec, images, split=split, image_column=image_column, label_column=label_column)
         for spec in specs
     ]
-    training, held_out = hold_out(taught(dict(zip(runs, sources, strict=True)), size), validation, seed)
+    training, held_out = hold_out(teaching_images(dict(zip(runs, sources, strict=True)), size), validation, seed)
     agreement: list[float] = []
     with reporter() as report:
 

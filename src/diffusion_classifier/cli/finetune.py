@@ -109,7 +109,7 @@ def finetune(
     from ..data.prompts import fill_template, parse_labels, refuse_numbers
     from ..denoisers import load_denoiser
     from ..denoisers.devices import resolve_device, resolve_dtype
-    from ..training.confusable_classes import confused_images, gains, right_answers
+    from ..training.confusable_classes import confusable_images, correct_by_scope, gains
     from ..training.denoising import TrainConfig
     from ..training.finetune import finetune as finetune_lora
     from ..training.images import TrainingCaptions, load_captioned_images, load_contrasted_images, load_labelled_images
@@ -168,9 +168,9 @@ def finetune(
         if confused:
             count = min(1000, len(labelled) // 10) if held_out is None else held_out
             labelled, validation = labelled.split(count, seed)
-            images = confused_images(labelled, confused, captions, number, seed)
+            images = confusable_images(labelled, confused, captions, number, seed)
             say(f"evaluating the model as it is on {len(validation)} images")
-            before = right_answers(DiffusionClassifier(denoiser), validation, confused, template if reads else None)
+            before = correct_by_scope(DiffusionClassifier(denoiser), validation, confused, template if reads else None)
         else:
             images = TrainingCaptions(
                 labelled.images, tuple(captions[i] for i in labelled.labels.tolist()), notes=labelled.notes
@@ -187,4 +187,4 @@ def finetune(
         tuned = DiffusionClassifier.from_pretrained(
             model, device=device, dtype=dtype, image_size=image_size, loras=[out]
         )
-        print_gains(gains(before, right_answers(tuned, validation, confused, template if reads else None)), output)
+        print_gains(gains(before, correct_by_scope(tuned, validation, confused, template if reads else None)), output)

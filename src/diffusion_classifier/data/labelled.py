@@ -20,7 +20,7 @@ from .dataset_columns import check_columns, image_columns, images_of, label_colu
 from .idx import is_idx_folder, read_idx_folder
 from .image_folders import read_folder
 from .images import ImageSource
-from .prompts import parse_labels
+from .prompts import distinct_names, parse_labels
 from .splits import counted, folder_kind, has_metadata, listed
 from .table_files import load_table
 
@@ -224,15 +224,14 @@ def with_distinct_names(source: LabelledSource) -> LabelledSource:
         InputError: another class already has the name that is made.
     """
     names = source.class_names
-    shared = {name for name, count in Counter(names).items() if count > 1}
-    if not shared:
+    unique = tuple(distinct_names(names, cased=True))
+    if unique == names:
         return source
-    distinct_names = tuple(f"{name} ({i})" if name in shared else name for i, name in enumerate(names))
-    if len(set(distinct_names)) < len(names):
+    if len(set(unique)) < len(names):
         raise InputError(f"{source.name} has several classes of one name, and one more that is called as they would be")
-    apart = ", ".join(new for new, old in zip(distinct_names, names, strict=True) if old in shared)
+    apart = ", ".join(new for new, old in zip(unique, names, strict=True) if old != new)
     note = f"class names that several classes share are told apart by the index of the class: {apart}"
-    return replace(source, class_names=distinct_names, prompt_names=names, notes=(*source.notes, note))
+    return replace(source, class_names=unique, prompt_names=names, notes=(*source.notes, note))
 
 
 def _positions(count: int) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
 
@@ -66,6 +67,20 @@ def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[st
             raise InputError(f"the label {name!r} is given twice{other}")
         seen[key] = name
     return names
+
+
+def distinct_names(class_names: Sequence[str], ids: Sequence[int] | None = None, *, cased: bool = False) -> list[str]:
+    """Return names of classes, where each of several that share a name gets its index, as in "crane (134)".
+
+    Args:
+        class_names: names of all classes.
+        ids: indices of the classes to name. Default: all.
+        cased: whether names that differ in capitals only count as different.
+    """
+    ids = range(len(class_names)) if ids is None else ids
+    keys = [name if cased else name.lower() for name in class_names]
+    count = Counter(keys[i] for i in ids)
+    return [f"{class_names[i]} ({i})" if count[keys[i]] > 1 else class_names[i] for i in ids]
 
 
 def refuse_numbers(names: Sequence[str], source: str) -> None:

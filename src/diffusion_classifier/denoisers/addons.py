@@ -1,4 +1,4 @@
-"""LoRA weights and textual inversion embeddings on top of a pipeline, as diffusers itself adds them."""
+"""Add LoRA weights and textual inversion embeddings to a pipeline, with the loaders of diffusers."""
 
 from __future__ import annotations
 
@@ -19,44 +19,45 @@ from torch.nn import Module
 from ..errors import InputError
 from .base import without_advice
 from .devices import one_line
-from .lora_accounts import layers_of, refuse_non_finite, refuse_partial
+from .lora_accounts import check_all_applied, check_finite, layers_of
 from .networks import FAULTS
 from .trace import Trace
-from .weight_files import refuse_unused, some
+from .weight_files import check_all_used, some
 
 _HUB_FILE = re.compile(r"([\w.-]+/[\w.-]+)/([\w./-]+\.safetensors)")
 
 
 def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
-    """Fold LoRA weights into the networks that they were made for, so that predictions cost what they did.
+    """Fuse LoRA weights into the networks of a pipeline, so that a prediction costs as much as before.
 
     Args:
-        pipeline: of diffusers.
-        sources: files, folders or hub ids; with a scale as in "style.safetensors@0.8", else 1.
+        pipeline: pipeline of diffusers.
+        sources: files, folders or hub ids, with an optional scale as in "style.safetensors@0.8". Default scale: 1.
 
     Raises:
-        InputError: peft is missing, the pipeline takes none, a source cannot be read, or would be used in part.
+        InputError: peft is missing, the pipeline takes no LoRA weights, a source cannot be read, or only a part of its
+            weights would be used.
     """
     for source in sources:
         path, scale = with_scale(str(source))
-        need_peft()
+        check_peft()
         if not hasattr(pipeline, "load_lora_weights"):
             raise InputError(f"{path}: a {type(pipeline).__name__} takes no LoRA weights")
         file = weights_file(path)
         try:
-            with without_advice():  # on networks for which it holds none
+            with without_advice():  # about networks for which the file holds no weights
                 tensors = load_file(file)
                 layers = layers_of(path, tensors)
                 converted = _converted(pipeline, tensors)
-                _refuse_absent(path, pipeline, converted)
-                _refuse_misfits(path, pipeline, converted)
+                _check_encoders(path, pipeline, converted)
+                _check_shapes(path, pipeline, converted)
                 pipeline.load_lora_weights(str(file.parent), weight_name=file.name, use_safetensors=True)
             adapted = pipeline.get_list_adapters()
             if adapted:
                 networks = {name: getattr(pipeline, name) for name in adapted}
                 with safe_open(file, "pt") as opened:
                     scales = "lora_adapter_metadata" not in (opened.metadata() or {})
-                refuse_partial(path, tensors, layers, converted, networks, scales=scales)
+                check_all_applied(path, tensors, layers, converted, networks, scales=scales)
                 pipeline.fuse_lora(components=list(adapted), lora_scale=scale)
                 pipeline.unload_lora_weights()
         except InputError:
@@ -68,7 +69,7 @@ def add_loras(pipeline: Any, sources: Iterable[str | Path]) -> None:
 
 
 def _converted(pipeline: Any, tensors: Mapping[str, Tensor]) -> dict[str, tuple[Tensor, frozenset[str]]]:
-    """Return name → (tensor that the pipeline's loader makes of a file, names in the file that it came from)."""
+    """Return name → (tensor that the pipeline's loader builds from a file, names of its sources in the file)."""
     options = {"unet_config": pipeline.unet.config} if isinstance(pipeline, StableDiffusionXLLoraLoaderMixin) else {}
     with Trace(tensors) as trace:
         state = pipeline.lora_state_dict(dict(tensors), **options)
@@ -76,7 +77,7 @@ def _converted(pipeline: Any, tensors: Mapping[str, Tensor]) -> dict[str, tuple[
     return {name: (tensor, trace.names(tensor)) for name, tensor in state.items() if isinstance(tensor, Tensor)}
 
 
-def _refuse_absent(path: str, pipeline: Any, converted: Mapping[str, Any]) -> None:
+def _check_encoders(path: str, pipeline: Any, converted: Mapping[str, Any]) -> None:
     """Raise if LoRA weights are for a text encoder that the pipeline does not have."""
     for part in sorted({name.partition(".")[0] for name in converted}):
         if part.startswith("text_encoder") and getattr(pipeline, part, None) is None:
@@ -87,20 +88,20 @@ def _refuse_absent(path: str, pipeline: Any, converted: Mapping[str, Any]) -> No
             )
 
 
-def _refuse_misfits(path: str, pipeline: Any, converted: Mapping[str, tuple[Tensor, frozenset[str]]]) -> None:
-    """Raise if LoRA matrices are for layers that a text encoder does not have, or that have another size."""
+def _check_shapes(path: str, pipeline: Any, converted: Mapping[str, tuple[Tensor, frozenset[str]]]) -> None:
+    """Raise if LoRA matrices are for layers that a text encoder lacks, or for layers of another size."""
     for part in sorted({name.partition(".")[0] for name in converted}):
         network = getattr(pipeline, part, None)
         if not isinstance(network, Module):
             continue
         kind = f"the {part} of this {type(pipeline).__name__}"
         modules = dict(network.named_modules())
-        # transformers has dropped the first part of CLIP's names, which files still have.
+        # transformers dropped the first part of CLIP's names, which files still have.
         modules |= {f"text_model.{name}": module for name, module in modules.items()}
         layers = {name: name.partition(".lora_")[0].removeprefix(f"{part}.") for name in converted if ".lora_" in name}
         own = {name: layer for name, layer in layers.items() if name.startswith(f"{part}.")}
         if part.startswith("text_encoder"):
-            refuse_unused(path, {n for name in own if own[name] not in modules for n in converted[name][1]}, kind)
+            check_all_used(path, {n for name in own if own[name] not in modules for n in converted[name][1]}, kind)
         for name, layer in own.items():
             size = getattr(modules.get(layer), "weight", None)
             end = {".lora_A.weight": 1, ".lora_B.weight": 0}.get(name.removeprefix(f"{part}.{layer}"))
@@ -115,18 +116,18 @@ def _refuse_misfits(path: str, pipeline: Any, converted: Mapping[str, tuple[Tens
 
 
 def add_words(pipeline: Any, sources: Iterable[str | Path]) -> list[str]:
-    """Give the tokenizers and text encoders words that were learned by textual inversion.
+    """Add textual inversion embeddings to the tokenizers and text encoders of a pipeline.
 
     Args:
-        pipeline: of diffusers.
-        sources: files, folders or hub ids, with the word as in "<toy>=toy.safetensors" unless the file names it.
+        pipeline: pipeline of diffusers.
+        sources: files, folders or hub ids, with the word as in "<toy>=toy.safetensors", unless the file names it.
 
     Returns:
-        the words.
+        The words that were added.
 
     Raises:
-        InputError: the pipeline takes none, a source cannot be read, does not fit or would be used in part, or the
-            word is known already.
+        InputError: the pipeline takes no embeddings, a source cannot be read or does not fit, only a part of it would
+            be used, or the tokenizer already has the word.
     """
     added = []
     for source in sources:
@@ -138,9 +139,9 @@ def add_words(pipeline: Any, sources: Iterable[str | Path]) -> list[str]:
         file = weights_file(path)
         try:
             state = load_file(file)
-            refuse_non_finite(path, state)
+            check_finite(path, state)
             for part, (name, vectors) in _by_encoder(path, pipeline, state).items():
-                if not word and name in ("emb_params", "", "clip_l", "clip_g"):  # these files do not say their word
+                if not word and name in ("emb_params", "", "clip_l", "clip_g"):  # these files do not name their word
                     word = Path(path).stem
                 encoder = {"text_encoder": getattr(pipeline, part), "tokenizer": getattr(pipeline, _tokenizer(part))}
                 pipeline.load_textual_inversion(vectors, token=word or name, **encoder)
@@ -157,11 +158,11 @@ def _tokenizer(encoder: str) -> str:
 
 
 def _by_encoder(path: str, pipeline: Any, state: Mapping[str, Tensor]) -> dict[str, tuple[str, Tensor]]:
-    """Text encoder → the name and the vectors (V, D) that a file holds for it.
+    """Return text encoder → the name and the vectors (V, D) that a file holds for it.
 
     Raises:
-        InputError: the file holds more than one word, for encoders that the pipeline lacks, or for one of its two; or
-            the vectors do not fit.
+        InputError: the file holds more than one word, vectors for an encoder that the pipeline lacks, or vectors for
+            only one of its two encoders; or the vectors do not fit.
     """
     encoders = [n for n in ("text_encoder", "text_encoder_2") if "CLIP" in type(getattr(pipeline, n, None)).__name__]
     kind = type(pipeline).__name__
@@ -186,7 +187,7 @@ def _by_encoder(path: str, pipeline: Any, state: Mapping[str, Tensor]) -> dict[s
     return found
 
 
-def need_peft() -> None:
+def check_peft() -> None:
     """Raise if LoRA weights cannot be loaded.
 
     Raises:
@@ -197,7 +198,7 @@ def need_peft() -> None:
 
 
 def with_scale(source: str) -> tuple[str, float]:
-    """Path and scale of "style.safetensors@0.8"; the scale is 1 where there is none."""
+    """Split "style.safetensors@0.8" into path and scale. The scale is 1 if there is none."""
     path, at, scale = source.rpartition("@")
     if not at or Path(source).exists():
         return source, 1.0
@@ -211,10 +212,10 @@ def with_scale(source: str) -> tuple[str, float]:
 
 
 def weights_file(path: str) -> Path:
-    """The one file that a path, a folder, a hub id, or owner/name/file.safetensors of the hub means.
+    """Return the weight file of a path, a folder, a hub id, or owner/name/file.safetensors on the hub.
 
     Raises:
-        InputError: there is no such file, it is no safetensors file, or there are several.
+        InputError: there is no such file, it is not in safetensors, or a folder holds several.
     """
     place = Path(path)
     if place.is_file():
@@ -224,7 +225,7 @@ def weights_file(path: str) -> Path:
     if place.is_dir():
         return place / _only(path, [file.name for file in place.glob("*.safetensors")])
     hub = _HUB_FILE.fullmatch(path)
-    if path.count("/") != 1 and not hub:  # else the hub would be asked for it
+    if path.count("/") != 1 and not hub:  # do not look it up on the hub
         raise InputError(f"there is no file or folder {path!r}, and the id of a model on the hub is as owner/name")
     try:
         if hub:
@@ -237,7 +238,7 @@ def weights_file(path: str) -> Path:
 
 
 def _hub_files(repository: str) -> list[str]:
-    """Names of the safetensors files of a repository; without a network, of those that are in the cache."""
+    """Return the names of the safetensors files of a repository; without a network, of those in the cache."""
     try:
         names = list_repo_files(repository)
     except OSError:

@@ -1,4 +1,4 @@
-"""The image autoencoder (VAE) of latent diffusion models; what all families that have one share."""
+"""Image autoencoder (VAE) of latent diffusion models, for all families that have one."""
 
 from __future__ import annotations
 
@@ -10,27 +10,39 @@ from torch import Tensor
 
 from ..errors import InputError
 
+WIDTHS = "block_out_channels"
+"""Name under which the config of most autoencoders lists the widths of the resolution levels."""
 
-def scale(vae: Any) -> int:
-    """Pixels of an image along an edge for each of a latent; 1 where vae is None, for a model of pixels."""
+
+def scale(vae: Any, widths: str = WIDTHS) -> int:
+    """Return the number of pixels along an edge per latent pixel: 1 if vae is None, for a model in pixel space.
+
+    Args:
+        vae: autoencoder, or None.
+        widths: name of the config entry that lists the widths of the encoder's levels, each half as large as the last.
+
+    Raises:
+        InputError: the config has no such entry.
+    """
     if vae is None:
         return 1
-    for name in ("block_out_channels", "encoder_block_out_channels", "down_block_out_channels"):
-        if widths := vae.config.get(name):
-            return 1 << (len(widths) - 1)
+    if levels := vae.config.get(widths):
+        return 1 << (len(levels) - 1)
     raise InputError(f"an autoencoder of the kind {type(vae).__name__} is not known")
 
 
-def sizes(vae: Any, sample_size: object, channels: int) -> tuple[tuple[int, int, int], int]:
-    """Shape of one latent, (C, S, S), and edge in pixels of the images.
+def sizes(vae: Any, sample_size: object, channels: int, widths: str = WIDTHS) -> tuple[tuple[int, int, int], int]:
+    """Return the shape of one latent, (C, S, S), and the edge in pixels of the images.
 
     Args:
-        vae: the autoencoder; None for a model of pixels.
-        sample_size: S, of the network.
-        channels: C, that the network reads.
+        vae: autoencoder, or None for a model in pixel space.
+        sample_size: S, as the network's config states it.
+        channels: C, number of channels that the network takes.
+        widths: see `scale`.
 
     Raises:
-        InputError: S is not one number, a latent has other channels, or the autoencoder's config cannot be used.
+        InputError: S is not one number, a latent has another number of channels, or the autoencoder's config cannot be
+            used.
     """
     if not isinstance(sample_size, int):
         raise InputError(f"the network's sample_size is {sample_size}; one number, the edge of a square, is needed")
@@ -40,14 +52,14 @@ def sizes(vae: Any, sample_size: object, channels: int) -> tuple[tuple[int, int,
             f"the network reads {channels} channels where a latent has {given}: inpainting, depth and upscaling models "
             "need a second image and cannot classify"
         )
-    return (channels, sample_size, sample_size), sample_size * scale(vae)
+    return (channels, sample_size, sample_size), sample_size * scale(vae, widths)
 
 
 def _check_config(vae: Any) -> int:
-    """Channels of a latent, where the config says how latents are scaled.
+    """Return the number of channels of a latent, after checking how the config says that latents are scaled.
 
     Raises:
-        InputError: it does not, or not in numbers that can be used.
+        InputError: a value is missing or out of range.
     """
     config, where = vae.config, f"the config of the {type(vae).__name__}"
     channels = config.get("latent_channels")
@@ -80,13 +92,13 @@ def _is_number(value: object) -> bool:
 
 @torch.no_grad()
 def encode(vae: Any, images: Tensor) -> Tensor:
-    """Images (B, 3, H, W) in [-1, 1] to the scaled means of their latents, (B, C, S, S), float32."""
+    """Encode images (B, 3, H, W) in [-1, 1] as the scaled means of their latents, (B, C, S, S), float32."""
     if vae is None:
         return images.float()
     encoded = vae.encode(images.to(vae.device, vae.dtype))
     if hasattr(encoded, "latent_dist"):
         found = encoded.latent_dist.mean
-    else:  # of AutoencoderDC, of AutoencoderTiny
+    else:  # AutoencoderDC returns `latent`, AutoencoderTiny `latents`
         found = encoded.latent if hasattr(encoded, "latent") else encoded.latents
     latent: Tensor = found.float()
     shift, factor = _scaling(vae, latent)
@@ -96,7 +108,7 @@ def encode(vae: Any, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: Any, latents: Tensor) -> Tensor:
-    """Images (B, 3, H, W), float32, of scaled latents (B, C, S, S), in about [-1, 1]: what `encode` undoes."""
+    """Decode scaled latents (B, C, S, S) to images (B, 3, H, W), float32, in about [-1, 1]: inverse of `encode`."""
     if vae is None:
         return latents
     shift, factor = _scaling(vae, latents)
@@ -105,7 +117,7 @@ def decode(vae: Any, latents: Tensor) -> Tensor:
 
 
 def _scaling(vae: Any, latents: Tensor) -> tuple[Any, Any]:
-    """What is taken off latents, and by what they are then multiplied."""
+    """Return the shift that is subtracted from latents, and the factor by which they are then multiplied."""
     config = vae.config
     factor = float(config.scaling_factor)
     if config.get("latents_mean") is not None and config.get("latents_std") is not None:  # Playground 2.5

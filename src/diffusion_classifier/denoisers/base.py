@@ -1,4 +1,4 @@
-"""What a denoiser is, and what all families share.
+"""Abstract denoiser, and what all families share.
 
 Shape legend: K classes, B rows of one network batch, U distinct noisy latents in it, * latent dimensions.
 """
@@ -6,14 +6,12 @@ Shape legend: K classes, B rows of one network batch, U distinct noisy latents i
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from itertools import chain
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
 
 import torch
 from diffusers.utils import logging as diffusers_logging
@@ -30,106 +28,68 @@ from ..errors import InputError
 from .class_inputs import ClassInputs, of_tensors
 from .conditioning import Conditioning as Conditioning
 from .devices import to_device
+from .model_settings import ModelSettings
 from .shared_prefix import Prefix
 
-TIMES = ("even", "logit-normal")
-"""How times may lie at which a network was trained, unless by a density of their own."""
 Average = Literal["error", "embedding"]
-"""Over what the prompts of one class are averaged."""
+"""What is averaged over the prompts of one class."""
 
 
-@dataclass(frozen=True)
-class ModelDefaults:
-    """What a model's folder says of how it is best read as a classifier (`diffusion_classifier.json`).
+class KnownModel(NamedTuple):
+    """A repository on the hub whose pipeline belongs to a family.
 
     Args:
-        strategy: a strategy as the command line spells it.
-        loss: "l2", "l1" or "huber".
-        timesteps: where the draws lie, as the command line spells it.
-        temperature: τ of the posterior, fitted on held-out data for this loss, summed over dimensions; None where none
-            was fitted.
-        lags: what calibrates a sequential strategy of as many draws as `strategy` has, for this loss and these
-            timesteps; None where it was not calibrated.
-        classes: those that the lags were found among: among others the promise would not hold.
-        weights: over time, for this loss: see `weights.Weights`; the usual ones if None (`default_weights`),
-            which are uniform for most networks. Temperature and lags are for them.
+        name: hub id.
+        licence: licence of the weights, as their authors state it.
+        classes: classes that the model can tell apart.
     """
 
-    strategy: str = "sequential:64/0.01"
-    loss: str = "l2"
-    timesteps: str = "even"
-    temperature: float | None = None
-    lags: Sequence[float] | None = None
-    classes: Sequence[str] | None = None
-    weights: Sequence[float] | None = None
-
-    @classmethod
-    def load(cls, file: Path) -> ModelDefaults:
-        """From a JSON file of its own, as `calibrate` writes it.
-
-        Raises:
-            InputError: the file cannot be read, or does not hold such settings.
-        """
-        try:
-            values = json.loads(file.read_text("utf-8"))
-        except (OSError, ValueError) as e:
-            raise InputError(f"{file} cannot be used as a calibration: {e}") from e
-        return cls.read(values, file)
-
-    @classmethod
-    def read(cls, values: Any, file: Path) -> ModelDefaults:
-        """From what a JSON file holds.
-
-        Raises:
-            InputError: the values are no such settings, or one is of another kind.
-        """
-        try:
-            found = cls(**values)
-        except TypeError as e:
-            raise InputError(f"{file} cannot be used as a calibration: {e}") from e
-        for f in fields(cls):
-            value, several = getattr(found, f.name), f.name in ("lags", "classes", "weights")
-            kind = (int, float) if f.name in ("temperature", "lags", "weights") else (str,)
-            each = value if several else [value]
-            if value is None and f.default is None:
-                continue
-            if not isinstance(each, list) or not all(type(x) in kind for x in each):
-                raise InputError(f"{file}: {f.name} cannot be {value!r}")
-        return found
+    name: str
+    licence: str
+    classes: str = "any text"
 
 
 class Denoiser(ABC):
     """A conditional diffusion network with its schedule, its image encoder and its condition encoder.
 
-    A family implements `encode`, `condition` and `forward`; the noise prediction is the same for all.
+    A family implements `encode`, `decode`, `condition` and `forward`, and, to be loaded from folders, `from_pipeline`.
+    It also states the class attributes below. Everything else, such as the noise prediction, is the same for all.
 
     Attributes:
+        family: name of the family.
+        pipelines: names of the pipeline classes that `from_pipeline` takes.
+        known_models: repositories on the hub, for the list of models.
+        conditions: names of the tensors of the conditioning.
+        crop: how `images.preprocess` crops an image to `image_size`: "center" or "adm".
+        any_size: whether the network takes latents of other sizes too, as convolutions do.
+        looks_at_values: whether the values of the inputs decide which operations the network runs.
+        float32_components: components of the pipeline that are small beside the network, and stay in float32.
+        bfloat16_components: components that overflow in float16, and are loaded in bfloat16 instead.
         schedule: t → (α_t, σ_t).
         prediction_type: what `forward` returns; see `prediction`.
-        latent_shape: *, of one latent.
-        image_size: height and width that `encode` reads, in pixels.
-        prefix: what rows of one noisy latent compute but once.
-        compiled: whether each number of rows costs a compilation; see `compile`.
-        channels_last: memory layout of the network; see `batching.set_layout`.
-        crop: how an image is brought to that size, "center" or "adm"; see `images.preprocess`.
-        looks_at_values: whether the network reads values of its inputs to know what to compute.
-        any_size: whether the network takes latents of other sizes too, as convolutions do.
-        class_names: the classes that the network was trained with; None where it reads text.
-        conditions: names of the tensors of its conditioning.
-        licence: of the weights, where their folder states it.
-        times: how those lay at which the network was trained; see `time_density`.
-        words: the only ones that prompts may have; any if None.
+        latent_shape: *, shape of one latent.
+        image_size: height and width in pixels of the images that `encode` takes.
+        prefix: part of the network that runs once for all rows of one noisy latent.
+        compiled: whether each new number of rows costs a compilation; see `compile`.
+        channels_last: memory layout of the network; see `tuning.set_layout`.
+        class_names: classes that the network was trained with. None for text-to-image models.
+        defaults: default settings of the model as a classifier.
+        licence: licence of the weights. None if the model's folder does not state it.
+        times: distribution of the training times; see `time_density`.
+        words: the only words that prompts may contain. None if any word is allowed.
     """
 
     family: ClassVar[str]
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    known_models: ClassVar[tuple[KnownModel, ...]] = ()
+    conditions: ClassVar[tuple[str, ...]]
     crop: Crop = "center"
     any_size: ClassVar[bool] = False
     looks_at_values: ClassVar[bool] = False
+    float32_components: ClassVar[tuple[str, ...]] = ("vae",)
+    bfloat16_components: ClassVar[tuple[str, ...]] = ()
     class_names: Sequence[str] | None = None
-    conditions: ClassVar[tuple[str, ...]]
-    licence: str | None = None
     times: str | Weights = "even"
-    words: Sequence[str] | None = None
 
     def __init__(
         self,
@@ -138,6 +98,7 @@ class Denoiser(ABC):
         prediction_type: str,
         latent_shape: tuple[int, ...],
         image_size: int,
+        settings: ModelSettings | None = None,
     ) -> None:
         self._modules = dict(modules)
         for module in self._modules.values():
@@ -147,40 +108,69 @@ class Denoiser(ABC):
         self.prediction_type = prediction_type
         self.latent_shape = latent_shape
         self.image_size = image_size
-        self.defaults = ModelDefaults()
+        settings = settings or ModelSettings()
+        self.defaults, self.licence, self.words = settings.defaults, settings.licence, settings.words
+        if settings.times is not None:
+            self.times = settings.times
         self.prefix = Prefix()
         self.compiled, self.channels_last = False, False
 
+    @classmethod
+    def from_pipeline(cls, pipeline: Any, settings: ModelSettings) -> Self:
+        """Build the denoiser from a pipeline of one of the classes in `pipelines`.
+
+        Args:
+            pipeline: pipeline as diffusers loads it.
+            settings: content of the folder's settings file.
+
+        Raises:
+            InputError: the network needs other inputs than a noisy latent and its condition, or a value in a config
+                or in the settings does not fit.
+        """
+        raise NotImplementedError(f"{cls.__name__} is not loaded from folders")
+
+    @classmethod
+    def component_dtype(cls, name: str, dtype: torch.dtype) -> torch.dtype:
+        """Return the dtype in which a component of the pipeline is loaded.
+
+        Args:
+            name: name of the component.
+            dtype: dtype of the network.
+        """
+        if name in cls.float32_components:
+            return torch.float32
+        return torch.bfloat16 if dtype is torch.float16 and name in cls.bfloat16_components else dtype
+
     @property
     def network(self) -> torch.nn.Module:
-        """The module that predicts: the first of the family's modules."""
+        """Module that predicts: the first of the family's modules."""
         return next(iter(self._modules.values()))
 
     def modules(self) -> list[torch.nn.Module]:
-        """All networks, those that encode included."""
+        """Return all networks, including the encoders."""
         return list(self._modules.values())
 
     def fingerprint(self) -> str:
-        """SHA-256 of the names and shapes of all weights and of some of each one's values: tells models apart."""
+        """Return a SHA-256 of the names and shapes of all weights and of some values of each, to identify the model."""
         return fingerprint(self.modules())
 
     @property
     def has_weights(self) -> bool:
-        """Whether there is a network to speak of; a closed form has none."""
+        """Whether the network has weights. A closed form has none."""
         return any(True for _ in self.network.parameters())
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """Device of the network."""
         return next((p.device for p in self.network.parameters()), torch.device("cpu"))
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the network computes in."""
+        """Dtype in which the network computes."""
         return next((p.dtype for p in self.network.parameters()), torch.float32)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Self:
-        """Move all modules to the device, and the network, not its encoders, to the dtype."""
+        """Move all modules to the device, and convert the network, but not its encoders, to the dtype."""
         for module in self._modules.values():
             _to(module, device)
         _to(self.network, dtype)
@@ -188,24 +178,24 @@ class Denoiser(ABC):
 
     @property
     def predicts_variance(self) -> bool:
-        """Whether `forward` returns twice the channels, of which the second half tells the variance."""
+        """Whether `forward` returns twice the channels, the second half of which predicts the variance."""
         config = getattr(self.network, "config", None)
         return getattr(config, "out_channels", None) == 2 * self.latent_shape[0]
 
     def check_loss(self, loss: str) -> None:
-        """Complain of what the errors of this model cannot be.
+        """Raise if this model cannot compute a loss.
 
         Raises:
-            InputError: no such loss, or one that needs a variance, which the network does not predict.
+            InputError: there is no such loss, or it needs a variance, which the network does not predict.
         """
         check_loss(loss)
         if loss in BOUNDS and not self.predicts_variance:
             raise InputError(f"this model predicts no variance, which the loss {loss} needs: use {', '.join(LOSSES)}")
 
     def compile(self) -> None:
-        """torch.compile the network: faster from the second batch of a size on, the first takes a minute or so.
+        """Apply torch.compile to the network. The first batch of each size takes about a minute, later ones less time.
 
-        Rows no longer share work, since the number of latents in a batch changes and would have to be compiled for.
+        Rows no longer share work, because each new number of latents in a batch would cost a compilation.
 
         Raises:
             InputError: the network pads prompts to the longest of a batch, and would be compiled for each length.
@@ -227,21 +217,21 @@ class Denoiser(ABC):
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:
-        """The network in float32 for a while: the last resort where a 16-bit prediction overflows."""
+        """Run the network in float32 within the context, for a 16-bit prediction that overflowed."""
         dtype = self.dtype
         try:
-            _to(self.network, torch.float32)  # within: memory may run out half-way
+            _to(self.network, torch.float32)  # inside, because memory may run out halfway
             yield
         finally:
             _to(self.network, dtype)
 
     @abstractmethod
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1], float32, to latent means (B, *), float32. Uses no randomness."""
+        """Encode images (B, 3, H, W) in [-1, 1], float32, as latent means (B, *), float32. Uses no randomness."""
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, *), float32, to images (B, 1 or 3, H, W) in about [-1, 1]: what `encode` undoes."""
+        """Decode latents (B, *), float32, to images (B, 1 or 3, H, W) in about [-1, 1]: the inverse of `encode`."""
 
     @property
     def in_pixels(self) -> bool:
@@ -250,24 +240,25 @@ class Denoiser(ABC):
 
     @abstractmethod
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """One row per class (K); done once, however many images follow.
+        """Return one row per class (K). Called once for all images.
 
         Raises:
-            InputError: a class cannot be expressed: an unknown label, a prompt longer than the encoder reads.
+            InputError: an unknown class, or a prompt that is longer than the encoder reads.
         """
 
     def null_condition(self) -> Conditioning:
-        """One row: the condition that stands for none, with which the network predicts for images of any class.
+        """Return one row: the unconditional input, with which the network predicts for images of any class.
 
         Raises:
-            InputError: the model was not trained with one.
+            InputError: the model was not trained without a condition.
         """
         raise InputError("this model has no null condition: it was not trained to predict without a class")
 
     def time_density(self, u: Tensor) -> Tensor:
-        """Density, up to a factor, of the fractions u of the schedule at which the network was trained.
+        """Return the density of training times, up to a factor, at the fractions u of the schedule.
 
-        Even, logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1), or given by numbers.
+        Training times are even, logit-normal (Esser et al. 2024, "Scaling rectified flow transformers", section 3.1),
+        or have a density that the model's settings state.
         """
         if not isinstance(self.times, str):
             return weights_at(self.times, u).to(u)
@@ -278,27 +269,27 @@ class Denoiser(ABC):
 
     @abstractmethod
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The network's own output for B rows.
+        """Return the network's own output for B rows.
 
         Args:
             noisy: x_t, (B, *), on the network's device and in its dtype.
-            t: (B,), on the network's device, of the schedule's dtype.
+            t: (B,), on the network's device, with the schedule's dtype.
             conditioning: B rows.
         """
 
     def condition_by_templates(
         self, class_names: Sequence[str], templates: Sequence[str], average: Average = "error"
     ) -> Conditioning:
-        """Every class as the prompts that the templates make of its name, P of them.
+        """Fill the name of each class into P templates, and encode the prompts.
 
         Args:
-            class_names: K.
-            templates: such as "a photo of a {}.".
-            average: over what the prompts of a class are averaged: "error", for P predictions in place of one, or
-                "embedding", for a single one with the mean of their encodings.
+            class_names: K names.
+            templates: P templates, such as "a photo of a {}.".
+            average: what is averaged over the prompts of a class: "error", which costs P predictions, or "embedding",
+                which costs one, with the mean of their encodings.
 
         Raises:
-            InputError: as `condition`, and for a template that holds no {}, an unknown average, or no template.
+            InputError: as `condition`; a template without {}, an unknown average, or no template.
         """
         if average not in get_args(Average):
             raise InputError(f"prompts are averaged by {' or '.join(get_args(Average))}; got {average!r}")
@@ -310,29 +301,29 @@ class Denoiser(ABC):
 
     @contextmanager
     def class_inputs(self, t: Tensor, conditioning: Conditioning) -> Iterator[ClassInputs]:
-        """What the network sees of K classes, for a while within which `forward` can be differentiated.
+        """Yield the network's inputs for K classes, with respect to which `forward` can be differentiated inside.
 
         Args:
-            t: (B,), of the rows that `forward` will be given, on the network's device.
+            t: (B,), times of the rows that `forward` will get, on the network's device.
             conditioning: K rows.
         """
         yield of_tensors(len(t), conditioning, t.device)
 
     def predict_noise(self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor) -> Tensor:
-        """ε̂ (B, *) of `predict`."""
+        """Return ε̂ (B, *); arguments as for `predict`."""
         return self.predict(noisy, t, conditioning, latent_index)[0]
 
     @torch.inference_mode()
     def predict(
         self, noisy: Tensor, t: Tensor, conditioning: Conditioning, latent_index: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """ε̂ (B, *) in float32 for B conditioning rows, and the variance if the network predicts it.
+        """Return ε̂ (B, *) in float32 for B conditioning rows, and the variance if the network predicts it.
 
-        Row b sees noisy[latent_index[b]].
+        Row b gets the latent noisy[latent_index[b]].
 
         Args:
             noisy: x_t, (U, *), float32, on the network's device.
-            t: (U,), on the CPU, so that the schedule is read without waiting for the device.
+            t: (U,), on the CPU, so that reading the schedule does not wait for the device.
             conditioning: B rows.
             latent_index: (B,), int64, on the CPU.
         """
@@ -346,12 +337,12 @@ class Denoiser(ABC):
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """What `read_scheduler` reads. The config of a scheduler that was not loaded from a file lacks its class."""
+    """Return a scheduler's config with its class, which the config lacks if it was not loaded from a file."""
     return {**scheduler.config, "_class_name": type(scheduler).__name__}
 
 
 def fingerprint(modules: Iterable[torch.nn.Module]) -> str:
-    """See `Denoiser.fingerprint`."""
+    """Return the fingerprint of modules; see `Denoiser.fingerprint`."""
     digest = hashlib.sha256()
     for module in modules:
         for name, tensor in module.state_dict().items():
@@ -363,7 +354,7 @@ def fingerprint(modules: Iterable[torch.nn.Module]) -> str:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Warnings of diffusers and transformers off for a while, where they speak of what does not matter here."""
+    """Silence warnings of diffusers and transformers that are irrelevant here."""
     before = [(library, library.get_verbosity()) for library in (diffusers_logging, transformers_logging)]
     for library, _ in before:
         library.set_verbosity_error()
@@ -374,5 +365,5 @@ def without_advice() -> Iterator[None]:
             library.set_verbosity(verbosity)
 
 
-# Unbound, since diffusers' own `to` warns of modules to be kept in float32 even where there are none.
+# Unbound, because diffusers' own `to` warns about modules to be kept in float32 even if there are none.
 _to = torch.nn.Module.to

@@ -1,4 +1,4 @@
-"""Models that know a closed list of classes."""
+"""Class-conditional models, which have a closed list of classes."""
 
 from __future__ import annotations
 
@@ -13,38 +13,39 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from ..data.prompts import distinct_names
 from ..errors import InputError
 from .base import Conditioning, Denoiser
 from .class_inputs import ClassInputs, Entry, of_entries
 
 
 class ClassConditional(Denoiser):
-    """A denoiser whose network is given the index of a class.
+    """A denoiser whose network takes the index of a class.
 
     Attributes:
-        class_names: one name per class; may list synonyms as in "tench, Tinca tinca".
-        null_class: index of the row that was trained without a class; None if there is none.
+        class_names: one name per class, which may list synonyms as in "tench, Tinca tinca".
+        null_class: index of the row that was trained without a class. None if there is no such row.
     """
 
     conditions = ("class_labels",)
     class_names: tuple[str, ...]
     null_class: int | None = None
     guidance: ClassVar[float] = 1.0
-    """With which the family's pipeline draws by default; 1 is none."""
+    """Default guidance scale of the family's pipeline. 1 is no guidance."""
 
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """Class indices; see `Denoiser.condition`."""
+        """Return class indices. See `Denoiser.condition`."""
         return Conditioning({"class_labels": torch.tensor(class_ids(classes, self.class_names), device=self.device)})
 
     def null_condition(self) -> Conditioning:
-        """The null class; see `Denoiser.null_condition`."""
+        """Return the null class. See `Denoiser.null_condition`."""
         if self.null_class is None:
             return super().null_condition()
         return Conditioning({"class_labels": torch.tensor([self.null_class], device=self.device)})
 
     @abstractmethod
     def entries(self) -> Iterable[Entry]:
-        """All ways by which the classes enter the network.
+        """Return all places where the classes enter the network.
 
         Raises:
             InputError: they do not enter as a table of embeddings.
@@ -57,22 +58,15 @@ class ClassConditional(Denoiser):
             yield inputs
 
 
-def distinct_names(class_names: Sequence[str], ids: Sequence[int] | None = None) -> list[str]:
-    """Names of these classes, or of all: of those that several share, as two of ImageNet do, each with its index."""
-    ids = range(len(class_names)) if ids is None else ids
-    shared = Counter(class_names[i].lower() for i in ids)
-    return [f"{class_names[i]} ({i})" if shared[class_names[i].lower()] > 1 else class_names[i] for i in ids]
-
-
 def class_ids(classes: Sequence[str] | Sequence[int], class_names: Sequence[str]) -> list[int]:
-    """Indices of the classes of a class-conditional network, given by index, by name or by a synonym.
+    """Return the indices of classes that are given by index, by name or by a synonym.
 
-    Case does not matter, unless classes differ in case only. A name may list synonyms, separated by commas, as those of
-    ImageNet do. A name that several classes have in full is told by its index, as `distinct_names` writes it.
+    Case does not matter, unless classes differ in case only. A name may list synonyms, separated by commas, as names of
+    ImageNet do. If several classes share a name, each is named with its index, as `distinct_names` writes it.
 
     Raises:
-        InputError: an index or a name that the network does not know, with the nearest names that it does; a name that
-            several classes share; or one class twice.
+        InputError: an unknown index or name, with the most similar names; a name that several classes share; or one
+            class twice.
     """
     whole: dict[str, set[int]] = {}
     index: dict[str, set[int]] = {}

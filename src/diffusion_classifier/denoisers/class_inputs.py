@@ -1,4 +1,4 @@
-"""What a network sees of the classes, as a tensor that errors can be differentiated with respect to.
+"""Inputs of a network for the classes, as tensors with respect to which errors can be differentiated.
 
 Shape legend: K classes, B rows of one network batch, T distinct times in it, * dimensions of a class's input.
 """
@@ -18,12 +18,13 @@ from .conditioning import Conditioning
 
 @dataclass(frozen=True)
 class ClassInputs:
-    """The mean of all classes' inputs, in place of any class.
+    """Mean of all classes' inputs, which replaces the input of a class.
 
     Args:
         mean: B rows, for `Denoiser.forward`.
-        leaves: tensors (B, *) that hold that mean, to be differentiated with respect to.
-        project: from the gradients (B, *) at the leaves to ⟨gradient, input of a class - mean⟩, (B, K), float32.
+        leaves: tensors (B, *) that hold this mean, with respect to which errors are differentiated.
+        project: function from the gradients (B, *) at the leaves to ⟨gradient, input of a class - mean⟩, (B, K),
+            float32.
     """
 
     mean: Conditioning
@@ -33,11 +34,11 @@ class ClassInputs:
 
 @dataclass(frozen=True)
 class Entry:
-    """One way by which classes enter a network.
+    """One place where classes enter a network.
 
     Args:
-        modules: linear maps, all of the same input.
-        inputs: that input by times (T,) and class indices (K,): (T, K, d).
+        modules: linear maps that all take the same input.
+        inputs: function from times (T,) and class indices (K,) to this input, (T, K, d).
     """
 
     modules: Sequence[torch.nn.Module]
@@ -45,14 +46,14 @@ class Entry:
 
 
 def of_tensors(num_rows: int, conditioning: Conditioning, device: torch.device) -> ClassInputs:
-    """Where the rows of the conditioning are numbers, as encodings of prompts are: these themselves, masks aside."""
+    """Return the class inputs of a conditioning whose rows are floating-point tensors, such as encoded prompts."""
     conditioning = conditioning.averaged()
     numbers = {name: tensor.float() for name, tensor in conditioning.tensors.items() if tensor.is_floating_point()}
     means = {name: tensor.mean(0) for name, tensor in numbers.items()}
     leaves = {
         name: mean.to(device).expand(num_rows, *mean.shape).clone().requires_grad_() for name, mean in means.items()
     }
-    # Masks and lengths, so that all classes are covered.
+    # Masks and lengths: the largest of all classes.
     others = {name: t.amax(0).to(device) for name, t in conditioning.tensors.items() if name not in means}
     fixed = {name: t.expand(num_rows, *t.shape) for name, t in others.items()}
 
@@ -68,18 +69,18 @@ def of_tensors(num_rows: int, conditioning: Conditioning, device: torch.device) 
 
 @contextmanager
 def of_entries(entries: Iterable[Entry], t: Tensor, labels: Tensor) -> Iterator[ClassInputs]:
-    """Where the network is given indices of classes: what its first linear maps see of them, time included.
+    """Yield the class inputs of a network that takes class indices: the inputs of its first linear maps, with time.
 
     Args:
-        entries: all ways by which the classes enter.
+        entries: all places where the classes enter.
         t: (B,), on the network's device.
-        labels: (K,), indices of classes.
+        labels: (K,), class indices.
     """
     times, time_of_row = torch.unique(t, return_inverse=True)
     entries = list(entries)
 
     def at(entry: Entry, i: int) -> Tensor:
-        return entry.inputs(times[i : i + 1], labels)[0]  # one time after the other: many classes take much room
+        return entry.inputs(times[i : i + 1], labels)[0]  # one time at a time, to save memory
 
     with torch.no_grad():
         means = [torch.stack([at(entry, i).mean(0) for i in range(len(times))]) for entry in entries]

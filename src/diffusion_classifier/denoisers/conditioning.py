@@ -1,6 +1,6 @@
-"""What a network is conditioned on.
+"""Conditioning of a network: the encoded classes or prompts.
 
-Shape legend: K classes, P prompts of each.
+Shape legend: K classes, P prompts per class.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from .devices import to_device
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What the network is conditioned on: named tensors (K·P, *), the rows of one class side by side.
+    """Named tensors (K·P, *) on which a network is conditioned, with the rows of one class next to each other.
 
     Args:
-        tensors: see above.
-        num_prompts: P. A class with several prompts has the mean of their errors.
+        tensors: name → tensor.
+        num_prompts: P. The error of a class with several prompts is the mean over its prompts.
     """
 
     tensors: Mapping[str, Tensor]
@@ -30,21 +30,21 @@ class Conditioning:
         return len(next(iter(self.tensors.values()))) // self.num_prompts
 
     def __getitem__(self, rows: Tensor) -> Conditioning:
-        """The rows (B,), each as a class of one prompt."""
+        """Return the rows (B,), each as a class with one prompt."""
         return Conditioning({name: tensor[to_device(rows, tensor.device)] for name, tensor in self.tensors.items()})
 
     def rows(self, classes: Tensor) -> Tensor:
-        """Those of the classes (B,): (B·P,)."""
+        """Return the row indices of the classes (B,): (B·P,)."""
         if self.num_prompts == 1:
             return classes
         return (classes[:, None] * self.num_prompts + torch.arange(self.num_prompts)).flatten()
 
     def first_prompts(self) -> Conditioning:
-        """K rows: the first prompt of each class."""
+        """Return K rows: the first prompt of each class."""
         return Conditioning({name: tensor[:: self.num_prompts] for name, tensor in self.tensors.items()})
 
     def averaged(self) -> Conditioning:
-        """K rows: the means of a class's prompts, of each token over those that have it by their mask."""
+        """Return K rows, the means over the prompts of each class; masked tokens do not count."""
         if self.num_prompts == 1:
             return self
         grouped = {name: t.reshape(len(self), self.num_prompts, *t.shape[1:]) for name, t in self.tensors.items()}
@@ -61,10 +61,10 @@ class Conditioning:
         return Conditioning({name: mean(values) for name, values in grouped.items()})
 
     def to(self, device: torch.device) -> Conditioning:
-        """The same on a device."""
+        """Move the tensors to a device."""
         return replace(self, tensors={name: to_device(tensor, device) for name, tensor in self.tensors.items()})
 
     def joined(self, other: Conditioning) -> Conditioning:
-        """The classes of both, whose numbers of prompts must be the same."""
+        """Concatenate the classes of two conditionings, which must have the same number of prompts."""
         tensors = {name: torch.cat([t, other.tensors[name].to(t.device)]) for name, t in self.tensors.items()}
         return replace(self, tensors=tensors)

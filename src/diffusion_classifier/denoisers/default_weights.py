@@ -1,4 +1,4 @@
-"""Timestep weights of models for which nobody fitted any."""
+"""Default timestep weights of a model, for which none were fitted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from .base import Denoiser
 
 
 def training_weights(denoiser: Denoiser, loss: str = "l2") -> Weights:
-    """Weights over time under which errors of ε count as those that the network was trained to make small.
+    """Return the timestep weights under which errors of ε equal the training loss of the network.
 
-    A network that returns y is trained on ‖y - ŷ‖² at times of some density; ‖ε - ε̂‖² is α² times that for velocity,
-    flow and EDM, α²/σ² times for x. The density is even but for Stable Diffusion 3, whose is known. At the noisy end,
-    where α is 0, weights would have no bound: there α counts as 0.01 at least.
+    A network that returns y is trained on ‖y - ŷ‖² at times of some density. ‖ε - ε̂‖² is α² times this loss for
+    velocity, flow and EDM, and α²/σ² times for x. The density is `Denoiser.time_density`. At the noisy end, where α is
+    0, weights would be unbounded, so α is at least 0.01 there.
 
     Args:
-        denoiser: the model.
-        loss: of the errors; those of l1 are not squared, and so are their factors.
+        denoiser: model.
+        loss: loss of the errors. Errors of l1 are not squared, and neither are their factors.
     """
     u = torch.linspace(0, 1, SAMPLES, dtype=torch.float64)
     t = denoiser.schedule.timesteps(u.clamp(max=1 - 2**-24))
@@ -30,11 +30,11 @@ def training_weights(denoiser: Denoiser, loss: str = "l2") -> Weights:
 
 
 def default_weights(denoiser: Denoiser, loss: str = "l2") -> Weights | None:
-    """Weights over time where nobody fitted any: uniform, the paper's choice, with two exceptions.
+    """Return the timestep weights of a model for which none were fitted, or None for uniform weights as in the paper.
 
-    Networks that return x: to make ε of it, errors are divided by σ, so that in a uniform average those at times with
-    little noise drown the others. And networks that were not trained at even times, which know less of some. For both,
-    those of their training (docs/strategies.md has what they gain).
+    Two kinds of networks use their training weights (docs/strategies.md states the gain). (1) Networks that return x:
+    the conversion to ε divides errors by σ, so that times with little noise dominate a uniform average. (2) Networks
+    that were trained at uneven times, which predict worse at some times.
     """
     exception = denoiser.prediction_type == "sample" or denoiser.times != "even"
     return training_weights(denoiser, loss) if exception else None

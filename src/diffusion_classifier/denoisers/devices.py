@@ -1,4 +1,4 @@
-"""Where tensors live, and in what precision a network computes."""
+"""Devices and dtypes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def resolve_device(device: str = "auto") -> torch.device:
-    """The device, where "auto" is CUDA if there is one, else the CPU.
+    """Return the device. "auto" is CUDA if available, else the CPU.
 
     Raises:
-        InputError: no such device here.
+        InputError: the device does not exist here.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -30,23 +30,23 @@ def resolve_device(device: str = "auto") -> torch.device:
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16 by itself, rather than through float32."""
+    """Return whether the device computes in bfloat16 natively, rather than through float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     if platform.machine() in ("x86_64", "AMD64"):
-        # The library's own answer is yes where there is AVX-512, which without these two it computes in float32.
+        # The library says yes to any AVX-512, although it computes in float32 without these two extensions.
         signs = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         return any(getattr(torch.cpu, sign, lambda: False)() for sign in signs)
     return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The network's dtype, where "auto" is bfloat16 where the device has it, else float16 on CUDA, else float32.
+    """Return the dtype. "auto" is bfloat16 if the device has it natively, else float16 on CUDA, else float32.
 
     Raises:
-        InputError: not one of "auto", "float32", "bfloat16", "float16".
+        InputError: the dtype is not one of "auto", "float32", "bfloat16", "float16".
     """
     if isinstance(dtype, torch.dtype):
         return dtype
@@ -60,18 +60,18 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """A copy on the device, which the CPU does not wait for where the device can fetch it by itself."""
+    """Return a copy on the device. The CPU does not wait for a copy to a GPU."""
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
 
 
 def out_of_memory(e: Exception) -> bool:
-    """Whether memory ran out. The allocators of the CPU and of Apple's GPUs raise a plain RuntimeError."""
+    """Return whether memory ran out. The allocators of the CPU and of Apple's GPUs raise a plain RuntimeError."""
     signs = ("can't allocate memory", "not enough memory", "out of memory")
     return isinstance(e, MemoryError | torch.OutOfMemoryError) or any(sign in str(e) for sign in signs)
 
 
 def one_line(e: Exception) -> str:
-    """What an exception says, fit for a sentence."""
+    """Return the message of an exception in one line, shortened to fit into a sentence."""
     return shorten(str(e), 300, placeholder=" …") or type(e).__name__

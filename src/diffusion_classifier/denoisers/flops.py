@@ -1,4 +1,4 @@
-"""Operations of a network call, counted without computing anything where the network allows it."""
+"""Count the operations of a network call, without computing anything if the network allows that."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .base import Conditioning, Denoiser
 
 
 def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Tensor) -> int:
-    """Operations of matrix products, convolutions and attention, a multiply-add being two.
+    """Count the operations of matrix products, convolutions and attention. A multiply-add counts as two.
 
     Args:
-        denoiser: whose network is called.
+        denoiser: denoiser whose network is called.
         conditioning: B rows.
-        latent_index: (B,), int64, on the CPU: which noisy latent a row sees.
+        latent_index: (B,), int64, on the CPU: index of the noisy latent of each row.
     """
-    # Such a network needs them, and may keep what it made of them for the next time.
+    # A network that looks at values needs real ones, and may cache what it computes from them.
     mode: AbstractContextManager[Any] = nullcontext()
     if not denoiser.looks_at_values:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
-    # The other kernels of attention are not counted on all devices.
+    # Other attention kernels are not counted on all devices.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
-    eager = torch.compiler.set_stance("force_eager")  # a compiled network would be given up as one that cannot be
+    eager = torch.compiler.set_stance("force_eager")  # else torch.compile would give up on a compiled network
     with eager, denoiser.prefix.shared(latent_index, denoiser.device), mode:
         noisy = torch.zeros(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
         t = torch.zeros(len(latent_index), device=denoiser.device)

@@ -1,7 +1,7 @@
-"""Accounts of LoRA weights: every tensor of a file reached a network, with the scale that the file gives it.
+"""Check that every tensor of a LoRA file reached a network, with the scale that the file states.
 
-The loaders of diffusers and peft pass over names that fit no layer, and leave matrices that a file lacks as they find
-them. Their reports are not relied upon: the file is compared with the matrices that lie beside the layers in the end.
+The loaders of diffusers and peft skip names that fit no layer, and leave matrices that a file lacks at their initial
+values. These checks do not rely on their reports: they compare the file with the matrices in the adapted network.
 
 Shape legend: r rank of a layer's two matrices, down (r, *) and up (*, r).
 """
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from .weight_files import refuse_unused, some
+from .weight_files import check_all_used, some
 
 _MATRIX = re.compile(
     r"(?P<layer>.+?)(\.lora_(embedding_)?(?P<peft>[AB])|\.lora_(?P<kohya>down|up)"
     r"|(?P<tag>[._]lora(\d*|_linear_layer))\.(?P<old>down|up))(\.(?!bias)[^.]+)??(\.weight)?"
 )
-"""Names of the matrices, as peft, kohya's scripts, and older versions of diffusers and others write them."""
+"""Names of the matrices, as written by peft, kohya's scripts, older versions of diffusers, and others."""
 _TOLERANCE = 0.05
-"""By which the size of a layer's change may differ from what the file says, since loaders round what they rescale."""
+"""Relative tolerance of the size of a layer's change, because loaders round what they rescale."""
 
 
 class Layer(NamedTuple):
-    """Names of the tensors that a file holds for one layer."""
+    """Names of the tensors in a file for one layer."""
 
     down: str
     up: str
@@ -38,13 +38,13 @@ class Layer(NamedTuple):
 
 
 def layers_of(path: str | Path, tensors: Mapping[str, Tensor]) -> list[Layer]:
-    """The layers of a LoRA file.
+    """Return the layers of a LoRA file.
 
     Raises:
         InputError: a layer lacks one of its two matrices, the two do not fit each other, a scale (alpha) has no
-            matrices, or values are no finite floating-point numbers.
+            matrices, or values are not finite floating-point numbers.
     """
-    refuse_non_finite(path, tensors)
+    check_finite(path, tensors)
     halves: dict[str, dict[str, str]] = defaultdict(dict)
     for name in tensors:
         if match := _MATRIX.fullmatch(name):
@@ -76,16 +76,16 @@ def layers_of(path: str | Path, tensors: Mapping[str, Tensor]) -> list[Layer]:
 
 
 def _other(alpha: str, tensors: Mapping[str, Tensor]) -> bool:
-    """Whether a scale belongs to matrices of another kind, such as those of LoKr."""
+    """Return whether a scale belongs to matrices of another method, such as LoKr."""
     start = alpha.removesuffix("alpha")
     return any(name.startswith(start) and name != alpha for name in tensors)
 
 
-def refuse_non_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Reject tensors with values that are no finite floating-point numbers; a scale (alpha) may be a whole number.
+def check_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise if values are not finite floating-point numbers. A scale (alpha) may be an integer.
 
     Raises:
-        InputError: there are any.
+        InputError: a tensor is integer, or has values that are not finite.
     """
     whole = [name for name, t in tensors.items() if not t.is_floating_point() and not name.endswith(".alpha")]
     if whole:
@@ -95,7 +95,7 @@ def refuse_non_finite(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
         raise InputError(f"{path} holds values that are not finite, in {len(wrong)} tensors ({some(wrong)})")
 
 
-def refuse_partial(
+def check_all_applied(
     path: str | Path,
     tensors: Mapping[str, Tensor],
     layers: Iterable[Layer],
@@ -104,18 +104,18 @@ def refuse_partial(
     *,
     scales: bool = True,
 ) -> None:
-    """Reject LoRA weights of which a part reached no network, or another scale than the file gives.
+    """Raise if a part of the LoRA weights reached no network, or was scaled otherwise than the file states.
 
     Args:
-        path: of the file.
-        tensors: of the file.
+        path: path of the file.
+        tensors: tensors of the file.
         layers: see `layers_of`.
-        converted: what the loader made of them: tensor, and which of the file's it was made of.
-        networks: name → module, with LoRA matrices beside its layers, not folded in yet.
-        scales: whether the file's own scales hold, rather than those of its metadata.
+        converted: name → (tensor that the loader built, names of its sources in the file).
+        networks: name → module with LoRA matrices that are not fused yet.
+        scales: whether the scales in the file apply, rather than those in its metadata.
 
     Raises:
-        InputError: see above; it names the tensors.
+        InputError: names the tensors that were not used, are missing, or were scaled otherwise.
     """
     layers = list(layers)
     left: Counter[tuple[Any, ...]] = Counter()
@@ -137,26 +137,27 @@ def refuse_partial(
     }
     alphas = {layer.alpha for layer in layers if layer.alpha and layer.down in used}
     users = " and ".join(networks) or "this model"
-    refuse_unused(path, set(tensors) - used - alphas - without_effect, users)
+    check_all_used(path, set(tensors) - used - alphas - without_effect, users)
     if sum(left.values()):
         raise InputError(f"{path} lacks matrices for {sum(left.values())} places where they would be made up")
     if scales:
-        _refuse_scales(path, tensors, layers, made, networks)
+        _check_scales(path, tensors, layers, made, networks)
 
 
-def _refuse_scales(
+def _check_scales(
     path: str | Path,
     tensors: Mapping[str, Tensor],
     layers: list[Layer],
     made: Mapping[tuple[Any, ...], frozenset[str]],
     networks: Mapping[str, torch.nn.Module],
 ) -> None:
-    """Compare the size of each layer's change with that in the file, whether matrices were split, stacked or rescaled.
+    """Raise if the size of a layer's change differs from that in the file.
 
-    The squared Frobenius norm of α/r·up·down is the sum of those of its parts.
+    Loaders may split, stack or rescale matrices. The squared Frobenius norm of α/r·up·down is the sum over its parts.
     """
     owner = {name: layer for layer in layers for name in layer[:2]}
-    group: dict[Layer, Layer] = {layer: layer for layer in layers}  # layers that share a module of the network
+    # Union-find: layers that share a module of the network have one root.
+    group: dict[Layer, Layer] = {layer: layer for layer in layers}
 
     def root(layer: Layer) -> Layer:
         return layer if group[layer] is layer else root(group[layer])
@@ -197,7 +198,7 @@ def _matrices(networks: Iterable[torch.nn.Module]) -> Iterator[Tensor]:
 
 
 def _changes(networks: Iterable[torch.nn.Module]) -> Iterator[tuple[float, Tensor]]:
-    """Squared norm of the change of each layer that has LoRA matrices, and its up."""
+    """Yield the squared norm of the change of each layer with LoRA matrices, and its matrix up."""
     for network in networks:
         for module in network.modules():
             for kind in ("lora_", "lora_embedding_"):
@@ -210,13 +211,13 @@ def _changes(networks: Iterable[torch.nn.Module]) -> Iterator[tuple[float, Tenso
 
 
 def _size(down: Tensor, up: Tensor) -> float:
-    """Squared Frobenius norm of up·down, by way of two matrices (r, r)."""
+    """Return the squared Frobenius norm of up·down, computed from two matrices (r, r)."""
     down, up = down.double().flatten(1), up.double().flatten(1)
     return float(((up.mT @ up) * (down @ down.mT)).sum())
 
 
 def _content(tensor: Tensor) -> tuple[Any, ...]:
-    """Tells tensors apart by shape and values; one without values, which a loader left empty, is like no other."""
+    """Return a key that identifies a tensor by shape and values. A tensor without values equals no other."""
     if tensor.is_meta:
         return tuple(tensor.shape), object()
     return tuple(tensor.shape), hash(tensor.detach().float().contiguous().numpy().tobytes())

@@ -1,4 +1,4 @@
-"""Networks from the weight files of a folder or hub id, all of whose tensors are accounted for."""
+"""Load networks from a folder or hub id, and check that all tensors of their weight files are used."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..errors import InputError
 from .devices import one_line
 from .weight_files import (
     cached_files,
+    check_all_used,
+    check_floating,
     listed_in,
     quantization,
-    refuse_integers,
-    refuse_unused,
     some,
     stored_dtypes,
     unused,
@@ -31,10 +31,10 @@ FAULTS = (
     OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RuntimeError, SafetensorError,
     StrictDataclassError,
 )  # fmt: skip
-"""Exceptions that loading raises for files and configs that cannot be used."""
+"""Exceptions that the libraries raise for files and configs that cannot be used."""
 
 OPTIONS = {"use_safetensors": True, "low_cpu_mem_usage": is_accelerate_available()}
-"""Arguments of every `from_pretrained`: without them it would open pickles, and warn that accelerate is missing."""
+"""Arguments of every `from_pretrained`. They rule out pickles, and avoid a warning if accelerate is missing."""
 
 
 def load_network(
@@ -47,16 +47,16 @@ def load_network(
     headless: bool = False,
     **options: Any,
 ) -> torch.nn.Module:
-    """A network made of all weights of a folder, or hub id, where the class is of transformers, from safetensors.
+    """Load a network with all weights of a folder, or for classes of transformers of a hub id, from safetensors.
 
     Args:
-        folder: with the network's config and weights.
+        folder: folder with the network's config and weights, or hub id.
         library: "diffusers" or "transformers".
-        class_name: of the network.
-        dtype: of its weights.
-        variant: of the files.
-        headless: whether the network is the base of another, whose last layers may be left out.
-        options: of the class's `from_pretrained`.
+        class_name: class of the network.
+        dtype: dtype of its weights.
+        variant: variant of the files.
+        headless: whether the network is the base of a full model, whose last layers may be left out.
+        options: further arguments of the class's `from_pretrained`.
 
     Raises:
         InputError: weights are missing, or would be left out or read wrongly.
@@ -75,22 +75,22 @@ def load_network(
         base = str(getattr(network, "base_model_prefix", ""))
         own = {base, *(name for name, _ in network.named_children())}
         left = [name for name in left if name.partition(".")[0] in own or f"{base}.{name}" in dtypes]
-    refuse_unused(folder, left, f"its {type(network).__name__}")
+    check_all_used(folder, left, f"its {type(network).__name__}")
     if quantized is None:
-        refuse_integers(folder, dtypes, [network])
+        check_floating(folder, dtypes, [network])
     return network  # type: ignore[no-any-return]
 
 
 def check_files(component: Path) -> None:
-    """Refuse what could only be loaded by running code or by unpickling, which may run code."""
+    """Raise if a component could only be loaded by running code, or by unpickling, which may run code."""
     if not component.is_dir():
         raise InputError(f"{component.parent} is not complete: it has no folder {component.name}")
     if any(component.glob("*.py")):
         raise InputError(f"{component} holds Python code: code that comes with a model is not run")
     if not (component / "config.json").is_file():
-        return  # no network, but a scheduler or a tokenizer
+        return  # a scheduler or a tokenizer
     names = [read_json(component / "config.json").get("transformers_weights", "model.safetensors")]
-    for shards in component.glob("*.safetensors*.json"):  # of variants, too
+    for shards in component.glob("*.safetensors*.json"):  # including those of variants
         names += listed_in(shards)
     names = [name for name in map(str, names) if not name.endswith((".safetensors", ".safetensors.index.json"))]
     if names or not any(component.glob("*.safetensors")):
@@ -101,7 +101,7 @@ def check_files(component: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Return the object in a JSON file.
 
     Raises:
         InputError: the file cannot be read, or does not hold a JSON object.

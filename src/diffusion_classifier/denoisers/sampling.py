@@ -1,4 +1,4 @@
-"""Images drawn from a model: what it takes the classes to look like.
+"""Sample images from a model.
 
 Shape legend: B images, * latent dimensions.
 """
@@ -6,7 +6,7 @@ Shape legend: B images, * latent dimensions.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -20,36 +20,36 @@ from ..errors import InputError
 from .base import Conditioning, Denoiser, without_advice
 from .class_conditional import ClassConditional
 from .devices import to_device
-from .families.text_transformers import Flux
+from .shared_prefix import replaced
 from .text_conditional import TextConditional
 
 BATCH = 16
-"""Images that are drawn at once."""
+"""Number of images per batch."""
 
 
 def ddim(denoiser: Denoiser, conditioning: Conditioning, noise: Tensor, *, steps: int = 50, **options: Any) -> Tensor:
-    """Latents (B, *) from noise (B, *), without randomness (Song et al. 2021, "DDIM", equation 12 with σ = 0).
+    """Sample latents (B, *) from noise (B, *) deterministically (Song et al. 2021, "DDIM", equation 12 with σ = 0).
 
     Args:
-        denoiser: the model.
+        denoiser: model.
         conditioning: B rows.
-        noise: on the model's device.
-        steps: from the end of the schedule to its start, evenly.
+        noise: noise on the model's device.
+        steps: number of even steps from the end of the schedule to its start.
         options: `null`, `guidance` and `clip`; see `_follow`.
     """
     return _follow(denoiser, conditioning, noise, _times(denoiser, steps), **options)
 
 
 def invert(denoiser: Denoiser, conditioning: Conditioning, latents: Tensor, *, steps: int = 50) -> Tensor:
-    """Noise (B, *) from which `ddim` comes near the latents (B, *): the same way back (paper, section 4.1, figure 5).
+    """Return noise (B, *) from which `ddim` approximates the latents (B, *) (paper, section 4.1, figure 5).
 
-    The error goes as the length of a step, since ε̂ is taken at the other end of it.
+    The error is proportional to the length of a step, because ε̂ is evaluated at the other end of it.
     """
     return _follow(denoiser, conditioning, latents, _times(denoiser, steps).flip(0))
 
 
 def _times(denoiser: Denoiser, steps: int) -> Tensor:
-    # Not from the very end, where with zero terminal SNR nothing can be said of x by the noise.
+    # Not from the very end, where with zero terminal SNR the noise does not determine x.
     last = 1 - 1.5 / denoiser.schedule.num_timesteps
     return denoiser.schedule.timesteps(torch.linspace(1, 0, steps + 1, dtype=torch.float64).clamp(max=last))
 
@@ -65,16 +65,16 @@ def _follow(
     guidance: float = 1.0,
     clip: bool = False,
 ) -> Tensor:
-    """Latents (B, *) at the last of the times, from those at the first, along the flow of probability.
+    """Follow the probability flow from the first of the times to the last, and return the latents (B, *) there.
 
     Args:
-        denoiser: the model.
+        denoiser: model.
         conditioning: B rows.
-        x: on the model's device.
-        times: rising or falling.
+        x: latents (B, *) at the first time, on the model's device.
+        times: increasing or decreasing times.
         null: B rows of the null condition, for guidance other than 1.
-        guidance: ε̂ is that of the null condition, and so many times what the condition changes (Ho and Salimans 2022).
-        clip: keep the estimate of x in [-1, 1], for drawing by models of pixels.
+        guidance: ε̂ = ε̂_null + guidance · (ε̂_cond - ε̂_null) (Ho and Salimans 2022).
+        clip: keep the estimate of x in [-1, 1], as sampling from models in pixel space does.
     """
     schedule, index = denoiser.schedule, torch.arange(len(x))
     for now, then in pairwise(times):
@@ -93,10 +93,10 @@ def _follow(
 
 
 def finite_noise(denoiser: Denoiser, x: Tensor, t: Tensor, conditioning: Conditioning, index: Tensor) -> Tensor:
-    """As `Denoiser.predict_noise`; once more in float32 where 16 bits overflow.
+    """Return `Denoiser.predict_noise`, computed again in float32 if it overflowed in 16 bits.
 
     Raises:
-        InputError: it is not finite in float32 either.
+        InputError: the prediction is not finite in float32 either.
     """
     eps = denoiser.predict_noise(x, t, conditioning, index)
     if not eps.isfinite().all():
@@ -115,18 +115,18 @@ def draw_images(
     steps: int = 50,
     guidance: float | None = None,
 ) -> Iterator[Image.Image]:
-    """One image of each class or prompt. Text-to-image models draw by their own pipeline, others by `ddim`.
+    """Sample one image per class or prompt: text-to-image models by their own pipeline, others by `ddim`.
 
     Args:
-        denoiser: the model.
-        classes: one for each image.
-        seeds: of the noise of each image, which depends on nothing else.
-        steps: of sampling.
-        guidance: see `_follow`; that of the family's pipeline if None, which is none for U-Nets of classes.
+        denoiser: model.
+        classes: class or prompt of each image.
+        seeds: seed of each image's noise, which depends on nothing else.
+        steps: number of sampling steps.
+        guidance: see `_follow`. Default: that of the family's pipeline, which is 1 for class-conditional U-Nets.
 
     Raises:
-        InputError: no step, a class that the model does not know, guidance of a model without a null condition, or a
-            model that cannot draw.
+        InputError: no step, an unknown class, guidance for a model without a null condition, or a model from which no
+            images can be sampled.
     """
     if steps < 1:
         raise InputError(f"at least 1 step is needed to draw an image; got {steps}")
@@ -134,7 +134,7 @@ def draw_images(
         some = slice(start, start + BATCH)
         generators = [torch.Generator().manual_seed(seed) for seed in seeds[some]]
         if isinstance(denoiser, TextConditional):
-            denoiser.condition(classes[some])  # for its complaints
+            denoiser.condition(classes[some])  # to raise its errors
             yield from _by_pipeline(denoiser, classes[some], generators, steps, guidance)
         elif isinstance(denoiser, ClassConditional):
             noise = torch.stack([torch.randn(denoiser.latent_shape, generator=g) for g in generators])
@@ -156,25 +156,23 @@ def draw_images(
 def _by_pipeline(
     denoiser: TextConditional, prompts: Any, generators: list[torch.Generator], steps: int, guidance: float | None
 ) -> list[Image.Image]:
-    options: dict[str, Any] = {} if guidance is None else {"guidance_scale": guidance}
+    options = denoiser.sampling_options() | ({} if guidance is None else {"guidance_scale": guidance})
     options |= {"height": denoiser.image_size, "width": denoiser.image_size}
     pipeline = denoiser.pipeline
-    with without_advice():  # the import tells what image processors, not used here, would need
+    with without_advice():  # the import warns about image processors, which are not used here
         from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
-    if isinstance(pipeline, StableDiffusionImg2ImgPipeline):  # which begins with an image
+    if isinstance(pipeline, StableDiffusionImg2ImgPipeline):  # it would start from an image
         pipeline = StableDiffusionPipeline(**pipeline.components, requires_safety_checker=False)
-    if isinstance(denoiser, Flux):
-        options["max_sequence_length"] = denoiser.max_tokens  # padding is read, too
     pipeline.set_progress_bar_config(disable=True)
-    with denoiser.encoders_at_hand(), _each_in_its_dtype(denoiser):
+    with denoiser.encoders_at_hand(), _autocast(denoiser):
         drawn = pipeline(list(prompts), num_inference_steps=steps, generator=generators, **options)
     images: list[Image.Image] = drawn.images
     return images
 
 
 @contextmanager
-def _each_in_its_dtype(denoiser: TextConditional) -> Iterator[None]:
-    """Encoders of text and images are in another dtype than the network, as some overflow in that: so they stay."""
+def _autocast(denoiser: TextConditional) -> Iterator[None]:
+    """Let only the network compute in its dtype: text encoders and autoencoders may overflow in float16."""
     network, vae = denoiser.network, getattr(denoiser.pipeline, "vae", None)
     forward, narrow = network.forward, denoiser.dtype != torch.float32
 
@@ -182,19 +180,19 @@ def _each_in_its_dtype(denoiser: TextConditional) -> Iterator[None]:
         with torch.autocast(denoiser.device.type, denoiser.dtype, enabled=narrow):
             return forward(*args, **options)
 
-    network.forward = run
-    if vae is not None:
-        decode = vae.decode
-        vae.decode = lambda latents, *args, **options: decode(latents.to(vae.dtype), *args, **options)
-    try:
-        yield
-    finally:
-        network.forward = forward
+    with ExitStack() as stack:
+        stack.enter_context(replaced(network, "forward", run))
         if vae is not None:
-            vae.decode = decode
+            decode = vae.decode
+
+            def decode_in_its_dtype(latents: Tensor, *args: Any, **options: Any) -> Any:
+                return decode(latents.to(vae.dtype), *args, **options)
+
+            stack.enter_context(replaced(vae, "decode", decode_in_its_dtype))
+        yield
 
 
 def to_image(pixels: Tensor) -> Image.Image:
-    """From (1 or 3, S, S) in [-1, 1]."""
+    """Convert pixels (1 or 3, S, S) in [-1, 1] to an image."""
     values = ((pixels.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return Image.fromarray(np.ascontiguousarray(values[..., 0] if values.shape[2] == 1 else values))

@@ -1,4 +1,4 @@
-"""Checkpoints of one file, as they are handed round, through diffusers' own conversion."""
+"""Single-file checkpoints, loaded by the conversion in diffusers."""
 
 from __future__ import annotations
 
@@ -23,35 +23,36 @@ from torch import Tensor
 
 from ..errors import InputError
 from .devices import one_line
+from .model_index import ModelIndex
 from .networks import FAULTS, load_network
 from .trace import Trace
-from .weight_files import missing_library, refuse_integers, refuse_unused, some, stored_dtypes, unused
+from .weight_files import check_all_used, check_floating, missing_library, some, stored_dtypes, unused
 
 PREDICTORS = ("unet", "transformer")
-"""Names of the component that predicts, one of which a pipeline has."""
+"""Names of the component that predicts. A pipeline has one of them."""
 
 LEFT_BY_TRAINING = {
-    r"^model_ema\.": "an average of the weights, beside those that are used",
+    r"^model_ema\.": "an average of the weights, which are in the file too",
     r"^(betas|(sqrt_)?\w*alphas_cumprod\w*|posterior_\w+|logvar|scale_factor|global_step)$": "the schedule, which the "
     "scheduler's config has",
-    r"^denoiser\.(log_)?sigmas$": "the same of Stable Diffusion XL",
+    r"^denoiser\.(log_)?sigmas$": "the schedule of Stable Diffusion XL",
     r"^first_stage_model\.loss\.": "the discriminator that an autoencoder was trained against",
-    r"(^|\.)logit_scale$": "CLIP's temperature, which no prompt encoding needs",
-    r"(^|\.)attn_mask$": "the causal mask, which CLIP makes itself",
-    r"^cond_stage_model\.model\.(text_projection$|transformer\.resblocks\.23\.)": "what follows the last layer "
-    "but one, whose output Stable Diffusion 2 takes",
-    r"^(v_pred|ztsnr|edm_mean|edm_std|edm_vpred\.\w+)$": "marks of the kind of a checkpoint",
+    r"(^|\.)logit_scale$": "CLIP's temperature, which prompt encodings do not need",
+    r"(^|\.)attn_mask$": "the causal mask, which CLIP computes itself",
+    r"^cond_stage_model\.model\.(text_projection$|transformer\.resblocks\.23\.)": "layers after the "
+    "penultimate one, whose output Stable Diffusion 2 takes",
+    r"^(v_pred|ztsnr|edm_mean|edm_std|edm_vpred\.\w+)$": "marks that identify the kind of checkpoint",
 }
-"""Names of tensors in checkpoints that no network of the pipeline uses → what they are."""
+"""Patterns of tensor names in checkpoints that no network of the pipeline uses → what they are."""
 
 _LIBRARIES = {"diffusers": diffusers, "transformers": transformers}
 
 
 def check_file(file: Path) -> None:
-    """Refuse what could only be unpickled, or read into weights that may be random.
+    """Raise if a file could only be unpickled, or if missing weights could stay random.
 
     Raises:
-        InputError: no safetensors file, or accelerate is missing.
+        InputError: the file is not in safetensors, or accelerate is missing.
     """
     if file.suffix != ".safetensors" and file.suffix.lower() == ".safetensors":
         raise InputError(f"rename {file} to {file.stem}.safetensors: files are told apart by that suffix when loaded")
@@ -60,18 +61,18 @@ def check_file(file: Path) -> None:
             f"{file} is neither a folder that a diffusers pipeline was saved to, with a model_index.json, nor a "
             ".safetensors file; other files are not loaded, since unpickling can run code"
         )
-    if not is_accelerate_available():  # without it, weights that the file lacks would be random
+    if not is_accelerate_available():  # without accelerate, weights that the file lacks would be random
         raise InputError(
             "checkpoints of one file are loaded with accelerate, which is missing: "
             "pip install 'diffusion-classifier[lora]'"
         )
 
 
-def usual_config(file: Path) -> str:
-    """The hub id of the pipeline that a checkpoint's tensors look like.
+def default_config(file: Path) -> str:
+    """Return the hub id of the pipeline that a checkpoint's tensors look like.
 
     Raises:
-        InputError: the file cannot be read.
+        InputError: the file cannot be read, or is of Stable Diffusion 2, which does not state its prediction type.
     """
     try:
         checkpoint = load_single_file_checkpoint(str(file))
@@ -86,32 +87,25 @@ def usual_config(file: Path) -> str:
     return config
 
 
-def load_single_file(
-    file: Path,
-    config: str,
-    pipeline_class: Any,
-    components: Mapping[str, list[str]],
-    dtype: torch.dtype,
-    absent: dict[str, Any],
-) -> Any:
-    """The pipeline of a checkpoint.
+def load_single_file(file: Path, config: str, index: ModelIndex, dtype: torch.dtype, absent: dict[str, Any]) -> Any:
+    """Load the pipeline of a checkpoint.
 
     Args:
-        file: the checkpoint.
-        config: folder or hub id of a pipeline, whose configs say what the tensors are.
-        pipeline_class: of diffusers.
-        components: name → library and class, as in the pipeline's index.
-        dtype: of the network that predicts, and of text encoders other than CLIP; all else is in float32.
-        absent: components that are to be None, and other arguments of the pipeline.
+        file: checkpoint.
+        config: folder or hub id of a pipeline, whose configs describe the tensors.
+        index: index of that pipeline.
+        dtype: dtype of the network that predicts, and of large text encoders. Everything else is in float32.
+        absent: further arguments of the pipeline, such as None for components that are left out.
 
     Raises:
-        InputError: the file is damaged, lacks a component or some of its weights, or holds some that would be left out.
+        InputError: the file is damaged, lacks a component or some of its weights, or holds weights that would not be
+            used.
     """
     try:
         tensors = load_single_file_checkpoint(str(file))
         networks: dict[str, torch.nn.Module] = {}
         used: set[str] = set()
-        for name, (library, class_name) in components.items():
+        for name, (library, class_name) in index.components.items():
             kind = getattr(_LIBRARIES[library], class_name)
             if name in absent or not issubclass(kind, torch.nn.Module):
                 continue
@@ -122,17 +116,17 @@ def load_single_file(
             if missing:
                 raise InputError(f"{file} lacks weights of its {name}: {some(missing)}")
             found = frozenset[str]().union(*map(trace.names, network.state_dict().values()))
-            if not found:  # it is not in the file, but in the folder
+            if not found:  # the component is in the folder, and not in the file
                 network = load_network(Path(config) / name, library, class_name, torch.float32, None)
-            if name.startswith("text_encoder") and not class_name.startswith("CLIP"):
+            if name.startswith("text_encoder") and name not in index.family.float32_components:
                 network.to(torch.bfloat16 if dtype is torch.float16 else dtype)
             networks[name] = network
             used |= found
         left = [name for name in set(tensors) - used if not _harmless(name, tensors[name])]
-        refuse_unused(file, left, f"a {pipeline_class.__name__} with the configs of {config}")
+        check_all_used(file, left, f"a {index.pipeline.__name__} with the configs of {config}")
         whole = {name: dtype for name, dtype in stored_dtypes([file]).items() if name in used}
-        refuse_integers(file, whole, networks.values())
-        return pipeline_class.from_single_file(str(file), config=config, **networks, **absent)
+        check_floating(file, whole, networks.values())
+        return index.pipeline.from_single_file(str(file), config=config, **networks, **absent)
     except InputError:
         raise
     except ImportError as e:
@@ -166,10 +160,10 @@ def _component(
 
 
 def _harmless(name: str, tensor: Tensor) -> bool:
-    """Whether a tensor that no network uses may stay so."""
+    """Return whether a tensor may be left unused."""
     if not unused([name], "") or any(re.search(pattern, name) for pattern in LEFT_BY_TRAINING):
         return True
-    # The conversion makes the projection of Stable Diffusion 3's first CLIP, which is none.
+    # The conversion creates a projection for Stable Diffusion 3's first CLIP: the identity.
     return (
         name.endswith("text_projection.weight")
         and tensor.ndim == 2

@@ -1,4 +1,4 @@
-"""Follow the tensors of a weight file through another library's conversion, to see which of them it used."""
+"""Trace the tensors of a weight file through another library's conversion, to find out which of them it used."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ class Trace(TorchFunctionMode):
         self._names = {tensor.data_ptr(): frozenset([name]) for name, tensor in tensors.items() if tensor.numel()}
 
     def __torch_function__(self, func: Any, types: Collection[type], args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and note what its result was made of."""
+        """Run the operation, and record the sources of its result."""
         inputs = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
         names = frozenset[str]().union(*map(self.names, inputs))
         result = func(*args, **(kwargs or {}))
         # An operation that returns nothing, such as an assignment, has changed its first argument.
         for tensor in [x for x in tree_leaves(result) if isinstance(x, Tensor)] or inputs[:1]:
             if address := _address(tensor):
-                self._names[address] = names  # also where there are none: addresses of freed tensors are used again
+                self._names[address] = names  # also if there are none, because addresses of freed tensors are reused
         return result
 
     def names(self, tensor: Tensor) -> frozenset[str]:
-        """Names of the tensors of the file that this one was computed from."""
+        """Return the names of the tensors in the file that a tensor was computed from."""
         return self._names.get(_address(tensor), frozenset())
 
 

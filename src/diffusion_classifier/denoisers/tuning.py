@@ -1,4 +1,4 @@
-"""The batch size and memory layout in which a network runs at full speed, found by trying and remembered."""
+"""Find the fastest batch size and memory layout of a network by measurement, and remember them."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .devices import out_of_memory
 
 MIN_BATCH_SIZE, MAX_BATCH_SIZE = 8, 1024
 PATIENCE = 10.0
-"""Seconds of one network call from which on no larger batch is tried."""
+"""Seconds of one network call above which no larger batch is tried."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a network runs fastest on a device.
+    """Fastest settings of a network on a device.
 
     Args:
-        batch_size: rows of one call.
-        channels_last: whether convolutions find the channels of a pixel side by side in memory.
+        batch_size: number of rows per call.
+        channels_last: whether the channels of a pixel are contiguous in memory.
     """
 
     batch_size: int
@@ -41,16 +41,16 @@ class Tuning:
 
 
 def tune(denoiser: Denoiser, conditioning: Conditioning) -> int:
-    """Give a network the memory layout in which it is fastest, and tell how many rows of one call are.
+    """Set the fastest memory layout of a network, and return its fastest batch size.
 
     Both are measured once for each (network, device, dtype), and kept in `tuning.json` in the cache folder,
     $XDG_CACHE_HOME/diffusion-classifier or ~/.cache/diffusion-classifier. They depend on the network's architecture,
-    not on its weights.
+    and not on its weights.
     """
     if not denoiser.has_weights:
         return 64  # a closed form: nothing to measure
     network, device = denoiser.network, denoiser.device
-    # What starts with an underscore says where a config came from, in an order that changes from process to process.
+    # Entries that start with an underscore state where a config came from, in an order that varies between processes.
     config = {name: value for name, value in getattr(network, "config", {}).items() if not name.startswith("_")}
     what = [type(network).__name__, config, denoiser.latent_shape, str(denoiser.dtype)]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {torch.get_num_threads()}"
@@ -66,7 +66,7 @@ def tune(denoiser: Denoiser, conditioning: Conditioning) -> int:
 
 
 def measure(denoiser: Denoiser, conditioning: Conditioning) -> Tuning:
-    """Try batch sizes, then both layouts in turn at the best one."""
+    """Measure batch sizes, then both layouts in turn with the best one."""
     set_layout(denoiser, False)
     rows = knee(lambda rows: seconds_of_call(denoiser, conditioning, rows))
     times: dict[bool, list[float]] = {False: [], True: []}
@@ -83,7 +83,7 @@ def measure(denoiser: Denoiser, conditioning: Conditioning) -> Tuning:
 
 
 def set_layout(denoiser: Denoiser, channels_last: bool) -> None:
-    """Whether convolutions find the channels of a pixel side by side, which decides how sums are rounded."""
+    """Make the channels of a pixel contiguous in memory or not, which decides how sums are rounded."""
     if denoiser.has_weights and channels_last != denoiser.channels_last:
         layout = torch.channels_last if channels_last else torch.contiguous_format
         denoiser.network.to(memory_format=layout)  # type: ignore[call-overload]
@@ -91,15 +91,16 @@ def set_layout(denoiser: Denoiser, channels_last: bool) -> None:
 
 
 def knee(seconds: Callable[[int], float]) -> int:
-    """The smallest batch size of 1, 2, 4 … that reaches 95 % of the best throughput, from 8 on where memory suffices.
+    """Return the smallest batch size of 1, 2, 4 … with 95% of the best throughput, at least 8 if memory suffices.
 
-    The search ends where two doublings brought less than 5 %, or one lost a fifth. Fewer than 8 rows never gain more
-    than the clock's noise, and leave what is read of the weights, and what rows of a latent share, to a few.
+    The search ends if two doublings gained less than 5%, or one lost a fifth. Below 8 rows, gains are timing noise,
+    while reading the weights and the shared prefix is amortised over too few rows.
 
     Args:
-        seconds: of a call of so many rows. Where memory does not suffice for it, larger ones are not tried.
+        seconds: function from the number of rows to the seconds of a call. If memory runs out, larger sizes are not
+            tried.
     """
-    rates: list[float] = []  # of 1, 2, 4 … rows
+    rates: list[float] = []  # rows per second for 1, 2, 4 … rows
     while (rows := 2 ** len(rates)) <= MAX_BATCH_SIZE:
         try:
             taken = seconds(rows)
@@ -118,7 +119,7 @@ def knee(seconds: Callable[[int], float]) -> int:
 
 @torch.inference_mode()
 def seconds_of_call(denoiser: Denoiser, conditioning: Conditioning, rows: int, calls: int = 5) -> float:
-    """Median time of a prediction of so many rows, after one to warm up; fewer calls where they take long."""
+    """Return the median time of a prediction of `rows` rows, after a warm-up. Slow networks are called fewer times."""
     k, device = len(conditioning), denoiser.device
     latent_index = torch.arange(rows) // k
     noisy = torch.randn(int(latent_index[-1]) + 1, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
@@ -128,7 +129,7 @@ def seconds_of_call(denoiser: Denoiser, conditioning: Conditioning, rows: int, c
     times: list[float] = []
     while len(times) < calls + 1 and (len(times) < 2 or sum(times) < 2):
         start = time.perf_counter()
-        # Read back: only then has a GPU done its work.
+        # Read the result back, because calls to a GPU return before it has finished.
         denoiser.predict_noise(noisy, t, row_conditioning, latent_index)[-1].cpu()
         times.append(time.perf_counter() - start)
     return median(times[1:])
@@ -147,7 +148,7 @@ def _read(file: Path) -> dict[str, Tuning]:
 
 
 def _write(file: Path, content: dict[str, Tuning]) -> None:
-    with suppress(OSError):  # where nothing can be written it is measured anew each time
+    with suppress(OSError):  # if the cache cannot be written, measure again each time
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
         temporary.write_text(json.dumps({key: asdict(tuning) for key, tuning in content.items()}, indent=1), "utf-8")

@@ -1,4 +1,4 @@
-"""Accounts of weight files: which are read, which of their tensors no model uses, and which would be read wrongly."""
+"""Check weight files: which files are read, which tensors no model uses, and which would be read wrongly."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ..errors import InputError
 from .devices import one_line
 
 HARMLESS = {
-    r"(^|\.)position_ids$": "0, 1, 2, …, which a model counts by itself",
+    r"(^|\.)position_ids$": "0, 1, 2, …, which a model computes itself",
     r"(^|\.)num_batches_tracked$": "a counter of training, which inference does not read",
     r"(^|\.)inv_freq$": "frequencies of rotary embeddings, which a model computes from its config",
 }
-"""Names of tensors that a model may leave unused → why."""
+"""Patterns of tensor names that a model may leave unused → reason."""
 
 OTHER_PARTS = {
     "CLIPText": r"^(vision_model\.|visual_projection\.|logit_scale$|text_projection\.)",
@@ -30,7 +30,7 @@ OTHER_PARTS = {
     "Gemma": r"^lm_head\.weight$",
     "Qwen": r"^lm_head\.weight$",
 }
-"""Start of a class name → tensors of a whole model, of which the class is one part: the other tower, the last layer."""
+"""Start of a class name → pattern of tensors of the full model that this part of it does not use."""
 
 LIBRARIES = {
     "bitsandbytes": "bitsandbytes",
@@ -60,7 +60,7 @@ LIBRARIES = {
     "nvfp4": "kernels",
     "metal": "kernels",
 }
-"""Method of a `quantization_config` → the package that reads its weights."""
+"""Method of a `quantization_config` → package that reads its weights."""
 
 _MODULES = {
     "optimum-quanto": "optimum.quanto",
@@ -68,7 +68,7 @@ _MODULES = {
     "nvidia-modelopt": "modelopt",
     "flute-kernel": "flute",
 }
-"""Package → its module, where that is called otherwise."""
+"""Package → its module, if the names differ."""
 
 _SCALES = re.compile(
     r"(^|[._])(?<!dora_)(scaled?|scales|scale_weight|weight_scale\w*|scale_input|input_scale|scale_inv|scaled_fp8|absmax"
@@ -79,22 +79,22 @@ _NAME = re.compile(r"(?P<stem>[^.]+?)(\.(?P<v1>\w+))?(-(?P<part>\d+)-of-(?P<tota
 
 
 def some(names: Iterable[str], count: int = 3) -> str:
-    """The first names in order, and how many more there are."""
+    """Return the first names in order, and how many more there are."""
     ordered = sorted(names)
     more = len(ordered) - count
     return ", ".join(ordered[:count]) + (f" and {more} more" if more > 0 else "")
 
 
-def refuse_unused(where: str | Path, names: Collection[str], user: str) -> None:
-    """Reject weights of which a part would be left out.
+def check_all_used(where: str | Path, names: Collection[str], user: str) -> None:
+    """Raise if tensors of a weight file are not used.
 
     Args:
         where: file or folder.
-        names: of the tensors that are not used.
-        user: the model that would not use them.
+        names: names of the tensors that are not used.
+        user: description of the model that does not use them.
 
     Raises:
-        InputError: there are any.
+        InputError: there are unused tensors.
     """
     if not names:
         return
@@ -108,13 +108,13 @@ def refuse_unused(where: str | Path, names: Collection[str], user: str) -> None:
 
 
 def unused(names: Iterable[str], class_name: str) -> list[str]:
-    """Those of the names that a network of this class should not leave unused."""
+    """Return the names that a network of this class should not leave unused."""
     patterns = [*HARMLESS, *(pattern for start, pattern in OTHER_PARTS.items() if class_name.startswith(start))]
     return [name for name in names if not any(re.search(pattern, name) for pattern in patterns)]
 
 
 def stored_dtypes(files: Iterable[Path]) -> dict[str, str]:
-    """Name → dtype of all tensors, as safetensors writes it, such as "F32", "F8_E4M3" and "I8"."""
+    """Return name → dtype of all tensors, as safetensors spells it: "F32", "F8_E4M3", "I8" …"""
     found: dict[str, str] = {}
     for path in files:
         with safe_open(path, "pt") as file:
@@ -122,16 +122,16 @@ def stored_dtypes(files: Iterable[Path]) -> dict[str, str]:
     return found
 
 
-def refuse_integers(where: str | Path, dtypes: Mapping[str, str], networks: Iterable[torch.nn.Module]) -> None:
-    """Reject whole numbers where a network has weights: they are quantized, and mean nothing without their scales.
+def check_floating(where: str | Path, dtypes: Mapping[str, str], networks: Iterable[torch.nn.Module]) -> None:
+    """Raise if weights are stored as integers: they are quantized, and useless without their scales.
 
     Args:
         where: file or folder.
         dtypes: see `stored_dtypes`.
-        networks: made of the file. What is integer in them, such as indices, may be so in the file.
+        networks: networks built from the file. Their integer buffers, such as indices, may be integers in the file.
 
     Raises:
-        InputError: there are any.
+        InputError: a weight is stored as integers.
     """
     buffers = (pair for network in networks for pair in network.named_buffers())
     known = {name.rpartition(".")[2] for name, buffer in buffers if not buffer.is_floating_point()}
@@ -146,10 +146,10 @@ def refuse_integers(where: str | Path, dtypes: Mapping[str, str], networks: Iter
 
 
 def weight_files(component: Path, variant: str | None) -> list[Path]:
-    """The safetensors files that a component's weights of a variant are read from.
+    """Return the safetensors files with the weights of a component in a variant.
 
     Raises:
-        InputError: there are several sets of files, of which one would be taken; or shards are missing or not listed.
+        InputError: there are several sets of files, or shards are missing or not listed in their index.
     """
     sets: dict[tuple[str, str | None], dict[str, Path]] = {}
     for path in sorted(component.glob("*.safetensors")):
@@ -180,10 +180,10 @@ def weight_files(component: Path, variant: str | None) -> list[Path]:
 
 
 def listed_in(index: Path) -> Iterator[str]:
-    """Names of the files that an index of shards lists, once for each tensor.
+    """Yield the name of the file of each tensor, from an index of shards.
 
     Raises:
-        InputError: the file cannot be read, or is something else.
+        InputError: the file cannot be read, or is not such an index.
     """
     try:
         files = json.loads(index.read_text("utf-8"))["weight_map"].values()
@@ -193,7 +193,7 @@ def listed_in(index: Path) -> Iterator[str]:
 
 
 def cached_files(repository: str) -> list[Path]:
-    """The safetensors files of a hub model that transformers reads, of those that are in the local cache."""
+    """Return the safetensors files in the local cache that transformers reads for a hub model."""
     single = try_to_load_from_cache(repository, "model.safetensors")
     if isinstance(single, str):
         return [Path(single)]
@@ -217,7 +217,7 @@ def missing_library(e: ImportError) -> str:
 
 
 def quantization(folder: Path) -> str | None:
-    """Method by which a component's config says that its weights are quantized; None if it does not.
+    """Return the quantization method in a component's config. None if its weights are not quantized.
 
     Raises:
         InputError: the library that reads such weights is missing.
@@ -225,13 +225,13 @@ def quantization(folder: Path) -> str | None:
     try:
         config: Any = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
-        return None  # whoever loads it says what is wrong
+        return None  # loading the component will raise
     if not isinstance(config, dict) or config.get("quantization_config") is None:
         return None
     quantized = config["quantization_config"]
     method = quantized.get("quant_method") if isinstance(quantized, dict) else None
     if isinstance(quantized, dict) and (quantized.get("load_in_4bit") or quantized.get("load_in_8bit")):
-        method = "bitsandbytes"  # old configs do not name it
+        method = "bitsandbytes"  # older configs do not name their method
     if not isinstance(method, str):
         raise InputError(f"{folder / 'config.json'}: quantization_config {quantized!r} does not name a quant_method")
     library = LIBRARIES.get(method)
@@ -246,5 +246,5 @@ def quantization(folder: Path) -> str | None:
 def _installed(module: str) -> bool:
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package above it is missing
+    except ModuleNotFoundError:  # its parent package is missing
         return False

@@ -9,9 +9,8 @@ from typing import Any, TypeAlias
 
 import torch
 
-from ..data.prompts import parse_labels
+from ..data.prompts import distinct_names, parse_labels
 from ..denoisers import Average, Conditioning, Denoiser
-from ..denoisers.class_conditional import distinct_names
 from ..denoisers.devices import to_device
 from ..errors import InputError
 

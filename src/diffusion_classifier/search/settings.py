@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..denoisers.base import ModelDefaults
+from ..denoisers import ModelDefaults
 from ..diffusion.draws import Timesteps
 from ..diffusion.losses import check_loss
 from ..diffusion.timestep_weights import Weights, WeightsSource, read_weights

@@ -1,1 +1,1 @@
-"""Small class-conditional models from scratch."""
+"""Train models: from scratch, by LoRA, as students of a run, or on sampled images."""

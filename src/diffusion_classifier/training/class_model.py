@@ -1,4 +1,4 @@
-"""Class-conditional diffusion from scratch: a UNet2DModel that diffusers itself loads back."""
+"""Train class-conditional diffusion models from scratch: a UNet2DModel that diffusers loads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import copy
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from ..denoisers import load_denoiser
 from ..denoisers.base import scheduler_config
 from ..denoisers.devices import native_bfloat16
 from ..denoisers.families.late import LateConditioned, LateConditionedPipeline
-from ..denoisers.load import SETTINGS_FILE
+from ..denoisers.model_settings import SETTINGS_FILE
 from ..diffusion.schedules import Schedule, read_scheduler
 from ..errors import InputError
 from ..files import write_durably
@@ -26,18 +26,18 @@ from ..search.engine import score
 from ..search.jobs import ImageJob
 from ..search.posterior import is_correct
 from ..search.strategies import Fixed
+from .checkpoint import CHECKPOINT, Checkpoint, check_out
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
 from .images import TrainingImages
 from .joint import NetworkWithScale, cross_entropy, draw_rivals
-from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
+from .loop import Callbacks, Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
-CHECKPOINT = "checkpoint"
 OUTER = ("conv_in.", "conv_out.", "class_embedding.", "pos_embed.", "proj_out_2.", "class_embedder.")
-"""Parts of the names of parameters that are no maps between hidden layers."""
+"""Parts of the names of parameters that are not maps between hidden layers."""
 
 
 def build_network(config: TrainConfig, data: TrainingImages) -> tuple[torch.nn.Module, SchedulerMixin]:
-    """Network with the weights that training starts from, and scheduler, for these data.
+    """Build the network with its initial weights, and the scheduler, for a data set.
 
     Raises:
         InputError: the sizes do not fit each other, or the model to start from has another shape or other classes.
@@ -117,7 +117,7 @@ def _transformer(config: TrainConfig, edge: int, depth: int) -> DiTTransformer2D
         attention_head_dim=width // heads,
         num_layers=config.layers,
         patch_size=1,
-        num_embeds_ada_norm=1,  # never shown
+        num_embeds_ada_norm=1,  # never used
         dropout=config.dropout,
     )
 
@@ -125,7 +125,7 @@ def _transformer(config: TrainConfig, edge: int, depth: int) -> DiTTransformer2D
 def _batch(
     step: int, data: TrainingImages, config: TrainConfig, schedule: Schedule
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """x and ε (B, *), t (B,) of a step, and the classes that its images are shown as, the true one or none first."""
+    """Return x and ε (B, *), t (B,) of a step, and the classes of its images, with the true or null class first."""
     generator = generator_of(config.seed, 1, step)
     rows = batch_rows(step, len(data), config.batch_size, config.seed)
     images, labels = data.images[rows], data.labels[rows]
@@ -143,6 +143,49 @@ def _batch(
     return x, noise, t, shown
 
 
+@dataclass(frozen=True)
+class _Loss:
+    """Training loss as a function of the step.
+
+    Args:
+        data: training images.
+        config: settings.
+        schedule: schedule of the model.
+        network: network, perhaps compiled.
+        log_scale: logarithm of the learned scale of the joint objective.
+        device: device of the network.
+        autocast: whether to autocast to bfloat16.
+    """
+
+    data: TrainingImages
+    config: TrainConfig
+    schedule: Schedule
+    network: Callable[..., Any]
+    log_scale: Tensor
+    device: torch.device
+    autocast: bool
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the loss of a step."""
+        config, num_classes = self.config, len(self.data.class_names)
+        x, noise, t, shown = _batch(step, self.data, config, self.schedule)
+        batch, classes = Noised(x, noise, t, self.schedule, self.device), shown.flatten().to(self.device)
+
+        def predict(noisy: Tensor, t: Tensor) -> Tensor:
+            if not config.head and shown.shape[1] > 1:  # a head takes several classes of an image by itself
+                noisy, t = (a.repeat_interleave(shown.shape[1], 0) for a in (noisy, t))
+            return self.network(noisy, t, class_labels=classes).sample  # type: ignore[no-any-return]
+
+        output = batch.predicted_by(predict, step, config, self.autocast).view(*shown.shape, *x.shape[1:])
+        loss = batch.loss(output[:, 0], config)
+        if config.joint:
+            count = torch.tensor(num_classes, device=self.device)
+            surprise = cross_entropy(batch.errors(output, config), self.log_scale.exp(), count)
+            has_class = (shown[:, 0] < num_classes).to(self.device)  # perhaps for no image of a small batch
+            loss = loss + config.joint * (surprise * has_class).sum() / has_class.sum().clamp(min=1)
+        return loss
+
+
 def train(
     data: TrainingImages,
     config: TrainConfig,
@@ -156,59 +199,40 @@ def train(
     on_step: Callable[[Progress], None] = lambda _: None,
     on_validation: Callable[[int, dict[str, float]], None] = lambda *_: None,
 ) -> Path:
-    """Train, or go on training, into the folder `out`; returns the folder, which `DDPMPipeline` loads.
+    """Train into the folder `out`, or resume training there. Returns the folder, which `DDPMPipeline` loads.
 
     Args:
         data: training images.
-        config: how.
-        out: holds the model, and in `checkpoint/` what is needed to go on.
+        config: settings.
+        out: folder of the model. Its subfolder `checkpoint/` holds what is needed to resume.
         validation: images whose loss and accuracy are reported at each checkpoint; see `validate`.
-        device: of the network.
-        mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
-        compile_network: torch.compile; takes a minute or so to start, and pays off after a few hundred steps.
-        checkpoint_every: steps between checkpoints; see `loop.fit` for None.
+        device: device of the network.
+        mixed_precision: whether to autocast to bfloat16. Default: if the device computes in bfloat16 natively.
+        compile_network: whether to use torch.compile. It takes about a minute to start, and pays off after a few
+            hundred steps.
+        checkpoint_every: steps between checkpoints; see `loop.Callbacks` for the default.
         on_step: called after each step.
         on_validation: called with the step and the measured values after each checkpoint.
 
     Raises:
-        InputError: `out` holds a run of other settings or data, or a damaged one; the loss is no longer finite.
+        InputError: `out` holds a run with other settings or data, or a damaged one; the loss is no longer finite.
     """
     if checkpoint_every is not None and checkpoint_every < 1:
         raise InputError(f"there must be at least 1 step between checkpoints; got {checkpoint_every}")
-    began = (out / CHECKPOINT).exists() and not any(path.is_dir() for path in (out / CHECKPOINT).iterdir())
-    if (out / "model_index.json").exists() and not began:
-        raise InputError(f"{out} holds a model that no training here made: choose another --out")
+    check_out(out, "model_index.json")
     unet, scheduler = build_network(config, data)
     schedule, _ = read_scheduler(scheduler_config(scheduler))
     unet.to(device).train()
     run = {"config": asdict(config), "data": data.fingerprint(), "class_names": list(data.class_names)}
     if not (out / CHECKPOINT / "run.json").is_file():
-        with writing(out):  # now, since it may not be allowed
+        with writing(out):  # now, in case the folder cannot be written
             out.mkdir(parents=True, exist_ok=True)
             settings = {"class_names": data.class_names, "patch_size": config.patch_size, "times": config.times}
             write_durably(out / SETTINGS_FILE, json.dumps(settings, indent=2) + "\n")
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
     network = torch.compile(unet, dynamic=False) if compile_network else unet
-    joint, num_classes = NetworkWithScale(unet).to(place), torch.tensor(len(data.class_names), device=place)
-
-    def loss_at(step: int) -> Tensor:
-        x, noise, t, shown = _batch(step, data, config, schedule)
-        batch, classes = Noised(x, noise, t, schedule, place), shown.flatten().to(place)
-
-        def predict(noisy: Tensor, t: Tensor) -> Tensor:
-            if not config.head and shown.shape[1] > 1:  # a head takes several classes of an image by itself
-                noisy, t = (a.repeat_interleave(shown.shape[1], 0) for a in (noisy, t))
-            return network(noisy, t, class_labels=classes).sample  # type: ignore[no-any-return]
-
-        output = batch.predicted_by(predict, step, config, autocast)
-        output = output.view(*shown.shape, *x.shape[1:])
-        loss = batch.loss(output[:, 0], config)
-        if config.joint:
-            surprise = cross_entropy(batch.errors(output, config), joint.log_scale.exp(), num_classes)
-            told = (shown[:, 0] < len(data.class_names)).to(place)  # perhaps none of a small batch
-            loss = loss + config.joint * (surprise * told).sum() / told.sum().clamp(min=1)
-        return loss
+    joint = NetworkWithScale(unet).to(place)
 
     def on_checkpoint(step: int) -> None:
         if validation is not None and len(validation):
@@ -216,31 +240,26 @@ def train(
 
     fit(
         joint if config.joint else unet,
-        loss_at,
+        _Loss(data, config, schedule, network, joint.log_scale, place, autocast),
         config,
         num_steps(config, len(data)),
-        out / CHECKPOINT,
-        run,
-        defaults=asdict(TrainConfig()),
+        Checkpoint(out / CHECKPOINT, run, asdict(TrainConfig())),
         save=lambda ema: _save_model(out, unet, ema, scheduler),
         outer=OUTER,
-        checkpoint_every=checkpoint_every,
-        on_step=on_step,
-        on_checkpoint=on_checkpoint,
+        callbacks=Callbacks(checkpoint_every, on_step, on_checkpoint),
     )
     return out
 
 
 def validate(folder: Path, validation: TrainingImages, device: str) -> dict[str, float]:
-    """Denoising loss, and accuracy from a few draws, of a saved model on evenly spread validation images.
+    """Return denoising loss and accuracy of a saved model, from a few draws on evenly spaced validation images.
 
-    They are 200, but of many classes fewer, so that it takes less than training does.
-
-    Images and draws are the same at every call, so that values along a run can be compared.
+    At most 200 images are used, and fewer if there are many classes, so that validation takes less time than training.
+    Images and draws are the same in every call, so that values along a run can be compared.
     """
-    denoiser = load_denoiser(folder.resolve(), device=device)  # a bare name might be that of a bundled model
+    denoiser = load_denoiser(folder.resolve(), device=device)  # a bare name could be that of a bundled model
     num_images = min(200, len(validation), max(20, 1000 // len(validation.class_names)))
-    rows = torch.arange(num_images) * len(validation) // num_images  # the first ones might all be of one class
+    rows = torch.arange(num_images) * len(validation) // num_images  # the first ones could all be of one class
     images = [image.expand(3, -1, -1).float() / 127.5 - 1 for image in validation.images[rows]]
     labels = validation.labels[rows]
     conditioning = denoiser.condition(range(len(validation.class_names)))
@@ -255,7 +274,7 @@ def validate(folder: Path, validation: TrainingImages, device: str) -> dict[str,
 
 
 def _save_model(out: Path, unet: torch.nn.Module, ema: dict[str, Tensor], scheduler: SchedulerMixin) -> None:
-    """The averaged weights as a diffusers folder. The network that is being trained stays as it is."""
+    """Save the averaged weights as a diffusers folder. The network in training is not changed."""
     averaged = copy.deepcopy(unet)
     averaged.load_state_dict({name.removeprefix("network."): p for name, p in ema.items() if name != "log_scale"})
     if isinstance(averaged, LateConditioned):

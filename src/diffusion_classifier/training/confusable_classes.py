@@ -1,4 +1,4 @@
-"""Fine-tuning on classes that a model confuses (paper, section 6.2): what it gains on them, and costs on all.
+"""Measure fine-tuning on classes that a model confuses (paper, section 6.2), on these classes and on all.
 
 Shape legend: M images.
 """
@@ -19,13 +19,13 @@ from .images import TrainingCaptions, TrainingImages
 
 @dataclass(frozen=True)
 class Gain:
-    """Accuracy on held-out images, with 95 % intervals.
+    """Accuracy on held-out images, with 95% intervals.
 
     Args:
-        name: which images, and among which classes.
-        before: of the model as it was.
-        after: of the fine-tuned one.
-        difference: of the two, image by image (Agresti and Min 2005).
+        name: classes of the images, which are also the candidates.
+        before: accuracy of the model before fine-tuning.
+        after: accuracy of the fine-tuned model.
+        difference: difference of the two, paired by image (Agresti and Min 2005).
         num_images: M.
     """
 
@@ -37,10 +37,10 @@ class Gain:
 
 
 def indices_of(classes: Sequence[str], data: TrainingImages) -> Tensor:
-    """Which classes of the data these are.
+    """Return the indices of classes in the data.
 
     Raises:
-        InputError: fewer than two, or one that the data do not have.
+        InputError: fewer than two classes, or one that the data do not have.
     """
     known = {name.lower(): i for i, name in enumerate(data.class_names)}
     if strange := [name for name in classes if name.lower() not in known]:
@@ -50,23 +50,23 @@ def indices_of(classes: Sequence[str], data: TrainingImages) -> Tensor:
     return torch.tensor([known[name.lower()] for name in classes])
 
 
-def confused_images(
+def confusable_images(
     data: TrainingImages, classes: Sequence[str], captions: Sequence[str], number: int | None, seed: int
 ) -> TrainingCaptions:
-    """Images of these classes for training, whose false captions are those of the others of them.
+    """Return training images of these classes, whose false captions are those of the other classes among these.
 
-    Were they those of all other classes, which never are the true one here, the joint objective would learn that they
-    never are: `fashion` answered 17 % of all images rightly after that, where it had been 93 %.
+    False captions of all classes would make the joint objective learn that the classes without images are never true:
+    the accuracy of `fashion` on all classes fell from 93% to 17%.
 
     Args:
         data: images of all classes.
-        classes: those that are confused.
-        captions: of all classes of the data.
-        number: so many of the images, drawn at random; all if None.
-        seed: of the draw.
+        classes: classes that the model confuses.
+        captions: captions of all classes of the data.
+        number: number of images, drawn at random. Default: all.
+        seed: seed of the draw.
 
     Raises:
-        InputError: as `indices_of`; there are not so many images.
+        InputError: as `indices_of`; there are fewer images than `number`.
     """
     indices = indices_of(classes, data)
     rows = torch.isin(data.labels, indices).nonzero().flatten()
@@ -81,17 +81,17 @@ def confused_images(
     return TrainingCaptions(data.images[rows], tuple(captions[label] for label in labels), false, data.notes)
 
 
-def right_answers(
+def correct_by_scope(
     classifier: DiffusionClassifier, held_out: TrainingImages, classes: Sequence[str], template: str | None
 ) -> dict[str, Tensor]:
-    """Whether answers are right, (M,), bool: on images of the confused classes among these, and on all among all."""
-    some = images_of(held_out, classes)
-    return {", ".join(classes): are_right(classifier, some, classes, template),
-            "all classes": are_right(classifier, held_out, held_out.class_names, template)}  # fmt: skip
+    """Return correctness (M,), bool, twice: on the images and among the names of these classes, and of all classes."""
+    some = images_of_classes(held_out, classes)
+    return {", ".join(classes): correctness(classifier, some, classes, template),
+            "all classes": correctness(classifier, held_out, held_out.class_names, template)}  # fmt: skip
 
 
-def images_of(data: TrainingImages, classes: Sequence[str]) -> TrainingImages:
-    """Those of these classes.
+def images_of_classes(data: TrainingImages, classes: Sequence[str]) -> TrainingImages:
+    """Return the images of these classes.
 
     Raises:
         InputError: there are none; as `indices_of`.
@@ -102,10 +102,10 @@ def images_of(data: TrainingImages, classes: Sequence[str]) -> TrainingImages:
     return data.take(rows)
 
 
-def are_right(
+def correctness(
     classifier: DiffusionClassifier, data: TrainingImages, among: Sequence[str], template: str | None
 ) -> Tensor:
-    """Whether the answers on images (M, ...) among these classes are right, (M,), bool."""
+    """Return which images (M,), bool, are classified correctly among these classes."""
     answers = classifier.classify(
         [image.permute(1, 2, 0).numpy() for image in data.images], list(among), template=template
     )
@@ -115,7 +115,7 @@ def are_right(
 
 
 def gains(before: dict[str, Tensor], after: dict[str, Tensor]) -> list[Gain]:
-    """What changed, of what `right_answers` found before and after."""
+    """Compare the results of `correct_by_scope` before and after fine-tuning."""
     return [
         Gain(name, share_interval(a), share_interval(b), difference_interval(b, a), len(a))
         for (name, a), b in zip(before.items(), after.values(), strict=True)

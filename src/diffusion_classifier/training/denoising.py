@@ -1,4 +1,4 @@
-"""Denoising as all models here are trained for it: settings, times, loss."""
+"""Denoising loss of all models that are trained here: settings, times, loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerM
 from torch import Tensor
 
 from ..denoisers import load_denoiser
-from ..denoisers.base import TIMES
+from ..denoisers.model_settings import TIMES
 from ..diffusion.prediction import target, to_noise
 from ..diffusion.schedules import Schedule, add_noise
 from ..diffusion.timestep_weights import Weights, read_weights, weights_at
@@ -29,41 +29,42 @@ TRUNKS = ("unet", "transformer")
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained.
+    """Settings for the training of a diffusion model.
 
     Args:
-        objective: what the network predicts: one of `OBJECTIVES`; "flow" has its own schedule.
-        beta_schedule: of diffusers' DDPMScheduler: one of `BETA_SCHEDULES`.
-        times: how those of the schedule lie that are trained at: one of `TIMES`, evenly or, as Stable Diffusion 3 does,
-            the middle ones more often; or a density as `weights.read_weights` gives it, such as `calibrate` fits.
-        weighting: whose squared error is minimised: "output" for what the network returns, "noise" for the ε that
-            follows from it, which is what a classifier compares.
-        patch_size: p×p pixels are folded into channels before the network sees them.
-        channels: width of each resolution level, high to low.
-        layers: residual blocks per level.
-        attention: in all blocks of the lowest resolution, not in the middle one alone: to itself, and to captions.
-        dropout: in the residual blocks.
-        head: width of each level of a head, which alone sees the class: the network described above is then a trunk
-            for all classes; see `denoisers.late`. No head if empty.
-        trunk: below a head, one of `TRUNKS`: "unet", or "transformer" of one width and as many layers.
-        head_layers: residual blocks per level of the head, two more where it has several levels.
-        features: channels that the trunk hands to the head.
-        epochs: passes over the training images; see `loop.num_steps` for None.
+        objective: prediction type of the network, one of `OBJECTIVES`. "flow" has its own schedule.
+        beta_schedule: schedule of diffusers' DDPMScheduler, one of `BETA_SCHEDULES`.
+        times: distribution of the training times: one of `TIMES`, which are even or, as for Stable Diffusion 3, denser
+            in the middle; or a density as `timestep_weights.read_weights` returns it, for example from `calibrate`.
+        weighting: squared error that is minimised: "output" for that of the network's output, "noise" for that of the
+            ε computed from it, which a classifier compares.
+        patch_size: p×p pixels are folded into channels before the network.
+        channels: width of each resolution level, from high to low resolution.
+        layers: number of residual blocks per level.
+        attention: whether all blocks of the lowest resolution have attention, to the image and to captions, and not
+            only the middle block.
+        dropout: dropout in the residual blocks.
+        head: width of each level of a head, which alone takes the class. The network above is then a trunk for all
+            classes; see `denoisers.families.late`. Empty for no head.
+        trunk: architecture of the trunk, one of `TRUNKS`: "unet", or "transformer" with one width and `layers` layers.
+        head_layers: number of residual blocks per level of the head, plus two if it has several levels.
+        features: number of channels between trunk and head.
+        epochs: number of passes over the training images; see `loop.num_steps` for None.
         batch_size: images per step.
-        optimizer: one of `OPTIMIZERS`; "muon" is for the kernels and matrices between the first and last convolution.
+        optimizer: one of `OPTIMIZERS`. "muon" is for kernels and matrices between the first and last convolution.
         learning_rate: peak of the cosine schedule.
-        warmup: steps of linear warm-up, a tenth of all at most.
-        weight_decay: of the optimizer, as a share of the learning rate.
+        warmup: steps of linear warm-up, at most a tenth of all steps.
+        weight_decay: weight decay of the optimizer, as a share of the learning rate.
         ema: decay of the exponential moving average that is saved.
-        label_dropout: share of images shown with the null class, which trains an unconditional row.
-        joint: weight λ of the cross-entropy over classes; see `joint`. The denoising error alone if 0.
-        rivals: classes that the true one is told from in a step, drawn anew for each image; all others if 0.
-        flip: mirror images at random.
-        start: model whose weights training starts from, as `load_denoiser` takes it; fresh ones if empty.
-        seed: of initial weights, data order, noise, times and dropout.
+        label_dropout: share of images with the null class, which trains the unconditional prediction.
+        joint: weight λ of the cross-entropy over classes; see `joint`. 0 for the denoising error alone.
+        rivals: number of negatives, drawn again for each image and step. 0 for all other classes.
+        flip: whether to flip images at random.
+        start: model with the initial weights, as `load_denoiser` takes it. Empty for random weights.
+        seed: seed of initial weights, data order, noise, times and dropout.
 
     Raises:
-        InputError: a value cannot be used.
+        InputError: a value is out of range.
     """
 
     objective: str = "v_prediction"
@@ -131,15 +132,15 @@ class TrainConfig:
 
 
 def load_start(network: torch.nn.Module, config: TrainConfig, class_names: Sequence[str] = ()) -> None:
-    """Give the network the weights of the model that training starts from.
+    """Load the weights of the model that training starts from.
 
     Args:
-        network: as the settings have it.
-        config: names the model.
-        class_names: of the data; none if they are captions.
+        network: network with the shape that the settings describe.
+        config: settings that name the model.
+        class_names: class names of the data. Empty for captions.
 
     Raises:
-        InputError: there is no such model; it has another shape, or other classes.
+        InputError: there is no such model, or it has another shape or other classes.
     """
     model = load_denoiser(config.start, device="cpu", dtype="float32")
     names = tuple(model.class_names or ())
@@ -158,15 +159,15 @@ def load_start(network: torch.nn.Module, config: TrainConfig, class_names: Seque
 
 
 def build_scheduler(config: TrainConfig, **settings: Any) -> SchedulerMixin:
-    """The scheduler that a model is saved with; settings are those of sampling by DDPM."""
+    """Build the scheduler that is saved with a model. `settings` are further arguments of DDPMScheduler."""
     if config.objective == "flow":
         return FlowMatchEulerDiscreteScheduler()
     return DDPMScheduler(beta_schedule=config.beta_schedule, prediction_type=config.objective, **settings)
 
 
 def draw_times(count: int, config: TrainConfig, schedule: Schedule, generator: torch.Generator) -> Tensor:
-    """Times of a batch, (count,)."""
-    # One in each part of the schedule: the loss of a batch varies less than with independent times.
+    """Draw the times of a batch, (count,)."""
+    # One in each part of the schedule, so that the loss of a batch varies less than with independent times.
     u = (torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)) / count
     if not isinstance(config.times, str):
         grid = torch.linspace(0, 1, 1001, dtype=torch.float64)
@@ -174,19 +175,19 @@ def draw_times(count: int, config: TrainConfig, schedule: Schedule, generator: t
         u = torch.from_numpy(np.interp(u, np.concatenate([[0], share / share[-1]]), grid)).float()
     elif config.times == "logit-normal":
         u = torch.special.ndtri(u).sigmoid()
-    return schedule.timesteps(u.clamp(max=1 - 2**-24))  # the sum may have been rounded up to 1
+    return schedule.timesteps(u.clamp(max=1 - 2**-24))  # the sum may be rounded up to 1
 
 
 @dataclass(frozen=True)
 class Noised:
-    """A batch as a network is shown it.
+    """A noised batch.
 
     Args:
         x: images or latents, (B, *).
         noise: ε, (B, *).
-        t: (B,).
-        schedule: of the model.
-        device: of the network, where everything else is, too.
+        t: times, (B,).
+        schedule: schedule of the model.
+        device: device of the network, to which results are moved.
     """
 
     x: Tensor
@@ -209,8 +210,8 @@ class Noised:
     def predicted_by(
         self, network: Callable[[Tensor, Tensor], Tensor], step: int, config: TrainConfig, autocast: bool
     ) -> Tensor:
-        """What the network makes of x_t and t; autocast is to bfloat16, and the step decides what chance does."""
-        # Transformers of diffusers draw whether to show a class, even where there is none.
+        """Return the network's output for x_t and t, with autocast to bfloat16 and random numbers seeded by step."""
+        # Transformers of diffusers draw random numbers for label dropout, even without classes.
         by_chance = config.dropout or config.trunk == "transformer"
         with (
             seeded(seed_of(config.seed, 2, step)) if by_chance else nullcontext(),
@@ -219,7 +220,7 @@ class Noised:
             return network(self.noisy, self.t.to(self.device))
 
     def loss(self, output: Tensor, config: TrainConfig) -> Tensor:
-        """Mean squared error of the network's output, (B, *)."""
+        """Return the mean squared error of the network's output, (B, *)."""
         if config.weighting == "noise":
             output = to_noise(output, self.noisy, *self.coefficients, config.objective)
             goal = self.noise
@@ -228,7 +229,7 @@ class Noised:
         return (output.float() - goal.to(self.device)).square().mean()
 
     def errors(self, output: Tensor, config: TrainConfig) -> Tensor:
-        """Mean squared error of the noise that follows from the output (B, M, *) for each of M classes, (B, M)."""
+        """Return the mean squared error of ε, computed from the output (B, M, *), for each of M classes, (B, M)."""
         b, m = output.shape[:2]
         rows = torch.arange(b, device=self.device).repeat_interleave(m)
         alpha, sigma = (a[rows] for a in self.coefficients)

@@ -1,4 +1,4 @@
-"""A student: a network that answers in one pass what a run's teacher answered.
+"""Distil a run into a student: a network that predicts the posteriors of the run's model in one pass.
 
 Shape legend: N images, K classes.
 """
@@ -22,16 +22,16 @@ from .loop import num_steps, writing
 from .supervised import SupervisedConfig
 
 
-def taught(runs: Mapping[Path, LabelledSource], size: int | None = None) -> TrainingImages:
-    """Images of runs with the posteriors that were found; where several runs have an image, with their mean.
+def teaching_images(runs: Mapping[Path, LabelledSource], size: int | None = None) -> TrainingImages:
+    """Return the images of runs with their posteriors. If several runs have an image, posteriors are averaged.
 
     Args:
-        runs: folder → the images that it is of.
-        size: height and width of the images; their own if None.
+        runs: folder of a run → images of the run.
+        size: height and width of the images. Default: their own.
 
     Raises:
-        InputError: runs of captions, under a shift, over other classes than the first, without answers, or of other
-            images than these; as `decode`.
+        InputError: a run is of captions, corrupted images, other classes than the first run or other images than
+            given, or has no results; as `decode`.
     """
     classes: tuple[str, ...] = ()
     found: dict[tuple[str, str], list[list[float]]] = {}
@@ -45,7 +45,7 @@ def taught(runs: Mapping[Path, LabelledSource], size: int | None = None) -> Trai
         if spec.shift:
             raise InputError(f"the images of {folder} were changed by {spec.shift}: a student is taught plain ones")
         check_source(source, spec, folder)
-        key = f"{spec.source} {spec.data}"  # the fingerprint knows names of images, and not what they show
+        key = f"{spec.source} {spec.data}"  # the fingerprint covers the names of images, and not their content
         sources[key] = source
         rows = with_status(read_rows(folder, ["id", "posterior", "status"]), "done").to_pylist()
         if not rows:
@@ -66,24 +66,24 @@ def taught(runs: Mapping[Path, LabelledSource], size: int | None = None) -> Trai
 def write_card(
     out: Path, config: SupervisedConfig, specs: Sequence[RunSpec], images: TrainingImages, agreement: float | None
 ) -> None:
-    """A model card that says who taught what, and how to use it.
+    """Write a model card that states the student's teachers and its use.
 
     Args:
         out: folder of the student.
-        config: how it was trained.
-        specs: of the runs that it learned from.
-        images: those that it learned from.
-        agreement: share of held-out images for which it answers as its teachers; None if there were none.
+        config: settings of its training.
+        specs: specs of the runs that it was trained on.
+        images: training images.
+        agreement: share of held-out images on which the student agrees with its teachers. None without such images.
 
     Raises:
-        InputError: it cannot be written.
+        InputError: the card cannot be written.
     """
     teachers = "\n".join(
         f"- `{spec.model}`, strategy `{spec.strategy}`, on {spec.num_images:,} images of `{spec.source}`"
         for spec in specs
     )
     edge = images.images.shape[-1]
-    held_out = "" if agreement is None else f" On held-out ones it answers as they do in {agreement:.1%}."
+    held_out = "" if agreement is None else f" On held-out images, it agrees with them in {agreement:.1%}."
     about = ModelCardData(
         library_name="transformers", pipeline_tag="image-classification", tags=["distillation", "diffusion-classifier"]
     )
@@ -91,25 +91,25 @@ def write_card(
 {about.to_yaml()}
 ---
 
-# A student of a diffusion classifier
+# Student of a diffusion classifier
 
-A {config.architecture} that tells {", ".join(specs[0].class_names)} apart in one pass. It learned from {len(images):,}
-images the posteriors of:
+A {config.architecture} that classifies images as {", ".join(specs[0].class_names)} in one pass.
+It was trained on {len(images):,} images, with the posteriors of:
 
 {teachers}
 
-No label was learned from.{held_out}
+No labels were used.{held_out}
 
 ```python
 from PIL import Image, ImageOps
 from transformers import pipeline
 
-image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({edge}, {edge}))  # as small as what it learned from
+image = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({edge}, {edge}))  # the size of its training images
 print(pipeline("image-classification", model="{out.name}")(image))
 ```
 
-Made by `diffusion-classifier distill`, {num_steps(config, len(images)):,} steps of {config.batch_size} images, seed
-{config.seed}.
+Trained by `diffusion-classifier distill` for {num_steps(config, len(images)):,} steps of {config.batch_size} images,
+with seed {config.seed}.
 """
     with writing(out):
         ModelCard(text).save(out / "README.md")

@@ -1,7 +1,7 @@
-"""LoRA: a model learns a few small matrices, to denoise, and to tell captions or classes apart.
+"""Fine-tune a model by LoRA, on the denoising loss or on the joint objective.
 
-What are classes to the joint objective elsewhere are captions here: those of the other images, or, where the data have
-some, false ones of the image itself. The captions of a model of classes are their names.
+Here captions take the role that classes have in the joint objective. Negatives are the captions of other images, or, if
+the data have some, false captions of the image itself. For class-conditional models, captions are class names.
 
 Shape legend: B images of a batch, M captions of each, the true one first.
 """
@@ -9,7 +9,7 @@ Shape legend: B images of a batch, M captions of each, the true one first.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,24 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.training_utils import cast_training_params
 from torch import Tensor
 
-from ..denoisers import Denoiser
-from ..denoisers.addons import need_peft
+from ..denoisers import Conditioning, Denoiser
+from ..denoisers.addons import check_peft
 from ..denoisers.class_conditional import ClassConditional
 from ..denoisers.class_lora import adapt_network, save_adapter
 from ..denoisers.devices import native_bfloat16
 from ..diffusion.prediction import split_variance
 from ..errors import InputError
+from .checkpoint import CHECKPOINT, Checkpoint, check_out
 from .denoising import OBJECTIVES, Noised, TrainConfig, draw_times
 from .images import TrainingCaptions
 from .joint import NetworkWithScale, cross_entropy, draw_rivals
 from .latents import encode_all
-from .loop import Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
+from .loop import Callbacks, Progress, batch_rows, fit, generator_of, num_steps, seeded, writing
 
 LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
-"""Names of the layers that are adapted in a model that reads text: those of attention."""
+"""Names of the adapted layers of a text-to-image model: attention."""
 _KEPT = 1024
-"""Captions up to which all are encoded once; of more, those of each step."""
+"""Largest number of captions that are encoded once. If there are more, those of each step are encoded."""
 
 
 def finetune(
@@ -50,64 +51,152 @@ def finetune(
     on_step: Callable[[Progress], None] = lambda _: None,
     on_stage: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Path:
-    """Train, or go on training, LoRA weights into the folder `out`, which `load_denoiser(…, loras=[out])` adds.
+    """Train LoRA weights into the folder `out`, or resume. `load_denoiser(…, loras=[out])` adds them to the model.
 
     Args:
-        data: images of the model's size, with captions, or names of classes that the model knows.
-        denoiser: of the model. It ends with the last, not the averaged, LoRA weights upon its own.
-        config: how; objective and times are the model's own. With `joint`, the true caption is told from `rivals`
-            false ones: the image's own, or else different captions of the data, all where `rivals` is 0.
-        out: holds the LoRA weights, and in `checkpoint/` what is needed to go on.
-        rank: of the matrices.
-        mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
-        checkpoint_every: steps between checkpoints; see `loop.fit` for None.
+        data: images of the model's size with captions, which for class-conditional models are class names.
+        denoiser: the model. It ends with the last, not the averaged, LoRA weights in its network.
+        config: settings. Objective and times are the model's own. With `joint`, the loss contrasts the true caption
+            with `rivals` negatives: the image's own false captions, else different captions of the data. 0 stands for
+            all.
+        out: folder of the LoRA weights. Its subfolder `checkpoint/` holds what is needed to resume.
+        rank: rank of the matrices.
+        mixed_precision: whether to autocast to bfloat16. Default: if the device computes in bfloat16 natively.
+        checkpoint_every: steps between checkpoints; see `loop.Callbacks` for the default.
         on_step: called after each step.
-        on_stage: called with the name of each stage, its number of steps, and of images a step.
+        on_stage: called at the start of each stage, with its name, its number of steps, and the images per step.
 
     Raises:
         InputError: peft is missing, the model takes no LoRA weights, or settings do not fit; a caption is too long;
             `out` holds another run, or a damaged one; the loss is no longer finite.
     """
-    need_peft()
-    network, device, pipeline = denoiser.network, denoiser.device, getattr(denoiser, "pipeline", None)
-    takes_lora = isinstance(denoiser, ClassConditional) or hasattr(pipeline, "save_lora_weights")
-    if not takes_lora or denoiser.prediction_type not in OBJECTIVES:
-        raise InputError(f"a {type(pipeline or denoiser).__name__} is not fine-tuned here")
-    if denoiser.dtype == torch.float16:
-        raise InputError("gradients vanish in float16: fine-tune in bfloat16, or in float32")
-    if any(out.glob("*.safetensors")) and not (out / "checkpoint").exists():
-        raise InputError(f"{out} holds weights that no fine-tuning here made: choose another --out")
-    if rank < 1:
-        raise InputError(f"the rank must be at least 1; got {rank}")
+    _check_trainable(denoiser, out, rank)
+    network, device = denoiser.network, denoiser.device
     config = replace(config, objective=denoiser.prediction_type, times=denoiser.times)
-    names, labels, contrasts = _indexed(data)
-    if config.joint and len(names) < 2:
+    captions = IndexedCaptions.of(data)
+    if config.joint and len(captions.names) < 2:
         raise InputError("all captions are alike: there is nothing to tell apart, which `joint` was to train")
     autocast = native_bfloat16(device) if mixed_precision is None else mixed_precision
     model = denoiser.fingerprint()
     with seeded(config.seed):
         _adapt(denoiser, rank)
     if device.type == "cpu" and isinstance(network, UNet2DConditionModel):
-        network.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow here
-    latents = encode_all(data.images, denoiser.encode, device, False, on_stage, on_step, batch_size=16)
-    kept = denoiser.condition(names) if len(names) <= _KEPT else None
+        network.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow on a CPU
+    callbacks = Callbacks(checkpoint_every, on_step, on_stage=on_stage)
+    latents = encode_all(data.images, denoiser.encode, device, False, callbacks, batch_size=16)
+    kept = denoiser.condition(captions.names) if len(captions.names) <= _KEPT else None
     joint = NetworkWithScale(network).to(device)
     settings = {**asdict(config), "rank": rank, "model": model}
     run = {"config": settings, "data": data.fingerprint(), "class_names": []}
+    with writing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    steps = num_steps(config, len(data))
+    on_stage("fine-tuning", steps, config.batch_size)
+    fit(
+        joint if config.joint else network,
+        _Loss(denoiser, config, captions, latents, kept, joint.log_scale, autocast),
+        config,
+        steps,
+        Checkpoint(out / CHECKPOINT, run),
+        save=lambda ema: _save(denoiser, ema, out),
+        callbacks=callbacks,
+    )
+    return out
 
-    def loss_at(step: int) -> Tensor:
+
+def _check_trainable(denoiser: Denoiser, out: Path, rank: int) -> None:
+    check_peft()
+    pipeline = getattr(denoiser, "pipeline", None)
+    takes_lora = isinstance(denoiser, ClassConditional) or hasattr(pipeline, "save_lora_weights")
+    if not takes_lora or denoiser.prediction_type not in OBJECTIVES:
+        raise InputError(f"a {type(pipeline or denoiser).__name__} is not fine-tuned here")
+    if denoiser.dtype == torch.float16:
+        raise InputError("gradients vanish in float16: fine-tune in bfloat16, or in float32")
+    check_out(out, "*.safetensors", what="weights that no fine-tuning here made")
+    if rank < 1:
+        raise InputError(f"the rank must be at least 1; got {rank}")
+
+
+@dataclass(frozen=True)
+class IndexedCaptions:
+    """Captions of training images.
+
+    Args:
+        names: different captions.
+        labels: (N,), index of the caption of each image.
+        contrasts: indices of the false captions of each image. Empty if the data have none.
+    """
+
+    names: list[str]
+    labels: Tensor
+    contrasts: list[Tensor]
+
+    @classmethod
+    def of(cls, data: TrainingCaptions) -> IndexedCaptions:
+        """Number the captions of training images."""
+        names = sorted({*data.captions, *(c for own in data.contrasts for c in own)})
+        number = {name: i for i, name in enumerate(names)}
+        labels = torch.tensor([number[caption] for caption in data.captions])
+        return cls(names, labels, [torch.tensor([number[c] for c in own]) for own in data.contrasts])
+
+    def draw_negatives(self, rows: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw false captions of images.
+
+        Returns:
+            False captions (B, M - 1) of the images (B,), which columns (B, M) to ignore, and the number of captions of
+            all or of each image (B,). Images with fewer false captions than others repeat one, which counts once.
+        """
+        if not self.contrasts:
+            drawn = draw_rivals(self.labels[rows], len(self.names), count, generator)
+            absent = torch.zeros(len(rows), drawn.shape[1] + 1, dtype=torch.bool)
+            return drawn, absent, torch.tensor(len(self.names))
+        own = [self.contrasts[i] for i in rows.tolist()]
+        some = [c[torch.randperm(len(c), generator=generator)[: count or len(c)]] for c in own]
+        lengths = torch.tensor([len(c) for c in some])
+        columns = torch.arange(int(lengths.max()))
+        absent = torch.cat([torch.zeros(len(own), 1, dtype=torch.bool), columns >= lengths[:, None]], dim=1)
+        drawn = torch.stack([c[columns.clamp(max=len(c) - 1)] for c in some])
+        return drawn, absent, torch.tensor([len(c) + 1 for c in own])
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Training loss as a function of the step.
+
+    Args:
+        denoiser: the model, with LoRA matrices.
+        config: settings.
+        captions: captions of the images.
+        latents: (N, *), float16, on the CPU.
+        kept: encodings of all captions. None to encode those of each step.
+        log_scale: logarithm of the learned scale of the joint objective.
+        autocast: whether to autocast to bfloat16.
+    """
+
+    denoiser: Denoiser
+    config: TrainConfig
+    captions: IndexedCaptions
+    latents: Tensor
+    kept: Conditioning | None
+    log_scale: Tensor
+    autocast: bool
+
+    def __call__(self, step: int) -> Tensor:
+        """Return the loss of a step."""
+        config, denoiser, names = self.config, self.denoiser, self.captions.names
+        device, schedule = denoiser.device, denoiser.schedule
         generator = generator_of(config.seed, 1, step)
-        rows = batch_rows(step, len(data), config.batch_size, config.seed)
-        t = draw_times(len(rows), config, denoiser.schedule, generator)
-        x = latents[rows].float()
-        batch = Noised(x, torch.randn(x.shape, generator=generator), t, denoiser.schedule, device)
-        shown = labels[rows, None]
+        rows = batch_rows(step, len(self.latents), config.batch_size, config.seed)
+        t = draw_times(len(rows), config, schedule, generator)
+        x = self.latents[rows].float()
+        batch = Noised(x, torch.randn(x.shape, generator=generator), t, schedule, device)
+        shown = self.captions.labels[rows, None]
         if config.joint:
-            rivals, absent, num_captions = _rivals(rows, labels, contrasts, len(names), config.rivals, generator)
-            shown = torch.cat([shown, rivals], dim=1)
+            negatives, absent, num_captions = self.captions.draw_negatives(rows, config.rivals, generator)
+            shown = torch.cat([shown, negatives], dim=1)
         b, m = shown.shape
         distinct, index = torch.unique(shown, return_inverse=True)
-        prompts = denoiser.condition([names[i] for i in distinct]) if kept is None else kept[distinct]
+        prompts = denoiser.condition([names[i] for i in distinct]) if self.kept is None else self.kept[distinct]
         latent_index = torch.arange(b).repeat_interleave(m)
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:
@@ -116,33 +205,25 @@ def finetune(
                 output = denoiser.forward(noisy[each].to(denoiser.dtype), t[each], prompts[index.flatten()].to(device))
             return split_variance(output, x.shape[1])[0]
 
-        output = batch.predicted_by(predict, step, config, autocast).view(b, m, *x.shape[1:])
+        output = batch.predicted_by(predict, step, config, self.autocast).view(b, m, *x.shape[1:])
         loss = batch.loss(output[:, 0], config)
         if config.joint:
             errors = batch.errors(output, config)
-            surprise = cross_entropy(errors, joint.log_scale.exp(), num_captions.to(device), absent.to(device))
+            surprise = cross_entropy(errors, self.log_scale.exp(), num_captions.to(device), absent.to(device))
             loss = loss + config.joint * surprise.mean()
         return loss
 
-    def save(ema: dict[str, Tensor]) -> None:
-        from peft import get_peft_model_state_dict
 
-        weights = {name.removeprefix("network."): p for name, p in ema.items()}
-        if pipeline is None:
-            save_adapter(network, weights, out)
-            return
-        part = "unet" if "unet" in pipeline.components else "transformer"
-        pipeline.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(network, weights)})
+def _save(denoiser: Denoiser, ema: dict[str, Tensor], out: Path) -> None:
+    from peft import get_peft_model_state_dict
 
-    with writing(out):
-        out.mkdir(parents=True, exist_ok=True)
-    steps = num_steps(config, len(data))
-    on_stage("fine-tuning", steps, config.batch_size)
-    fit(
-        joint if config.joint else network, loss_at, config, steps, out / "checkpoint", run,
-        defaults={}, save=save, checkpoint_every=checkpoint_every, on_step=on_step,
-    )  # fmt: skip
-    return out
+    network, pipeline = denoiser.network, getattr(denoiser, "pipeline", None)
+    weights = {name.removeprefix("network."): p for name, p in ema.items()}
+    if pipeline is None:
+        save_adapter(network, weights, out)
+        return
+    part = "unet" if "unet" in pipeline.components else "transformer"
+    pipeline.save_lora_weights(out, **{f"{part}_lora_layers": get_peft_model_state_dict(network, weights)})
 
 
 def _adapt(denoiser: Denoiser, rank: int) -> None:
@@ -154,30 +235,3 @@ def _adapt(denoiser: Denoiser, rank: int) -> None:
     else:
         network.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=list(LAYERS)))
     cast_training_params(network, torch.float32)
-
-
-def _indexed(data: TrainingCaptions) -> tuple[list[str], Tensor, list[Tensor]]:
-    """Different captions, which of them is that of each image (N,), and which are false of it."""
-    names = sorted({*data.captions, *(c for own in data.contrasts for c in own)})
-    number = {name: i for i, name in enumerate(names)}
-    labels = torch.tensor([number[caption] for caption in data.captions])
-    return names, labels, [torch.tensor([number[c] for c in own]) for own in data.contrasts]
-
-
-def _rivals(
-    rows: Tensor, labels: Tensor, contrasts: list[Tensor], num_captions: int, rivals: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """False captions (B, M - 1) of the images (B,); of which columns (B, M) do not count; how many captions there are.
-
-    Images with fewer false captions than others have one of theirs several times, which counts once.
-    """
-    if not contrasts:
-        drawn = draw_rivals(labels[rows], num_captions, rivals, generator)
-        return drawn, torch.zeros(len(rows), drawn.shape[1] + 1, dtype=torch.bool), torch.tensor(num_captions)
-    own = [contrasts[i] for i in rows.tolist()]
-    some = [c[torch.randperm(len(c), generator=generator)[: rivals or len(c)]] for c in own]
-    lengths = torch.tensor([len(c) for c in some])
-    columns = torch.arange(int(lengths.max()))
-    absent = torch.cat([torch.zeros(len(own), 1, dtype=torch.bool), columns >= lengths[:, None]], dim=1)
-    drawn = torch.stack([c[columns.clamp(max=len(c) - 1)] for c in some])
-    return drawn, absent, torch.tensor([len(c) + 1 for c in own])

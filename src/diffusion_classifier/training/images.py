@@ -1,4 +1,4 @@
-"""Images for training, with labels or with captions: folders, a `datasets` id or path, or a folder of IDX files."""
+"""Training images with labels or captions, from folders, a `datasets` id or path, or a folder of IDX files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ..errors import InputError
 
 
 class _Images:
-    """A data set in memory, and how some of it is held out."""
+    """A data set in memory, of which a part can be held out."""
 
     images: Tensor
 
@@ -37,20 +37,20 @@ class _Images:
         return self.take(rest.nonzero().flatten()), self.take(rows)
 
     def take(self, rows: Tensor) -> Self:
-        """Those at the rows (n,), int64."""
+        """Return the images at the rows (n,), int64."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class TrainingImages(_Images):
-    """Images of classes.
+    """Images with labels.
 
     Args:
         images: (N, C, S, S), uint8, C = 1 or 3.
         labels: (N,), int64, indices into class_names.
-        class_names: one per class.
-        posteriors: (N, K), float32, of a teacher, which are learned in place of the labels; or none.
-        notes: as in `sources.LabelledSource`.
+        class_names: one name per class.
+        posteriors: (N, K), float32, posteriors of a teacher, which are the training targets instead of the labels.
+        notes: as in `labelled.LabelledSource`.
     """
 
     images: Tensor
@@ -61,11 +61,11 @@ class TrainingImages(_Images):
 
     @property
     def targets(self) -> Tensor:
-        """What is learned: posteriors, or labels."""
+        """Training targets: posteriors, or labels."""
         return self.labels if self.posteriors is None else self.posteriors
 
     def fingerprint(self) -> str:
-        """SHA-256 of images and targets, for a model card and for refusing to resume on other data."""
+        """Return the SHA-256 of images and targets, which identifies the data of a run."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data)
         digest.update(self.targets.numpy().tobytes())
         return digest.hexdigest()
@@ -78,13 +78,13 @@ class TrainingImages(_Images):
 
 @dataclass(frozen=True)
 class TrainingCaptions(_Images):
-    """Images with a text each.
+    """Images with captions.
 
     Args:
         images: (N, C, S, S), uint8, C = 1 or 3.
-        captions: N.
-        contrasts: false captions of each image; none of any if ().
-        notes: as in `sources.LabelledSource`.
+        captions: N captions.
+        contrasts: false captions of each image. Empty if no image has any.
+        notes: as in `labelled.LabelledSource`.
     """
 
     images: Tensor
@@ -93,7 +93,7 @@ class TrainingCaptions(_Images):
     notes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
-        """SHA-256 of images and captions."""
+        """Return the SHA-256 of images and captions."""
         digest = hashlib.sha256(np.ascontiguousarray(self.images.numpy()).data)
         for captions in (self.captions, *self.contrasts):
             digest.update("\0".join(captions).encode())
@@ -117,27 +117,27 @@ def load_labelled_images(
     crop: Crop = "center",
     allow_incomplete: bool = False,
 ) -> TrainingImages:
-    """Images and labels of a data set, brought to one size.
+    """Load images and labels of a data set, and resize the images to one size.
 
     Args:
-        source: as in `sources.open_labelled`.
-        split: "train" or "test"; for IDX files, `train-…` and `t10k-…`.
-        size: height and width; the images' own if None, which must then be one and square.
-        class_names: replaces the data set's own names, one for each; IDX files have none.
-        image_column: where the images are; the only image column if None.
-        label_column: where the labels are; the only class-label column if None.
-        crop: how images are brought to that size; see `images.preprocess`.
-        allow_incomplete: as in `sources.open_labelled`.
+        source: as in `labelled.open_labelled`.
+        split: "train" or "test". For IDX files these are `train-…` and `t10k-…`.
+        size: height and width. Default: the images' own size, which must be square and the same for all.
+        class_names: one name per class, which replace those of the data set. IDX files have no names.
+        image_column: column of the images. Default: the only image column.
+        label_column: column of the labels. Default: the only class-label column.
+        crop: how images are resized; see `images.preprocess`.
+        allow_incomplete: as in `labelled.open_labelled`.
 
     Raises:
-        InputError: the data cannot be read as labelled images, or has names of classes that `evaluate` would not take;
-            a broken image is named.
+        InputError: the data cannot be read as labelled images, or has class names that `evaluate` would reject. The
+            message names a broken image.
     """
     found = open_labelled(
         source, split=split, image_column=image_column, label_column=label_column, class_names=class_names,
         allow_incomplete=allow_incomplete,
     ).labelled()  # fmt: skip
-    parse_labels(found.class_names)  # before hours of training, and not after them
+    parse_labels(found.class_names)  # before hours of training, not after them
     labels = torch.tensor(found.labels)
     if bool((labels == labels[0]).all()):
         raise InputError(f"all images of {source} are of one class; at least two are needed to train a classifier")
@@ -157,10 +157,12 @@ def load_captioned_images(
     caption_column: str | None = None,
     allow_incomplete: bool = False,
 ) -> TrainingCaptions:
-    """Images and captions of a data set, brought to one size; arguments as in `sources.open_texts`.
+    """Load images and captions of a data set, and resize the images to one size.
+
+    Arguments are those of `load_labelled_images` and `labelled.open_texts`.
 
     Raises:
-        InputError: the data cannot be read as captioned images; a broken image is named.
+        InputError: the data cannot be read as captioned images. The message names a broken image.
     """
     found = open_texts(
         source, split=split, image_column=image_column, caption_column=caption_column,
@@ -171,10 +173,10 @@ def load_captioned_images(
 
 
 def load_contrasted_images(source: CaptionedSource, size: int | None = None) -> TrainingCaptions:
-    """Images with a true caption and false ones, brought to one size.
+    """Load images with a true caption and false ones, and resize the images to one size.
 
     Raises:
-        InputError: a broken image, which is named.
+        InputError: names a broken image.
     """
     own = zip(source.captions, source.truth, strict=True)
     captions, contrasts = zip(*((c[truth], (*c[:truth], *c[truth + 1 :])) for c, truth in own), strict=True)
@@ -185,10 +187,10 @@ def load_contrasted_images(source: CaptionedSource, size: int | None = None) -> 
 def decode(
     source: LabelledSource | TextSource | CaptionedSource, size: int | None, crop: Crop = "center"
 ) -> tuple[Tensor, tuple[str, ...]]:
-    """Decode all images: (N, C, S, S), uint8, C being 1 if all are grey; and a note if Pillow warned of some.
+    """Decode images to (N, C, S, S), uint8, C being 1 if all are grey; and a note if Pillow warned of some.
 
     Raises:
-        InputError: a broken image, which is named; images of several sizes, where none is given.
+        InputError: names a broken image; or images have several sizes, and `size` is None.
     """
     first = source.read(0)
     if isinstance(first, np.ndarray) and first.ndim == 2 and first.shape == (size or first.shape[0],) * 2:  # IDX files
@@ -202,7 +204,7 @@ def decode(
         warned += [f"{name}: {note.removeprefix(WARNED)}" for note in picture.notes if note.startswith(WARNED)][:1]
         pixels = _to_pixels(picture.image, size, name, crop)
         if i == 0:
-            images = pixels.new_empty(len(source), *pixels.shape)  # once, since there may be many
+            images = pixels.new_empty(len(source), *pixels.shape)  # allocated once, because there may be many images
         if pixels.shape != images.shape[1:]:
             raise InputError(f"{name} differs in size from the images before it: give a size, to which all are brought")
         images[i] = pixels
@@ -212,7 +214,7 @@ def decode(
 
 
 def _to_pixels(image: Image, size: int | None, name: str, crop: Crop) -> Tensor:
-    """(3, S, S), uint8."""
+    """Return the pixels (3, S, S), uint8."""
     if size is None:
         if image.width != image.height:
             raise InputError(f"{name} is {image.width}×{image.height}: give a size, to which all images are brought")

@@ -1,7 +1,7 @@
-"""Trained to denoise and to classify: the denoising error, and λ times the cross-entropy of the classes by their error.
+"""Joint training objective: the denoising error, plus λ times the cross-entropy of the classes.
 
-The classifier is that of the paper (its equation 6, with one draw): the softmax over classes of -s times the error of
-the noise, where s is learned.
+The class probabilities are those of the paper (equation 6, with one draw): the softmax over classes of -s times the
+error of the noise, where s is learned.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 START = 50.0
-"""s at the beginning."""
+"""Initial value of s."""
 
 
 class NetworkWithScale(torch.nn.Module):
-    """A network and s.
+    """A network, and the learned scale s.
 
     Args:
-        network: any.
+        network: any network.
     """
 
     def __init__(self, network: torch.nn.Module) -> None:
@@ -29,21 +29,20 @@ class NetworkWithScale(torch.nn.Module):
 
 
 def draw_rivals(labels: Tensor, num_classes: int, rivals: int, generator: torch.Generator) -> Tensor:
-    """Different classes other than the labels (B,): as many as asked for, or all of them, (B, M - 1)."""
+    """Draw `rivals` different negatives (B, M - 1), which are classes other than the labels (B,). 0 stands for all."""
     others = num_classes - 1
     order = torch.rand(len(labels), others, generator=generator).argsort(1)[:, : rivals or others]
     return (labels[:, None] + 1 + order) % num_classes
 
 
 def cross_entropy(errors: Tensor, scale: Tensor, num_classes: Tensor, absent: Tensor | None = None) -> Tensor:
-    """-log p of the class in the first column, (B,).
+    """Return -log p of the class in the first column, (B,).
 
     Args:
-        errors: (B, M) of the true class and M - 1 others, drawn evenly from all.
+        errors: (B, M), errors of the true class and of M - 1 negatives, drawn uniformly from all other classes.
         scale: s.
-        num_classes: K, of all or of each image (B,); where M is less, each of the others stands for several (sampled
-            softmax).
-        absent: (B, M), bool, columns that do not count; all do if None.
+        num_classes: K, or one number per image (B,). If M is less, each negative stands for several (sampled softmax).
+        absent: (B, M), bool, columns to ignore. Default: none.
     """
     absent = torch.zeros_like(errors, dtype=torch.bool) if absent is None else absent
     others = (~absent[:, 1:]).sum(1)

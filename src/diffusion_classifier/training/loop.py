@@ -1,7 +1,7 @@
-"""What all training has in common: batches, learning rate, optimizer, average of the weights, checkpoints.
+"""Training loop: batches, learning rate, optimizer, average of the weights, checkpoints.
 
-The data of step s is a function of (seed, s) alone, so that a run that was killed goes on with the very batches that
-it would have seen.
+The batch of step s is a function of (seed, s) alone, so that a resumed run sees the same batches as an uninterrupted
+one.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import Tensor
 
 from ..denoisers.devices import one_line
 from ..errors import InputError
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, State
 from .muon import Muon
 
 OPTIMIZERS = ("adamw", "muon")
 NUM_EPOCHS, NUM_STEPS = 10, 500
 
 
-class Recipe(Protocol):
-    """How a loss is minimised; see `TrainConfig`."""
+class OptimizerSettings(Protocol):
+    """Settings with which a loss is minimised; see `TrainConfig`."""
 
     @property
     def epochs(self) -> float | None: ...
@@ -49,7 +49,7 @@ class Recipe(Protocol):
 
 @dataclass(frozen=True)
 class Progress:
-    """State of a run after a step; `stage` is what is being trained, where that is not all."""
+    """Progress of a run after a step. `stage` names the part that is being trained, if the run has several."""
 
     step: int
     num_steps: int
@@ -57,23 +57,40 @@ class Progress:
     stage: str = ""
 
 
+@dataclass(frozen=True)
+class Callbacks:
+    """Functions to which a training run reports, and how often it does so.
+
+    Args:
+        checkpoint_every: steps between checkpoints. Default: half of all steps, but between 100 and 1,000.
+        on_step: called after each step.
+        on_checkpoint: called with the step, after each checkpoint.
+        on_stage: called at the start of each stage, with its name, its number of steps, and the images per step.
+    """
+
+    checkpoint_every: int | None = None
+    on_step: Callable[[Progress], None] = lambda _: None
+    on_checkpoint: Callable[[int], None] = lambda _: None
+    on_stage: Callable[[str, int, int], None] = lambda *_: None
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """The global generators, which modules draw weights and dropout from, seeded for a while and then as before."""
+    """Seed the global generators within the context, because modules draw weights and dropout from them."""
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         yield
 
 
 def check_settings(config: Any, own: Mapping[str, tuple[bool, str]] | None = None) -> None:
-    """Complain of settings that cannot be.
+    """Raise if a setting is out of range.
 
     Args:
-        config: has the settings of all training, and others.
-        own: whether each of the others fulfils what is required of it, and that in words.
+        config: settings that all training has, and others.
+        own: name of a further setting → whether it fulfils its requirement, and the requirement in words.
 
     Raises:
-        InputError: one of them.
+        InputError: a setting is out of range.
     """
     requirements = {
         **(own or {}),
@@ -93,12 +110,12 @@ def check_settings(config: Any, own: Mapping[str, tuple[bool, str]] | None = Non
 
 
 def seed_of(*key: int) -> int:
-    """One seed for several numbers."""
+    """Combine several numbers into one seed."""
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0])
 
 
 def generator_of(*key: int) -> torch.Generator:
-    """A generator for several numbers."""
+    """Return a generator that is seeded with several numbers."""
     return torch.Generator().manual_seed(seed_of(*key))
 
 
@@ -108,50 +125,60 @@ def _order(num_images: int, seed: int, epoch: int) -> Tensor:
 
 
 def batch_rows(step: int, num_images: int, batch_size: int, seed: int) -> Tensor:
-    """Image indices (batch_size,) of a step: permutations laid end to end, one an epoch."""
+    """Return the image indices (batch_size,) of a step: concatenated permutations, one per epoch."""
     positions = range(step * batch_size, (step + 1) * batch_size)
     return torch.stack([_order(num_images, seed, p // num_images)[p % num_images] for p in positions])
 
 
-def num_steps(recipe: Recipe, num_images: int, usual: float = NUM_EPOCHS) -> int:
-    """Steps in all: where the recipe does not say, of the usual passes, and `NUM_STEPS` at least for few images."""
-    least, epochs = (NUM_STEPS, usual) if recipe.epochs is None else (1, recipe.epochs)
-    return max(least, math.ceil(epochs * num_images / recipe.batch_size))
-
-
-def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up, of a tenth of the steps at most, then a cosine to zero at the last of them."""
-    warmup = min((step + 1) / max(1, min(recipe.warmup, steps // 10)), 1.0)
-    return recipe.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
-def build_optimizer(module: torch.nn.Module, recipe: Recipe, outer: Collection[str] = ()) -> torch.optim.Optimizer:
-    """Optimizer of a module that is on its device.
-
-    Muon is meant for maps between hidden layers: not for the first and last one, and not for embedding tables.
+def num_steps(settings: OptimizerSettings, num_images: int, default: float = NUM_EPOCHS) -> int:
+    """Return the number of steps of a run.
 
     Args:
-        module: whose parameters are trained.
-        recipe: how.
+        settings: settings, which state the number of epochs, or None.
+        num_images: number of training images.
+        default: number of epochs if the settings state none. There are at least `NUM_STEPS` steps then.
+    """
+    least, epochs = (NUM_STEPS, default) if settings.epochs is None else (1, settings.epochs)
+    return max(least, math.ceil(epochs * num_images / settings.batch_size))
+
+
+def learning_rate(step: int, steps: int, settings: OptimizerSettings) -> float:
+    """Return the learning rate: linear warm-up for at most a tenth of the steps, then a cosine to zero."""
+    warmup = min((step + 1) / max(1, min(settings.warmup, steps // 10)), 1.0)
+    return settings.learning_rate * warmup * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def build_optimizer(
+    module: torch.nn.Module, settings: OptimizerSettings, outer: Collection[str] = ()
+) -> torch.optim.Optimizer:
+    """Build the optimizer of a module that is on its device.
+
+    Muon is meant for maps between hidden layers: not for the first and last layer, and not for embedding tables.
+
+    Args:
+        module: module whose parameters are trained.
+        settings: settings of the optimizer.
         outer: parts of the names of parameters that Muon is not meant for, such as "conv_in.".
 
     Raises:
-        InputError: no such optimizer.
+        InputError: there is no such optimizer.
     """
-    if recipe.optimizer not in OPTIMIZERS:
-        raise InputError(f"optimizer {recipe.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
-    settings: dict[str, Any] = {"lr": recipe.learning_rate, "betas": (0.9, 0.99), "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "adamw":
-        return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], fused=True, **settings)
+    if settings.optimizer not in OPTIMIZERS:
+        raise InputError(f"optimizer {settings.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+    options: dict[str, Any] = {
+        "lr": settings.learning_rate, "betas": (0.9, 0.99), "weight_decay": settings.weight_decay, "fused": True
+    }  # fmt: skip
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], **options)
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in module.named_parameters():
         groups[parameter.ndim > 1 and not any(f".{part}" in f".{name}" for part in outer)].append(parameter)
-    return Muon([{"params": p, "orthogonal": inner} for inner, p in groups.items()], fused=True, **settings)
+    return Muon([{"params": p, "orthogonal": inner} for inner, p in groups.items()], **options)
 
 
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
-    """Within it, what goes wrong is the folder's fault."""
+    """Turn errors within the context into an InputError that names the folder, because it cannot be written."""
     try:
         yield
     except (OSError, SafetensorError) as e:
@@ -161,49 +188,42 @@ def writing(out: Path) -> Iterator[None]:
 def fit(
     module: torch.nn.Module,
     loss_at: Callable[[int], Tensor],
-    recipe: Recipe,
+    settings: OptimizerSettings,
     steps: int,
-    checkpoint: Path,
-    run: dict[str, Any],
-    *,
-    defaults: dict[str, Any],
+    checkpoint: Checkpoint,
     save: Callable[[dict[str, Tensor]], None],
+    *,
     outer: Collection[str] = (),
-    checkpoint_every: int | None = None,
-    on_step: Callable[[Progress], None] = lambda _: None,
-    on_checkpoint: Callable[[int], None] = lambda _: None,
+    callbacks: Callbacks = Callbacks(),
     stage: str = "",
 ) -> dict[str, Tensor]:
-    """Minimise a loss, or go on minimising it; returns the exponential moving average of the weights.
+    """Minimise a loss, or resume doing so. Returns the exponential moving average of the weights.
 
     Args:
-        module: on its device; it ends with the last weights.
-        loss_at: the loss of a step.
-        recipe: how.
-        steps: in all.
-        checkpoint: folder of what is needed to go on.
-        run: what tells this run from others; see `load_checkpoint`.
-        defaults: of settings that are younger than a checkpoint.
+        module: module on its device. It ends with the last weights.
+        loss_at: function from the index of a step to its loss.
+        settings: settings of the optimizer.
+        steps: number of steps.
+        checkpoint: checkpoint to resume from, and to write.
         save: called with the averaged weights, before each checkpoint is written.
         outer: see `build_optimizer`.
-        checkpoint_every: steps between checkpoints; half of them if None, but 100 at least and 1,000 at most.
-        on_step: called after each step.
-        on_checkpoint: called with the step, after each checkpoint.
-        stage: told to on_step.
+        callbacks: see there.
+        stage: name of the stage, for `Progress`.
 
     Raises:
-        InputError: the checkpoint is of another run, or damaged; the loss is no longer finite.
+        InputError: the checkpoint belongs to another run, or is damaged; the loss is no longer finite.
     """
     weights: dict[str, Tensor] = {name: p for name, p in module.named_parameters() if p.requires_grad}
     ema = {name: p.detach().clone() for name, p in weights.items()}
-    optimizer = build_optimizer(module, recipe, outer)
-    step = load_checkpoint(checkpoint, run, defaults, weights, ema, optimizer)
-    with writing(checkpoint.parent):
-        checkpoint.mkdir(parents=True, exist_ok=True)  # what is saved from now on is of a training here
-    interval = checkpoint_every or min(1000, max(100, steps // 2))
+    optimizer = build_optimizer(module, settings, outer)
+    state = State(weights, ema, optimizer)
+    step = checkpoint.load(state)
+    with writing(checkpoint.folder.parent):
+        checkpoint.folder.mkdir(parents=True, exist_ok=True)  # marks what is saved from now on as trained here
+    interval = callbacks.checkpoint_every or min(1000, max(100, steps // 2))
     while step < steps:
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, recipe)
+            group["lr"] = learning_rate(step, steps, settings)
         loss = loss_at(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -216,13 +236,13 @@ def fit(
         optimizer.step()
         with torch.no_grad():
             # A young average forgets its random start faster.
-            decay = min(recipe.ema, (1 + step) / (10 + step))
+            decay = min(settings.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(list(ema.values()), [p.detach() for p in weights.values()], 1 - decay)
         step += 1
-        on_step(Progress(step, steps, value, stage))
+        callbacks.on_step(Progress(step, steps, value, stage))
         if step % interval == 0 or step == steps:
-            with writing(checkpoint.parent):
+            with writing(checkpoint.folder.parent):
                 save(ema)
-                save_checkpoint(checkpoint, run, step, weights, ema, optimizer)
-            on_checkpoint(step)
+                checkpoint.save(step, state)
+            callbacks.on_checkpoint(step)
     return ema

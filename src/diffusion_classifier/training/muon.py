@@ -1,6 +1,6 @@
-"""Muon: momentum made orthogonal, for the matrices and kernels of a network (Jordan et al., 2024, "Muon").
+"""Muon: orthogonalised momentum for the matrices and kernels of a network (Jordan et al., 2024, "Muon").
 
-A step changes all directions of a matrix by as much, where AdamW follows the few that dominate the gradient.
+A step changes all directions of a matrix equally, while AdamW follows the few that dominate the gradient.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Quintic Newton–Schulz iteration of the same source: singular values go to about 0.7 to 1.2 rather than to 1 itself.
+# Quintic Newton–Schulz iteration of the same source: singular values become about 0.7 to 1.2, not exactly 1.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ITERATIONS = 5
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """U S′ Vᵀ for a matrix U S Vᵀ, all of S′ near 1, in float32.
+    """Return U S′ Vᵀ for a matrix U S Vᵀ, with all of S′ near 1, in float32.
 
     The iteration is a polynomial in the Gram matrix, so that only matrices of the smaller side are multiplied until
     the last step.
@@ -36,14 +36,14 @@ def orthogonalise(matrix: Tensor) -> Tensor:
 
 
 def _polynomial(gram: Tensor) -> Tensor:
-    """a + b G + c G²."""
+    """Return a + b G + c G²."""
     result = torch.addmm(gram, gram, gram, beta=_B, alpha=_C)
     result.diagonal().add_(_A)
     return result
 
 
 class Muon(torch.optim.AdamW):
-    """Muon for the groups of parameters with `"orthogonal": True`, AdamW for the others.
+    """Muon for parameter groups with `"orthogonal": True`, AdamW for the others.
 
     An orthogonal step is scaled to a root mean square of 0.2 · lr, about that of AdamW (Liu et al., 2025, "Muon is
     scalable for LLM training", section 2.2), so that both kinds take the same learning rate. torch.optim.Muon takes
@@ -56,7 +56,7 @@ class Muon(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self) -> None:  # type: ignore[override]
-        """One step; the gradients of orthogonal parameters are used up."""
+        """Do one step. Clears the gradients of orthogonal parameters."""
         for group in self.param_groups:
             if not group.get("orthogonal"):
                 continue
@@ -70,5 +70,5 @@ class Muon(torch.optim.AdamW):
                 update = orthogonalise(parameter.grad.lerp(average, self.momentum).flatten(1))
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view_as(parameter), alpha=-0.2 * group["lr"] * math.sqrt(max(update.shape)))
-                parameter.grad = None  # so that AdamW passes it by
+                parameter.grad = None  # so that AdamW skips it
         super().step()

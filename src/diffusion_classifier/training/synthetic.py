@@ -1,7 +1,7 @@
-"""A data set of images that a diffusion model drew, each of a class: to train another classifier on.
+"""Sample a labelled data set from a diffusion model, for the training of another classifier.
 
-The paper's synthetic-data baseline (section 5.1, appendix D.5): class names in random templates, sampled as the
-pipeline samples by default.
+This is the paper's synthetic-data baseline (section 5.1, appendix D.5): class names in random templates, sampled with
+the defaults of the pipeline.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ SETTINGS = "synthetic.json"
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What is drawn.
+class SyntheticConfig:
+    """Settings of a sampled data set.
 
     Args:
-        classes: names.
-        per_class: images of each.
-        templates: of prompts, one drawn at random for each image; none for a model of classes.
-        steps: of sampling.
+        classes: names of the classes.
+        per_class: number of images per class.
+        templates: prompt templates, one of which is drawn at random for each image. None for class-conditional models.
+        steps: number of sampling steps.
         guidance: see `sampling.draw_images`.
-        seed: of noise and templates.
+        seed: seed of noise and templates.
 
     Raises:
-        InputError: fewer than two classes, no image of each, or a template without its place for the class.
+        InputError: fewer than two classes, no image per class, or a template without a place for the class.
     """
 
     classes: Sequence[str]
@@ -59,7 +59,7 @@ class Recipe:
         return len(self.classes) * self.per_class
 
     def image(self, i: int) -> tuple[str, str, int]:
-        """Class, prompt and seed of image i; classes come in turn, so that any first part is balanced."""
+        """Return class, prompt and seed of image i. Classes alternate, so that every prefix is balanced."""
         k = i % len(self.classes)
         rng = np.random.default_rng((self.seed, i))
         prompt = self.classes[k]
@@ -68,14 +68,14 @@ class Recipe:
         return self.classes[k], prompt, int(rng.integers(2**63))
 
 
-def draw_data_set(denoiser: Denoiser, recipe: Recipe, folder: Path) -> Iterator[Path]:
-    """Draw, or go on drawing, into a folder of images with a metadata.csv; yields each file that is new.
+def draw_data_set(denoiser: Denoiser, config: SyntheticConfig, folder: Path) -> Iterator[Path]:
+    """Sample images into a folder with a metadata.csv, or resume doing so. Yields each new file.
 
     Raises:
         InputError: the folder holds something else, or cannot be written; as `sampling.draw_images`.
     """
     settings = json.dumps(
-        {**vars(recipe), "model": denoiser.fingerprint(), "image_size": denoiser.image_size}, indent=2, default=list
+        {**vars(config), "model": denoiser.fingerprint(), "image_size": denoiser.image_size}, indent=2, default=list
     )
     file = folder / SETTINGS
     try:
@@ -85,21 +85,21 @@ def draw_data_set(denoiser: Denoiser, recipe: Recipe, folder: Path) -> Iterator[
         elif file.read_text("utf-8") != settings:
             raise InputError(f"{folder} holds images of other settings, see {file}: choose another --out")
         if isinstance(denoiser, ClassConditional):
-            denoiser.condition(recipe.classes)  # for its complaints
+            denoiser.condition(config.classes)  # to raise its errors
         folder.mkdir(parents=True, exist_ok=True)
-        todo = [i for i in range(len(recipe)) if not (folder / _name(i)).exists()]
+        todo = [i for i in range(len(config)) if not (folder / _name(i)).exists()]
         for start in range(0, len(todo), BATCH):
             some = todo[start : start + BATCH]
-            _, prompts, seeds = zip(*(recipe.image(i) for i in some), strict=True)
-            images = list(draw_images(denoiser, prompts, seeds, steps=recipe.steps, guidance=recipe.guidance))
-            if not file.exists():  # what fails before its first image leaves the folder to other settings
+            _, prompts, seeds = zip(*(config.image(i) for i in some), strict=True)
+            images = list(draw_images(denoiser, prompts, seeds, steps=config.steps, guidance=config.guidance))
+            if not file.exists():  # a run that fails before its first image does not claim the folder
                 write_durably(file, settings)
             for i, image in zip(some, images, strict=True):
                 unfinished = folder / f"{_name(i)}.part"
                 image.save(unfinished, "PNG")
                 yield unfinished.replace(folder / _name(i))
         with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as table:
-            rows = ((_name(i), recipe.image(i)[0]) for i in range(len(recipe)))
+            rows = ((_name(i), config.image(i)[0]) for i in range(len(config)))
             csv.writer(table).writerows([("file_name", "label"), *rows])
     except OSError as e:
         raise InputError(f"{folder} cannot be written: {e}") from e

@@ -1,8 +1,8 @@
-"""Text-conditional latent diffusion from scratch: a StableDiffusionPipeline that diffusers itself loads back.
+"""Train text-to-image latent diffusion models from scratch: a StableDiffusionPipeline that diffusers loads.
 
-In three stages, as Stable Diffusion 2 came about: a contrastive model of images and captions, whose text tower is then
-frozen and reads the prompts; an autoencoder; and the diffusion model on its latents. Contrastive and generative reader
-so share the very same text encoder.
+There are three stages, as for Stable Diffusion 2: a contrastive model of images and captions, whose text tower is then
+frozen and encodes the prompts; an autoencoder; and the diffusion model on its latents. The contrastive and the
+generative classifier therefore share one text encoder.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from ..data.prompts import words_of
 from ..denoisers import autoencoder
 from ..denoisers.base import fingerprint, scheduler_config, without_advice
 from ..denoisers.devices import native_bfloat16, one_line
-from ..denoisers.load import SETTINGS_FILE, quiet
+from ..denoisers.load import quiet
+from ..denoisers.model_settings import SETTINGS_FILE
 from ..denoisers.networks import FAULTS, check_files, load_network
 from ..diffusion.schedules import read_scheduler
 from ..errors import InputError
 from ..files import write_durably
+from .checkpoint import CHECKPOINT, Checkpoint, check_out
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
 from .images import TrainingCaptions
 from .latents import BATCH, encode_all, image_processor, pixels
-from .loop import NUM_EPOCHS, Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
+from .loop import NUM_EPOCHS, Callbacks, Progress, batch_rows, fit, generator_of, num_steps, seed_of, seeded, writing
 from .text_networks import (
     Latents,
     Towers,
@@ -43,15 +45,14 @@ from .text_networks import (
     build_towers,
     build_unet,
     contrastive_loss,
+    default_patch_size,
     halved,
     text_encoder_of,
     tokens_of,
-    usual_patch_size,
 )
 
-CHECKPOINT = "checkpoint"
 CONTRASTIVE = "contrastive"
-"""Folder of the contrastive model within that of the pipeline."""
+"""Subfolder of the contrastive model in the folder of the pipeline."""
 _OUTER = ("conv_in.", "conv_out.")
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
@@ -71,20 +72,21 @@ def train_text(
     on_step: Callable[[Progress], None] = lambda _: None,
     on_stage: Callable[[str, int, int], None] = lambda *_: None,
 ) -> Path:
-    """Train, or go on training, into the folder `out`, which `StableDiffusionPipeline` loads; returns it.
+    """Train into the folder `out`, or resume training there. Returns the folder, which `StableDiffusionPipeline` loads.
 
     Args:
         data: training images.
-        config: of the diffusion model; `label_dropout` is the share of images shown with an empty caption.
-        out: holds the pipeline; in `contrastive/` the contrastive model; in `checkpoint/` what is needed to go on.
-        towers: of the contrastive model; or the folder of one that is there already.
-        latents: of the autoencoder; or the folder of one that is there already.
-        device: of the networks.
-        mixed_precision: bfloat16 autocast; where the processor computes in it natively if None.
-        compile_network: torch.compile of the U-Net.
-        checkpoint_every: steps between checkpoints; see `loop.fit` for None.
+        config: settings of the diffusion model. `label_dropout` is the share of images with an empty caption.
+        out: folder of the pipeline. Its subfolder `contrastive/` holds the contrastive model, and `checkpoint/` what is
+            needed to resume.
+        towers: settings of the contrastive model, or the folder of an existing one.
+        latents: settings of the autoencoder, or the folder of an existing one.
+        device: device of the networks.
+        mixed_precision: whether to autocast to bfloat16. Default: if the device computes in bfloat16 natively.
+        compile_network: whether to use torch.compile for the U-Net.
+        checkpoint_every: steps between checkpoints; see `loop.Callbacks` for the default.
         on_step: called after each step.
-        on_stage: called with the name of each stage, its number of steps, and of images a step.
+        on_stage: called at the start of each stage, with its name, its number of steps, and the images per step.
 
     Raises:
         InputError: settings that do not fit the images; a caption is too long; `out` holds another run, or a damaged
@@ -99,11 +101,11 @@ def train_text(
             f"{config.start} knows captions and latents of its own: to start from it, name the folders of its "
             "contrastive model and its autoencoder"
         )
-    if (out / "model_index.json").exists() and not any((out / CHECKPOINT).glob("*/")):
-        raise InputError(f"{out} holds a model that no training here made: choose another --out")
+    check_out(out, "model_index.json", in_stages=True)
     place = torch.device(device)
     autocast = native_bfloat16(place) if mixed_precision is None else mixed_precision
-    stages = _Stages(data, config, out, place, autocast, checkpoint_every, on_step, on_stage)
+    callbacks = Callbacks(checkpoint_every, on_step, on_stage=on_stage)
+    stages = _Stages(data, config, out, place, autocast, callbacks)
     size = data.images.shape[-1]
     vae: AutoencoderKL | None = None
     if isinstance(latents, Path):
@@ -113,7 +115,7 @@ def train_text(
         channels = latents.channels
     halved(halved(size, channels, "images"), config.channels, "latents")  # before anything takes long
     if isinstance(towers, Towers):
-        patch = towers.patch_size or usual_patch_size(size)
+        patch = towers.patch_size or default_patch_size(size)
         if size % patch:
             raise InputError(
                 f"images of {size} pixels cannot be cut into squares of {patch}: choose another patch_size of the "
@@ -134,9 +136,7 @@ class _Stages:
     out: Path
     device: torch.device
     autocast: bool
-    checkpoint_every: int | None
-    on_step: Callable[[Progress], None]
-    on_stage: Callable[[str, int, int], None]
+    callbacks: Callbacks
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -149,20 +149,20 @@ class _Stages:
         self,
         stage: str,
         module: _Module,
-        recipe: Towers | Latents | TrainConfig,
+        stage_settings: Towers | Latents | TrainConfig,
         loss_at: Callable[[int], Tensor],
         save: Callable[[_Module], None],
         settings: Mapping[str, Any],
         outer: Sequence[str] = (),
     ) -> _Module:
-        """The module with its averaged weights, trained."""
-        usual = 1 if isinstance(recipe, Latents) else NUM_EPOCHS  # every image teaches an autoencoder much
-        steps = num_steps(recipe, len(self.data), usual)
-        self.on_stage(stage, steps, recipe.batch_size)
+        """Train a module, and return it with its averaged weights."""
+        default = 1 if isinstance(stage_settings, Latents) else NUM_EPOCHS  # one epoch is enough for an autoencoder
+        steps = num_steps(stage_settings, len(self.data), default)
+        self.callbacks.on_stage(stage, steps, stage_settings.batch_size)
         averaged = copy.deepcopy(module).eval().requires_grad_(False)
 
         def save_average(ema: dict[str, Tensor]) -> None:
-            averaged.load_state_dict(ema, strict=False)  # buffers are no parameters
+            averaged.load_state_dict(ema, strict=False)  # buffers are not averaged
             with quiet():
                 save(averaged)
 
@@ -170,30 +170,27 @@ class _Stages:
         ema = fit(
             module,
             loss_at,
-            recipe,
+            stage_settings,
             steps,
-            self.out / CHECKPOINT / stage,
-            run,
-            defaults=asdict(type(recipe)()),
-            save=save_average,
+            Checkpoint(self.out / CHECKPOINT / stage, run, asdict(type(stage_settings)())),
+            save_average,
             outer=outer,
-            checkpoint_every=self.checkpoint_every,
-            on_step=self.on_step,
+            callbacks=self.callbacks,
             stage=stage,
         )
         averaged.load_state_dict(ema, strict=False)
         return averaged
 
     def towers(self, towers: Towers) -> tuple[CLIPModel, CLIPTokenizer]:
-        """The contrastive model."""
+        """Train the contrastive model."""
         size = self.data.images.shape[-1]
         tokenizer = build_tokenizer(self.data.captions, towers.vocabulary, towers.max_tokens)
         with seeded(seed_of(self.config.seed, 10)):
             clip = build_towers(towers, tokenizer, size).to(self.device).train()
         if self.device.type == "cpu":
-            clip.set_attn_implementation("eager")  # the gradient of torch's fused attention is slow here
+            clip.set_attn_implementation("eager")  # the gradient of torch's fused attention is slow on a CPU
         tokens = tokens_of(tokenizer, self.data.captions)
-        with writing(self.out):  # now, since it may not be allowed
+        with writing(self.out):  # now, in case the folder cannot be written
             (self.out / CONTRASTIVE).mkdir(parents=True, exist_ok=True)
         processor = image_processor(size)
 
@@ -213,7 +210,7 @@ class _Stages:
         return trained, tokenizer
 
     def latents(self, latents: Latents) -> AutoencoderKL:
-        """The autoencoder, with the scale at which its latents have a variance of 1."""
+        """Train the autoencoder, with the scaling factor at which its latents have a variance of 1."""
         size = self.data.images.shape[-1]
         with seeded(seed_of(self.config.seed, 20)):
             vae = build_autoencoder(latents, size).to(self.device).train()
@@ -243,8 +240,8 @@ class _Stages:
         vae.register_to_config(scaling_factor=1 / float(std))
 
     def diffusion(self, clip: CLIPModel, tokenizer: CLIPTokenizer, vae: AutoencoderKL, compile_network: bool) -> None:
-        """The diffusion model, and all together as a pipeline."""
-        with without_advice():  # the import tells what image processors, not used here, would need
+        """Train the diffusion model, and save all parts as a pipeline."""
+        with without_advice():  # the import warns about image processors, which are not used here
             from diffusers import StableDiffusionPipeline
 
         config, data = self.config, self.data
@@ -257,12 +254,12 @@ class _Stages:
             load_start(unet, config)
         vae.to(self.device).eval().requires_grad_(False)
         encode = partial(autoencoder.encode, vae)
-        encoded = encode_all(data.images, encode, self.device, self.autocast, self.on_stage, self.on_step)
-        scheduler = build_scheduler(config, clip_sample=False, steps_offset=1)  # as the pipeline wants it
+        encoded = encode_all(data.images, encode, self.device, self.autocast, self.callbacks)
+        scheduler = build_scheduler(config, clip_sample=False, steps_offset=1)  # as the pipeline expects
         schedule, _ = read_scheduler(scheduler_config(scheduler))
         unet.to(self.device).train()
         if self.device.type == "cpu":
-            unet.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow here
+            unet.set_attn_processor(AttnProcessor())  # the gradient of torch's fused attention is slow on a CPU
         network = torch.compile(unet, dynamic=False) if compile_network else unet
         settings = {"words": sorted(set().union(*map(words_of, set(data.captions)))), "times": config.times}
 
@@ -295,10 +292,10 @@ class _Stages:
 
 
 def _load(folder: Path, library: str, kind: str, what: str) -> Any:
-    """A network that is there already, in float32.
+    """Load an existing network in float32.
 
     Raises:
-        InputError: it is none of that kind, or not in safetensors.
+        InputError: the folder holds no network of this class, or none in safetensors.
     """
     check_files(folder)
     try:

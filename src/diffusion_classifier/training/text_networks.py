@@ -1,4 +1,4 @@
-"""What a text-to-image model consists of: tokenizer, towers, autoencoder, U-Net; their settings, and their losses.
+"""Parts of a text-to-image model, their settings and losses: tokenizer, towers, autoencoder, U-Net.
 
 Shape legend: B rows of a batch, L tokens.
 """
@@ -24,17 +24,17 @@ from .denoising import TrainConfig
 
 @dataclass(frozen=True)
 class Towers:
-    """The contrastive model: a transformer for captions and one for images, with one space for both.
+    """Settings of the contrastive model: a transformer for captions and one for images, with a shared output space.
 
     Args:
-        width: of both.
-        layers: of both.
-        patch_size: edge of the squares that an image is cut into, in pixels; about an eighth of the image's if None.
-        max_tokens: of a caption, start and end included.
-        vocabulary: tokens at most.
-        epochs: passes over the training images; see `loop.num_steps` for None.
-        batch_size: captions that an image's own is told from, plus one.
-        learning_rate: see `TrainConfig`, and so the others.
+        width: width of both transformers.
+        layers: number of layers of both transformers.
+        patch_size: edge in pixels of the patches of an image. Default: about an eighth of the image's edge.
+        max_tokens: maximum number of tokens per caption, start and end included.
+        vocabulary: maximum number of different tokens.
+        epochs: number of passes over the training images; see `loop.num_steps` for None.
+        batch_size: images per step. Each image is contrasted with the captions of all others.
+        learning_rate: see `TrainConfig`, as for the other settings.
     """
 
     width: int = 128
@@ -57,15 +57,15 @@ class Towers:
 
 @dataclass(frozen=True)
 class Latents:
-    """The autoencoder.
+    """Settings of the autoencoder.
 
     Args:
-        channels: width of each resolution level, high to low: each but the first halves the edge.
-        latent_channels: of a latent.
-        divergence: weight of the Kullback-Leibler divergence, a dimension, against the mean squared error.
-        epochs: passes over the training images; one if None, and see `loop.num_steps`.
-        batch_size: images a step.
-        learning_rate: see `TrainConfig`, and so the others.
+        channels: width of each resolution level, from high to low resolution. Each but the first halves the edge.
+        latent_channels: number of channels of a latent.
+        divergence: weight of the Kullback-Leibler divergence per dimension, relative to the mean squared error.
+        epochs: number of passes over the training images. Default: one; see `loop.num_steps`.
+        batch_size: images per step.
+        learning_rate: see `TrainConfig`, as for the other settings.
     """
 
     channels: tuple[int, ...] = (32, 64, 64)
@@ -81,15 +81,15 @@ class Latents:
 
 
 _WITHOUT_DEFAULT = {"epochs": 10.0, "patch_size": 7}
-"""Values such as those that these settings take."""
+"""Example values, used to infer the type of settings whose default is None."""
 _Settings = TypeVar("_Settings", Towers, Latents)
 
 
 def read_settings(kind: type[_Settings], text: str) -> _Settings:
-    """Settings from "width=128,layers=4"; several numbers of one are separated by slashes.
+    """Parse settings such as "width=128,layers=4,channels=32/64". Slashes separate several numbers.
 
     Raises:
-        InputError: an unknown name, or a value that is no positive number.
+        InputError: an unknown name, or a value that is not a positive number.
     """
     known = {field.name: field.default for field in fields(kind)}
     values: dict[str, Any] = {}
@@ -112,16 +112,16 @@ def read_settings(kind: type[_Settings], text: str) -> _Settings:
     return kind(**values)
 
 
-def usual_patch_size(size: int) -> int:
-    """The divisor of an image's edge that is nearest to an eighth of it."""
+def default_patch_size(size: int) -> int:
+    """Return the divisor of an image's edge that is nearest to an eighth of it."""
     return min((p for p in range(1, size + 1) if size % p == 0), key=lambda p: abs(8 * p - size))
 
 
 def halved(size: int, channels: Sequence[int], what: str) -> int:
-    """Edge of the lowest of a network's levels, of which each but the first halves it.
+    """Return the edge at the lowest level of a network, where each level but the first halves it.
 
     Raises:
-        InputError: it cannot be halved so often.
+        InputError: the edge cannot be halved that often.
     """
     factor: int = 2 ** (len(channels) - 1)
     if size % factor:
@@ -133,12 +133,12 @@ def halved(size: int, channels: Sequence[int], what: str) -> int:
 
 
 def build_tokenizer(captions: Sequence[str], vocabulary: int, max_tokens: int) -> CLIPTokenizer:
-    """CLIP's kind of tokenizer, with the words of these captions."""
+    """Train a tokenizer of CLIP's kind on captions."""
     base = CLIPTokenizer()
     alphabet = sorted(ByteLevel.alphabet())
     trainer = BpeTrainer(
         vocab_size=vocabulary,
-        # All given numbers here: else those at the ends of words are numbered anew, and in another order, each time.
+        # Listed in full, because the trainer would number word endings in another order each time.
         special_tokens=[base.bos_token, base.eos_token, *alphabet, *(character + "</w>" for character in alphabet)],
         end_of_word_suffix="</w>",
         show_progress=False,
@@ -151,10 +151,10 @@ def build_tokenizer(captions: Sequence[str], vocabulary: int, max_tokens: int) -
 
 
 def tokens_of(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
-    """Token ids (B, L) of captions, padded as the pipeline pads prompts.
+    """Return the token ids (B, L) of captions, padded as the pipeline pads prompts.
 
     Raises:
-        InputError: a caption has more tokens than are read.
+        InputError: a caption has more tokens than the tokenizer's limit.
     """
     limit = tokenizer.model_max_length
     ids = tokenizer(list(captions), padding="max_length", max_length=limit).input_ids
@@ -165,7 +165,7 @@ def tokens_of(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> Tensor:
 
 
 def build_towers(towers: Towers, tokenizer: CLIPTokenizer, size: int) -> CLIPModel:
-    """The contrastive model for images of that edge, with its first weights."""
+    """Build the contrastive model for images with edge `size`, with its initial weights."""
     shared = {
         "hidden_size": towers.width,
         "intermediate_size": 4 * towers.width,
@@ -179,20 +179,20 @@ def build_towers(towers: Towers, tokenizer: CLIPTokenizer, size: int) -> CLIPMod
 
 
 def text_encoder_of(clip: CLIPModel) -> CLIPTextModel:
-    """The text tower by itself."""
+    """Return a copy of the text tower."""
     encoder = CLIPTextModel(clip.config.text_config)
     inner = getattr(encoder, "text_model", encoder)  # older versions of transformers wrap it
     inner.load_state_dict(clip.text_model.state_dict())
-    encoder.set_attn_implementation("sdpa")  # whatever the tower was trained with
+    encoder.set_attn_implementation("sdpa")  # in place of the implementation used in training
     return encoder
 
 
 def contrastive_loss(logits: Tensor, tokens: Tensor) -> Tensor:
-    """Cross-entropy over the captions of a batch and over its images; equal captions count as one.
+    """Return the cross-entropy over the captions and over the images of a batch. Equal captions count as one.
 
     Args:
         logits: similarity of image i and caption j, (B, B).
-        tokens: of the captions, (B, L).
+        tokens: tokens of the captions, (B, L).
     """
     same = (tokens[:, None] == tokens[None]).all(-1).float()
     goal = same / same.sum(1, keepdim=True)
@@ -200,7 +200,7 @@ def contrastive_loss(logits: Tensor, tokens: Tensor) -> Tensor:
 
 
 def build_autoencoder(latents: Latents, size: int) -> AutoencoderKL:
-    """The autoencoder of images of that edge, with its first weights."""
+    """Build the autoencoder for images with edge `size`, with its initial weights."""
     levels = len(latents.channels)
     return AutoencoderKL(
         down_block_types=["DownEncoderBlock2D"] * levels,
@@ -214,7 +214,7 @@ def build_autoencoder(latents: Latents, size: int) -> AutoencoderKL:
 
 
 def autoencoder_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, divergence: float) -> Tensor:
-    """Mean squared error of the reconstruction, and the divergence of latents from the normal distribution."""
+    """Return the mean squared error of the reconstruction, plus the weighted divergence of the latents."""
     latent = vae.encode(x).latent_dist
     decoded = vae.decode(latent.mean + latent.std * noise).sample
     kl = 0.5 * (latent.mean.square() + latent.var - 1 - latent.logvar).mean()
@@ -223,13 +223,13 @@ def autoencoder_loss(vae: AutoencoderKL, x: Tensor, noise: Tensor, divergence: f
 
 
 def build_unet(config: TrainConfig, channels: int, size: int, width: int) -> UNet2DConditionModel:
-    """The diffusion model, with its first weights.
+    """Build the diffusion model, with its initial weights.
 
     Args:
-        config: its shape.
-        channels: of a latent.
+        config: settings that describe its shape.
+        channels: number of channels of a latent.
         size: edge of a latent.
-        width: of the prompts' encodings.
+        width: width of the encoded prompts.
     """
     levels = len(config.channels)
     return UNet2DConditionModel(
@@ -242,7 +242,7 @@ def build_unet(config: TrainConfig, channels: int, size: int, width: int) -> UNe
         + ["CrossAttnDownBlock2D" if config.attention else "DownBlock2D"],
         up_block_types=["CrossAttnUpBlock2D" if config.attention else "UpBlock2D"] + ["UpBlock2D"] * (levels - 1),
         cross_attention_dim=width,
-        attention_head_dim=max(1, config.channels[0] // 16),  # in spite of its name, the number of heads
+        attention_head_dim=max(1, config.channels[0] // 16),  # despite its name, this is the number of heads
         norm_num_groups=math.gcd(32, *config.channels),
         dropout=config.dropout,
         resnet_time_scale_shift="scale_shift",

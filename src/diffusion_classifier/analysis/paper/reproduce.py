@@ -24,7 +24,7 @@ from ...tasks import CAPTION_TASKS, TASKS, CaptionTask, open_caption_task, open_
 from ...training.images import load_labelled_images
 from ...training.loop import num_steps
 from ...training.supervised import SupervisedConfig, train_supervised
-from ...training.synthetic import Recipe, draw_data_set
+from ...training.synthetic import SyntheticConfig, draw_data_set
 from ..html import embedded, write_page
 from ..inversion import require_skimage
 from ..plotting import pyplot
@@ -107,7 +107,7 @@ def reproduce(
 def _taught_by_drawn_images(folder: Path, count: int, tell: OnProgress, options: dict[str, Any]) -> Path:
     """A ResNet-18 that never saw but what `fashion` draws."""
     drawn, network = folder / "drawn", folder / DRAWN_STUDENT_RUN.model
-    recipe = Recipe(FASHION, count)
+    recipe = SyntheticConfig(FASHION, count)
     chosen = {name: value for name, value in options.items() if name != "batch_size"}
     tell("drawing", len(list(drawn.glob("*.png"))) * SECONDS_TO_DRAW)
     for _ in draw_data_set(load_denoiser("fashion", **chosen), recipe, drawn):

@@ -1,1 +1,1 @@
-"""One module per model family, and the registry that names them."""
+"""One module per model family, and the registry that lists them."""

@@ -1,12 +1,12 @@
-"""Class-conditional U-Nets in pixel space: a diffusers folder with a UNet2DModel and a scheduler."""
+"""Class-conditional U-Nets in pixel space: UNet2DModel, with or without a trunk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
 
 import torch
-from diffusers import DDPMPipeline, UNet2DModel
+from diffusers import UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor
 
@@ -16,16 +16,17 @@ from ..base import Conditioning, scheduler_config
 from ..class_conditional import ClassConditional
 from ..class_inputs import Entry
 from ..devices import to_device
+from ..model_settings import ModelSettings
 from ..shared_prefix import Prefix
 from .late import LateConditioned, LateConditionedPipeline, Trunk
 
 _TRUNK_ROWS = 8
-"""Latents that a trunk is given at once where no bit may depend on their number."""
+"""Number of latents per call of a trunk, if no bit may depend on the number of latents in a batch."""
 _LUMA = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)  # ITU-R BT.601, as Pillow's mode L
 
 
 def _before_the_class(unet: UNet2DModel) -> list[torch.nn.Module]:
-    """Convolutions that come before the first sum with the class's embedding."""
+    """Return the convolutions before the class embedding is added."""
     block = unet.down_blocks[0].resnets[0]
     return [unet.conv_in, *([block.conv1] if isinstance(block, ResnetBlock2D) else [])]
 
@@ -34,11 +35,11 @@ class ClassUNet(ClassConditional):
     """A UNet2DModel on pixels, or on pixels folded into channels.
 
     Args:
-        unet: a network with class embeddings. One row more than there are class names is the null class.
-        scheduler_config: config of the scheduler that it was trained with.
-        class_names: one name per class; the indices as words if None.
-        patch_size: p; the network sees p×p pixels as p² channels (pixel unshuffle). Exact and without parameters.
-        trunk: a network without classes, whose output `unet` sees beside the image; see `late`.
+        unet: network with class embeddings. If it has one row more than there are class names, that is the null class.
+        scheduler_config: config of the scheduler that the network was trained with.
+        settings: class names, which are the indices by default, and patch size p: the network takes p×p pixels as p²
+            channels (pixel unshuffle), which is exact and has no parameters.
+        trunk: network without classes, whose output `unet` takes beside the image; see `late`.
 
     Raises:
         InputError: the network is unconditional, does not state the size of its images, or has channels that do not
@@ -46,17 +47,18 @@ class ClassUNet(ClassConditional):
     """
 
     family = "class-unet"
+    pipelines = ("DDPMPipeline", "DDIMPipeline", LateConditionedPipeline.__name__)
     any_size = True
 
     def __init__(
         self,
         unet: UNet2DModel,
         scheduler_config: Mapping[str, Any],
-        class_names: Sequence[str] | None = None,
-        patch_size: int = 1,
+        settings: ModelSettings | None = None,
         trunk: Trunk | None = None,
     ) -> None:
-        config = unet.config
+        config, settings = unet.config, settings or ModelSettings()
+        patch_size = settings.patch_size
         if config.num_class_embeds is None:
             raise InputError(
                 "this UNet2DModel is unconditional (num_class_embeds is not set): it has no classes to compare"
@@ -71,7 +73,7 @@ class ClassUNet(ClassConditional):
         channels, rest = divmod(in_channels, patch_size**2)
         if rest or channels not in (1, 3):
             raise InputError(f"{in_channels} input channels are not 1 or 3 times the patch size {patch_size} squared")
-        self.class_names = tuple(class_names or map(str, range(config.num_class_embeds)))
+        self.class_names = tuple(settings.class_names or map(str, range(config.num_class_embeds)))
         if len(self.class_names) not in (config.num_class_embeds, config.num_class_embeds - 1):
             raise InputError(f"{len(self.class_names)} class names for {config.num_class_embeds} class embeddings")
         self.null_class = len(self.class_names) if len(self.class_names) < config.num_class_embeds else None
@@ -80,24 +82,19 @@ class ClassUNet(ClassConditional):
         schedule, prediction_type = read_scheduler(scheduler_config)
         size = config.sample_size
         network = unet if trunk is None else LateConditioned(trunk, unet)
-        super().__init__({"unet": network}, schedule, prediction_type, (in_channels, size, size), size * patch_size)
+        shape = (in_channels, size, size)
+        super().__init__({"unet": network}, schedule, prediction_type, shape, size * patch_size, settings)
         self._conditioned, self._trunk = unet, trunk
         if trunk is not None:
             self.prefix = Prefix([trunk, *_before_the_class(unet)])
 
     @classmethod
-    def from_pipeline(cls, pipeline: DDPMPipeline | LateConditionedPipeline, settings: Mapping[str, Any]) -> ClassUNet:
-        """From what `DDPMPipeline` loads; class names and patch size from the folder's settings."""
-        return cls(
-            pipeline.unet,
-            scheduler_config(pipeline.scheduler),
-            settings.get("class_names"),
-            settings.get("patch_size", 1),
-            getattr(pipeline, "trunk", None),
-        )
+    def from_pipeline(cls, pipeline: Any, settings: ModelSettings) -> Self:
+        """See `Denoiser.from_pipeline`."""
+        return cls(pipeline.unet, scheduler_config(pipeline.scheduler), settings, getattr(pipeline, "trunk", None))
 
     def compile(self) -> None:
-        """See `Denoiser.compile`. A trunk stays as it is, and shared: its rows are few, and their number changes."""
+        """See `Denoiser.compile`. A trunk is shared and not compiled, because it has few rows, whose number varies."""
         if self._trunk is None:
             super().compile()
         else:
@@ -117,17 +114,17 @@ class ClassUNet(ClassConditional):
         self.prefix = Prefix([trunk], at_once)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Pixels themselves, in luma for a network of one channel; see `Denoiser.encode`."""
+        """Return the pixels, as luma if the network has one channel. See `Denoiser.encode`."""
         if self.channels == 1:
             images = (images * to_device(_LUMA, images.device)).sum(1, keepdim=True)
         return torch.nn.functional.pixel_unshuffle(images.float(), self.patch_size) / self.schedule.sigma_data
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pixels; see `Denoiser.decode`."""
+        """Return the pixels. See `Denoiser.decode`."""
         return torch.nn.functional.pixel_shuffle(latents * self.schedule.sigma_data, self.patch_size)
 
     def entries(self) -> Iterator[Entry]:
-        """See `ClassConditional.entries`: all residual blocks see the activated sum of both embeddings."""
+        """See `ClassConditional.entries`. All residual blocks take the activated sum of both embeddings."""
         unet: Any = self._conditioned
         if unet.config.class_embed_type is not None:
             kind = unet.config.class_embed_type

@@ -1,4 +1,4 @@
-"""Class-conditional Gaussians: the denoiser whose optimum, errors and posterior are known in closed form."""
+"""Class-conditional Gaussians: a denoiser whose optimum, errors and posterior are known in closed form."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..class_conditional import class_ids
 
 
 class Gaussian(Denoiser):
-    """p(x|c) = N(μ_c, diag v_c), denoised optimally. Everything that the classifier claims can be checked on it.
+    """Optimal denoiser of p(x|c) = N(μ_c, diag v_c), on which every claim of the classifier can be checked.
 
     With x_t = α·x + σ·ε, the optimal x̂ = μ + α·v/(α²v + σ²)·(x_t - α·μ) and ε̂ = σ/(α²v + σ²)·(x_t - α·μ).
 
     Args:
         means: μ, (K, 3, S, S): the latent is the image itself.
         variances: v, (K, 3, S, S), positive.
-        schedule: any.
-        prediction_type: what the network is to return; ε̂ is the same for all types.
-        class_names: K names; the indices as words if None.
+        schedule: any schedule.
+        prediction_type: what `forward` returns. ε̂ is the same for all types.
+        class_names: K names. Default: the indices.
     """
 
     family = "gaussian"
@@ -45,21 +45,21 @@ class Gaussian(Denoiser):
         self.class_names = tuple(class_names or map(str, range(len(means))))
 
     def encode(self, images: Tensor) -> Tensor:
-        """The images themselves."""
+        """Return the argument: latents are the images themselves."""
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
-        """The images themselves."""
+        """Return the argument: latents are the images themselves."""
         return latents
 
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """Means and variances of the classes."""
+        """Return means and variances of the classes."""
         assert self.class_names is not None
         ids = class_ids(classes, self.class_names)
         return Conditioning({"mean": self.means[ids], "variance": self.variances[ids]})
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """The optimum, in the form that the prediction type asks for."""
+        """Return the optimal prediction, in the form of the prediction type."""
         mean, variance = conditioning.tensors["mean"], conditioning.tensors["variance"]
         alpha, sigma = (a.view(-1, *[1] * (noisy.ndim - 1)) for a in self.schedule(t))
         centred = (noisy - alpha * mean) / (alpha**2 * variance + sigma**2)
@@ -67,13 +67,13 @@ class Gaussian(Denoiser):
         return target(x, eps, alpha.flatten(), sigma.flatten(), self.prediction_type)
 
     def log_likelihood(self, x: Tensor) -> Tensor:
-        """log p(x|c), (B, K), for x (B, 3, S, S); in float64."""
+        """Return log p(x|c), (B, K), for x (B, 3, S, S), in float64."""
         x, mean, variance = x.double()[:, None], self.means.double(), self.variances.double()
         terms = (x - mean) ** 2 / variance + torch.log(2 * torch.pi * variance)
         return -0.5 * terms.flatten(2).sum(2)
 
     def expected_error(self, x: Tensor, t: Tensor) -> Tensor:
-        """E_ε of the mean squared error of ε̂, (K, T), for one x (3, S, S) and times t (T,); in float64."""
+        """Return E_ε of the mean squared error of ε̂, (K, T), for one x (3, S, S) and times t (T,), in float64."""
         alpha, sigma = (a.double().view(-1, 1, 1, 1) for a in self.schedule(t))
         mean, variance = self.means.double()[:, None], self.variances.double()[:, None]
         gain = sigma / (alpha**2 * variance + sigma**2)

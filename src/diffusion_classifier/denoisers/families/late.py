@@ -1,8 +1,8 @@
-"""Networks that see the class toward their end alone: one trunk for all classes, a small head for each.
+"""Late conditioning: a shared backbone (trunk) that runs once per noisy latent, and a small class-conditional head.
 
-The trunk is a U-Net or a transformer; a transformer of diffusers has classes, of which the null class is shown to it.
+The trunk is a U-Net or a transformer. Transformers of diffusers have classes, and the trunk always gets the null class.
 
-Shape legend: U noisy latents, B rows of the head, B / U to a latent.
+Shape legend: U noisy latents, B rows of the head, B / U rows per latent.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ Trunk: TypeAlias = UNet2DModel | DiTTransformer2DModel
 
 
 class LateConditionedPipeline(DiffusionPipeline):  # type: ignore[misc]
-    """How such a network is saved and loaded; each part is one of diffusers' own.
+    """Pipeline that saves and loads a network with late conditioning. Each part is a module of diffusers.
 
     Args:
-        trunk: without classes.
-        unet: the head, with class embeddings: it sees the noisy image and, as more channels, the trunk's output.
-        scheduler: that both were trained with.
+        trunk: network without classes.
+        unet: head with class embeddings. It takes the noisy image and, as further channels, the trunk's output.
+        scheduler: scheduler that both were trained with.
     """
 
     def __init__(self, trunk: Trunk, unet: UNet2DModel, scheduler: SchedulerMixin) -> None:
@@ -36,7 +36,7 @@ class LateConditioned(torch.nn.Module):
 
     Args:
         trunk: see `LateConditionedPipeline`.
-        head: there `unet`.
+        head: `unet` there.
     """
 
     def __init__(self, trunk: Trunk, head: UNet2DModel) -> None:
@@ -45,12 +45,12 @@ class LateConditioned(torch.nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """Of both parts."""
+        """Configs of both parts."""
         parts: dict[str, Any] = dict(self.named_children())
         return {name: dict(part.config) for name, part in parts.items()}
 
     def forward(self, noisy: Tensor, t: Tensor, class_labels: Tensor) -> SimpleNamespace:
-        """`sample` (B, *), as of UNet2DModel; row b sees latent b // (B / U).
+        """Return `sample` (B, *), as UNet2DModel does. Row b gets latent b // (B / U).
 
         Args:
             noisy: (U, *).

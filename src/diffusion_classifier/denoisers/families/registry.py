@@ -1,35 +1,42 @@
-"""Which of diffusers' pipelines are supported, and why the others are not."""
+"""Families that load from folders, and why other pipelines of diffusers are not supported.
+
+Each family states in its own file which pipelines it takes. A new family is added to `FAMILIES`.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
+from ..base import Denoiser
 from .class_unet import ClassUNet
+from .deepfloyd_if import DeepFloydIF
 from .dit import DiT
-from .stable_diffusion import DeepFloydIF, StableDiffusion, StableDiffusionXL
-from .text_transformers import Flux, Lumina2, PixArt, Sana, StableDiffusion3, ZImage
+from .flux import Flux
+from .lumina2 import Lumina2
+from .pixart import PixArt
+from .sana import Sana
+from .stable_diffusion import StableDiffusion
+from .stable_diffusion_3 import StableDiffusion3
+from .stable_diffusion_xl import StableDiffusionXL
+from .z_image import ZImage
 
-FAMILIES: Mapping[str, type[Any]] = {
-    "DDPMPipeline": ClassUNet,
-    "DDIMPipeline": ClassUNet,
-    "LateConditionedPipeline": ClassUNet,
-    "DiTPipeline": DiT,
-    "StableDiffusionPipeline": StableDiffusion,
-    "StableDiffusionImg2ImgPipeline": StableDiffusion,
-    "LatentConsistencyModelPipeline": StableDiffusion,
-    "StableDiffusionXLPipeline": StableDiffusionXL,
-    "IFPipeline": DeepFloydIF,
-    "PixArtAlphaPipeline": PixArt,
-    "PixArtSigmaPipeline": PixArt,
-    "StableDiffusion3Pipeline": StableDiffusion3,
-    "FluxPipeline": Flux,
-    "SanaPipeline": Sana,
-    "Lumina2Pipeline": Lumina2,
-    "ZImagePipeline": ZImage,
-}
-"""Pipeline class, as model_index.json names it → that of its denoiser."""
+FAMILIES: tuple[type[Denoiser], ...] = (
+    ClassUNet,
+    DiT,
+    StableDiffusion,
+    StableDiffusionXL,
+    DeepFloydIF,
+    PixArt,
+    StableDiffusion3,
+    Flux,
+    Sana,
+    Lumina2,
+    ZImage,
+)
+
+PIPELINES: Mapping[str, type[Denoiser]] = {name: family for family in FAMILIES for name in family.pipelines}
+"""Pipeline class, as model_index.json names it → class of its denoiser."""
 
 _REASONS = (
     (
@@ -75,11 +82,11 @@ _REASONS = (
         "from_pipe of that pipeline makes of it",
     ),
 )
-"""What the name of a pipeline class contains, and why it is not supported; the first one holds."""
+"""Pattern of the name of a pipeline class → why it is not supported. The first match holds."""
 
 
 def why_unsupported(kind: str) -> str:
-    """Why pipelines of this class cannot be used, as the end of a sentence."""
+    """Return why pipelines of this class cannot be used, as the end of a sentence."""
     for pattern, reason in _REASONS:
         if re.search(pattern, kind):
             return reason

@@ -63,7 +63,7 @@ def scene_images(data: str, split: str, number: int) -> TrainingImages:
     """Plain photographs of the world of scenes, each alone at a place of its own."""
     source = open_task("scenes-nouns", data=data, split=split)[1]
     some = source.take(torch.randperm(len(source), generator=torch.Generator().manual_seed(0))[:number].tolist())
-    return TrainingImages(decode(some, None), torch.tensor(some.labels), some.class_names)
+    return TrainingImages(decode(some, None)[0], torch.tensor(some.labels), some.class_names)
 
 
 def spread(images: TrainingImages, number: int) -> TrainingImages:

@@ -188,11 +188,11 @@ class TestCommand:
             6,
         )
         for given, message in (
-            ((*runs, tmp_path / "second"), "second has answers of 6 images, and not of the same as"),
+            ((*runs, tmp_path / "second"), "second has results for 6 images, which are not the same as those of"),
             ((tmp_path / "few", *runs[1:]), "which the runs without shift do not have"),
             ((*runs, "--natural", runs[1]), "natural shifts are test sets of their own"),
             ((*runs, runs[1]), "is a second run of"),
-            ((*runs, tmp_path / "other"), "differ in strategy: runs that are compared are asked alike"),
+            ((*runs, tmp_path / "other"), "differ in strategy: only runs with the same settings can be compared"),
             (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),
             (runs[:1], "under the shifts none:"),
             ((*runs, "--format", "xml"), "the format must be table, json or markdown; got 'xml'"),

@@ -9,6 +9,7 @@ from test_store import SPEC, row
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import ROWS_PER_GROUP, read_tables, table_writer
+from diffusion_classifier.runs.row import ResultRow
 from diffusion_classifier.runs.store import open_run
 from diffusion_classifier.search.classification import decide
 from diffusion_classifier.search.engine import Cost, ScoredImage
@@ -118,7 +119,7 @@ class TestBadFiles:
         monkeypatch.setattr("diffusion_classifier.runs.error_tables.VERSION", 9)
         write(tmp_path / "t.parquet", [(result(), None)])
         monkeypatch.undo()
-        with pytest.raises(InputError, match="of version 9; this is for version 2"):
+        with pytest.raises(InputError, match="of version 9; this is for version 3"):
             read_tables(tmp_path / "t.parquet")
 
     def test_no_images(self, tmp_path):
@@ -137,14 +138,14 @@ def test_the_error_tables_of_a_run(tmp_path):
     with open_run(tmp_path / "run", spec) as run:
         for i in (10, 9, 2):
             run.write(row(i))
-        run.write({"id": "image 3", "label": "cat", "status": "failed", "reason": "broken"})
+        run.write(ResultRow("image 3", truth="cat", status="failed", reason="broken"))
     tables = read_tables(tmp_path / "run")
     assert tables.images == ("image 2", "image 9", "image 10")
     assert (tables.class_names, tables.truth) == (("cat", "dog"), ("cat",) * 3)
     assert tables.settings["strategy"] == "fixed:4"
     for i, errors, t in zip((2, 9, 10), tables.errors, tables.t, strict=True):
-        assert errors.tolist() == row(i)["errors"]
-        assert t.tolist() == pytest.approx(row(i)["timesteps"])
+        assert errors.tolist() == row(i).errors
+        assert t.tolist() == pytest.approx(row(i).timesteps)
     assert tables.complete().shape == (3, 2, 4)
 
 

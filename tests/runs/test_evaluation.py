@@ -15,7 +15,9 @@ from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.denoisers import tuning
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.evaluation import ClassEvaluator, candidates, choose, evaluate
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import ClassEvaluator
+from diffusion_classifier.runs.selection import candidates, choose
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
 from diffusion_classifier.search.shortlists import Gradient
@@ -61,13 +63,13 @@ OPTIONS = {"strategy": "sequential:8/0.2", "store_errors": True, "weights": "uni
 
 def test_rows_are_what_the_classifier_says(classifier, tmp_path):
     written = list(ask(classifier(), source(), tmp_path / "run", **OPTIONS))
-    assert sorted(row["id"] for row in written) == sorted(source().ids)
+    assert sorted(row.id for row in written) == sorted(source().ids)
     found = rows(tmp_path / "run")
     options = {k: v for k, v in OPTIONS.items() if k != "store_errors"}
     results = classifier().classify([pixels(i) for i in range(M)], NAMES, **options)
     for i, result in enumerate(results):
         row = found[f"{i}.png"]
-        assert (row["label"], row["prediction"], row["status"]) == (NAMES[i % 3], result.label, "done")
+        assert (row["truth"], row["prediction"], row["status"]) == (NAMES[i % 3], result.label, "done")
         assert row["num_evaluations"] == result.num_evaluations
         torch.testing.assert_close(torch.tensor(row["errors"]), result.errors, equal_nan=True, **ERRORS)
         posterior = torch.tensor(row["posterior"], dtype=torch.float64)
@@ -102,7 +104,7 @@ def test_parts_make_the_whole(classifier, tmp_path):
     for i in range(3):
         part = Part(i, 3)
         mine = list(ask(classifier(), source(), tmp_path / "run", part=part, **OPTIONS))
-        assert {row["id"] for row in mine} == {f"{j}.png" for j in range(i, M, 3)}
+        assert {row.id for row in mine} == {f"{j}.png" for j in range(i, M, 3)}
     whole, found = rows(tmp_path / "whole"), rows(tmp_path / "run")
     assert {i: str(row) for i, row in found.items()} == {i: str(row) for i, row in whole.items()}
 
@@ -225,15 +227,15 @@ def test_images_that_failed_are_tried_again(classifier, tmp_path):
         assert len(found) == M
         assert sum(row["status"] == "failed" for row in found) == failures
         assert len(asked) == M + 2 * (turn > 0)
-    expected = {row["id"]: row for row in ask(classifier(), source(), tmp_path / "other", **OPTIONS)}
-    assert all(row["posterior"] == expected[row["id"]]["posterior"] for row in found)
+    expected = {row.id: row for row in ask(classifier(), source(), tmp_path / "other", **OPTIONS)}
+    assert all(row["posterior"] == expected[row["id"]].posterior for row in found)
     assert len(read_rows(folder, ["posterior"])) == M
 
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
-        ({"also": ("l3",)}, {"also": ("l1",)}), ({"timesteps": "5000"}, {"timesteps": "500"}),
+        ({"extra_losses": ("l3",)}, {"extra_losses": ("l1",)}), ({"timesteps": "5000"}, {"timesteps": "500"}),
         ({"shortlist": Gradient(keep=9)}, {"shortlist": None}),
     ],
 )  # fmt: skip
@@ -258,7 +260,7 @@ class TestCandidates:
     def test_of_one_that_knows_them_in_another_order(self, tmp_path):
         clf = DiffusionClassifier(gaussian(4, size=4, class_names=["Door", "bird", "dog", "CAT"]), batch_size=8)
         run = ask(clf, source(read=lambda i: pixels(i, 4)), tmp_path / "run", strategy="fixed:4")
-        assert {row["prediction"] for row in run} <= set(NAMES)
+        assert {row.prediction for row in run} <= set(NAMES)
         assert read_spec(tmp_path / "run").class_names == NAMES
 
     def test_of_imagenets_thousand_by_their_numbers(self):

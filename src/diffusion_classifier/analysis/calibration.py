@@ -93,7 +93,7 @@ def calibrate(tables: ErrorTables, *, max_draws: int | None = None, error_rate: 
     everyone = torch.ones(num_images, dtype=torch.bool)
     _calibrated(max_draws, error_rate, torch.zeros(num_images * (FOLDS - 1) // FOLDS))  # complains of too few
     about: dict[str, Any] = {}
-    taken = tables.settings.get("usual_weights")
+    taken = tables.settings.get("default_weights")
     usual = None if taken is None else weights_at(taken, u)
     weights = [usual] * (FOLDS + 1)  # what each fold's complement gave, and in the end all images
     if truth is not None:

@@ -117,7 +117,7 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         blank = [""] * len(summaries)
         unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
         if c.difference is None:
-            blank[i] = f"another answer for {c.other_label!s} of {unit}"
+            blank[i] = f"another answer for {c.disagreement!s} of {unit}"
         else:
             blank[i] = f"{c.difference.points()} on {unit}; p = {c.p_value:.2g} (McNemar)"
         lines.append((f"against {c.first}", *blank))

@@ -18,8 +18,9 @@ from ...classifier import DiffusionClassifier
 from ...data.fashion import FASHION
 from ...denoisers import load_denoiser
 from ...denoisers.devices import resolve_device
-from ...runs.evaluation import ClassEvaluator, choose, evaluate
-from ...runs.evaluators import BaselineEvaluator, CaptionEvaluator, choose_captioned
+from ...runs.evaluation import evaluate
+from ...runs.evaluators import BaselineEvaluator, CaptionEvaluator, ClassEvaluator
+from ...runs.selection import choose, choose_captioned
 from ...tasks import CAPTION_TASKS, TASKS, CaptionTask, open_caption_task, open_task
 from ...training.images import load_labelled_images
 from ...training.loop import num_steps

@@ -153,7 +153,7 @@ class TestCommands:
         for arguments, message in (
             (("where", photo, "--labels", "dark,grey,light", *here, *out), "two labels are compared; got 3"),
             (("words", photo, "--prompt", "a bag", *here, *out), "knows classes and reads no words"),
-            (("words", photo, "--prompt", "bag", *here, *out), "two words or more"),
+            (("words", photo, "--prompt", "bag", *here, *out), "at least two words"),
             (("times", tmp_path / "run", *out), "holds no errors"),
             (("scaling", tmp_path / "run", *out), "holds no errors"),
             (("confusion", photos, *out), "is not the folder of a run"),

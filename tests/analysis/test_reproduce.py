@@ -10,6 +10,7 @@ from commands import parse
 
 from diffusion_classifier.analysis.paper import claims
 from diffusion_classifier.analysis.paper import reproduce as miniature
+from diffusion_classifier.metrics import Interval
 from diffusion_classifier.runs.row import ResultRow
 from diffusion_classifier.runs.store import read_rows
 
@@ -85,7 +86,7 @@ def test_verdicts():
         "holds",
         "does not hold",
     ]
-    assert [claims._above(d) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
+    assert [claims._above(Interval(*d)) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
         None,
         True,
         False,

@@ -56,7 +56,9 @@ def print_calibration(calibration: Calibration, as_json: bool) -> None:
     defaults = calibration.defaults
     if as_json:
         fitted = {"strategy": defaults.strategy, "temperature": defaults.temperature, "weights": defaults.weights}
-        print(json.dumps({k: v for k, v in asdict(calibration).items() if k not in ("defaults", "answers")} | fitted))
+        print(
+            json.dumps({k: v for k, v in asdict(calibration).items() if k not in ("defaults", "predictions")} | fitted)
+        )
         return
     table = Table(show_header=False, title=f"{calibration.num_images} images, cross-validated")
     temperature = "no true labels" if defaults.temperature is None else f"{defaults.temperature:.3g}"

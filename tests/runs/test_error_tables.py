@@ -1,3 +1,4 @@
+import json
 import os
 from dataclasses import replace
 
@@ -98,6 +99,37 @@ def test_nothing_does_not_replace_what_is_there(tmp_path):
 def test_file_names_of_other_bytes(tmp_path):
     write(tmp_path / "t.parquet", [(result(os.fsdecode(b"\xe9.png")), None)])
     assert read_tables(tmp_path / "t.parquet").images == (r"\udce9.png",)
+
+
+def test_version_2_is_read(tmp_path):
+    """It has the column `label` in place of `prediction`, and calls the default weights the usual ones."""
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("image", "truth", "label")),
+            ("errors", pa.list_(pa.list_(pa.float32()))),
+            ("t", pa.list_(pa.float64())),
+        ]
+    )
+    row = {
+        "image": "a.png",
+        "truth": "cat",
+        "label": "dog",
+        "errors": [[1.0, 2.0], [0.5, 1.5], [3.0, 3.0]],
+        "t": [500.0, 250.0],
+    }
+    about = {"version": 2, "class_names": NAMES, "settings": SETTINGS | {"usual_weights": [1.0, 2.0]}}
+    table = pa.Table.from_pylist([row], schema.with_metadata({"diffusion_classifier": json.dumps(about)}))
+    pq.write_table(table, tmp_path / "t.parquet")
+    tables = read_tables(tmp_path / "t.parquet")
+    assert (tables.images, tables.truth) == (("a.png",), ("cat",))
+    assert tables.errors[0].tolist() == row["errors"]
+    assert tables.settings == SETTINGS | {"default_weights": [1.0, 2.0]}
+
+
+def test_columns_say_truth_and_prediction(tmp_path):
+    write(tmp_path / "t.parquet", [(result("a"), "cat")])
+    (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert (row["truth"], row["prediction"]) == ("cat", result("a").label)
 
 
 class TestBadFiles:

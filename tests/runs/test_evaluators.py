@@ -17,7 +17,6 @@ from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.evaluation import evaluate
 from diffusion_classifier.runs.evaluators import CaptionEvaluator
 from diffusion_classifier.runs.rescore import rescore
-from diffusion_classifier.runs.selection import choose_captioned
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
 from diffusion_classifier.runs.summary import compare, summarize
@@ -255,27 +254,3 @@ def test_a_template_is_put_around_captions(make, tmp_path):
     list(ask(make(), around, tmp_path / "b", **ERRORS))
     a, b = rows(tmp_path / "a"), rows(tmp_path / "b")
     assert [a[i]["errors"] for i in "wxyz"] == [b[i]["errors"] for i in "wxyz"]
-
-
-class TestChoose:
-    def test_a_limit_never_splits_a_pair(self):
-        assert choose_captioned(pairs(10), limit=8) == [0, 1, 4, 5, 10, 11, 14, 15]
-        assert choose_captioned(pairs(3)) == list(range(6))
-        assert choose_captioned(single(), limit=3) == [0, 1, 2]
-
-    def test_a_subset(self):
-        assert choose_captioned(pairs(), subset=["2/1", "0/0", "2/0", "0/1"]) == [0, 1, 4, 5]
-        with pytest.raises(InputError, match="come in pairs, and the subset has 2/1 without 2/0"):
-            choose_captioned(pairs(), subset=["2/1", "0/0", "0/1"])
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"limit": 3}, "the images of pairs come in pairs: the limit must be even; got 3"),
-            ({"limit": 8}, "between 1 and the 6 images"),
-            ({"limit": 2, "subset": ["0/0"]}, "a limit or a subset, not both"),
-        ],
-    )
-    def test_mistakes(self, options, message):
-        with pytest.raises(InputError, match=message):
-            choose_captioned(pairs(), **options)

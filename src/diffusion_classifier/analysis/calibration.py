@@ -63,7 +63,7 @@ class Calibration:
 
     @property
     def gains(self) -> bool:
-        """Whether fitted weights improve accuracy significantly; only then are they used."""
+        """Return whether fitted weights improve accuracy significantly; only then are they used."""
         return self.gain is not None and self.gain.low > 0
 
 

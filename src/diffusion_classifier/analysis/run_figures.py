@@ -176,8 +176,8 @@ def draw_confused(pairs: Sequence[tuple[str, str, list[str]]], source: LabelledS
     if not pairs:
         raise InputError("no prediction is wrong: there are no confused classes to draw")
     shown, position = pairs[:PAIRS], {id_: i for i, id_ in enumerate(source.ids)}
-    if strange := [id_ for _, _, ids in shown for id_ in ids if id_ not in position]:
-        raise InputError(f"{source.name} has no image {strange[0]!r}: say where the images of the run are, --data")
+    if missing := [id_ for _, _, ids in shown for id_ in ids if id_ not in position]:
+        raise InputError(f"{source.name} has no image {missing[0]!r}: say where the images of the run are, --data")
     size = (1.2 * EXAMPLES, 1.5 * len(shown))
     fig, axes = pyplot().subplots(len(shown), EXAMPLES, figsize=size, layout="constrained", squeeze=False)
     for row, (truth, prediction, ids) in zip(axes, shown, strict=True):

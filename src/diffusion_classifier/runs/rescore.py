@@ -47,7 +47,7 @@ def rescore(
         InputError: the run has no errors, a setting is invalid, or both folders are the same.
     """
     if out.resolve() == folder.resolve():
-        raise InputError(f"{folder} keeps its own answers: choose another --out")
+        raise InputError(f"{folder} keeps its own predictions: choose another --out")
     spec = spec_with_errors(folder)
     now = with_settings(folder, spec, loss=loss, weights=weights, temperature=temperature, prior=prior)
     rows = read_rows(folder)

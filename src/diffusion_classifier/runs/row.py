@@ -96,17 +96,17 @@ class ResultRow:
 
     @property
     def done(self) -> bool:
-        """Whether the image has a result."""
+        """Return whether the image has a result."""
         return self.status == "done"
 
     @property
     def is_correct(self) -> bool:
-        """Whether the prediction is the true class or caption; False for a tie or an unknown truth."""
+        """Return whether the prediction is the true class or caption; False for a tie or an unknown truth."""
         return self.prediction is not None and self.prediction == self.truth
 
     @property
     def score(self) -> float:
-        """Posterior probability of the best candidate; 0 for a failed image."""
+        """Return the posterior probability of the best candidate; 0 for a failed image."""
         return max(self.posterior or (0.0,))
 
     def with_result(self, result: Classification, own: Mapping[str, str] | None = None) -> ResultRow:

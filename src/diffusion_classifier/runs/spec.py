@@ -139,7 +139,7 @@ class RunSpec:
 
     @property
     def sees_all(self) -> bool:
-        """Whether every image has the same draws for every class."""
+        """Return whether every image has the same draws for every class."""
         return self.strategy.startswith("fixed") and not self.timesteps.startswith("random") and self.shortlist is None
 
     def check_comparable(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:

@@ -38,7 +38,7 @@ _OF_TASKS = ("class_names", "templates", "prompt_names")
 
 
 @dataclass(frozen=True)
-class Runs:
+class ModelRuns:
     """Runs of one model; all models have the same images.
 
     Args:
@@ -61,7 +61,7 @@ class Robustness:
 
     Args:
         model: name of the model, as given.
-        supervised: see `Runs`.
+        supervised: see `ModelRuns`.
         accuracy: accuracy without shift.
         by_shift: name → severity → accuracy.
         mean: mean accuracy over shifts; that of a shift is the mean over its severities.
@@ -83,7 +83,7 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _RunHits:
     """One run.
 
     Args:
@@ -103,7 +103,7 @@ class _Run:
     correct: Mapping[_Image, bool]
 
 
-def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Runs]:
+def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[ModelRuns]:
     """Read runs and group them by model, in the order in which models are first named.
 
     Args:
@@ -116,8 +116,8 @@ def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Run
             weights or settings.
     """
     runs = [*(_read(folder) for folder in folders), *(_read(folder, natural=True) for folder in natural)]
-    found: dict[str, dict[tuple[str, int], _Run]] = {}
-    firsts: dict[tuple[str, int], _Run] = {}
+    found: dict[str, dict[tuple[str, int], _RunHits]] = {}
+    firsts: dict[tuple[str, int], _RunHits] = {}
     truth: dict[_Image, str] = {}
     for run in runs:
         of_model = found.setdefault(run.spec.model, {})
@@ -146,7 +146,7 @@ def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Run
     return [_joined(by, list(truth)) for by in found.values()]
 
 
-def _read(folder: Path, natural: bool = False) -> _Run:
+def _read(folder: Path, natural: bool = False) -> _RunHits:
     spec = read_spec(folder)
     if natural and spec.shift:
         raise InputError(
@@ -161,17 +161,17 @@ def _read(folder: Path, natural: bool = False) -> _Run:
         shift = PLAIN if parsed is None else (parsed.name, parsed.severity)
     rows = {(shift[0] if natural else "", row.id): row for row in table_to_rows(done)}
     truth = {image: str(row.truth) for image, row in rows.items()}
-    return _Run(folder, spec, natural, shift, truth, {image: row.is_correct for image, row in rows.items()})
+    return _RunHits(folder, spec, natural, shift, truth, {image: row.is_correct for image, row in rows.items()})
 
 
 def _named(shift: str, severity: int) -> str:
     return f"{shift}:{severity}" if severity else shift or "none"
 
 
-def _joined(by: Mapping[tuple[str, int], _Run], images: Sequence[_Image]) -> Runs:
+def _joined(by: Mapping[tuple[str, int], _RunHits], images: Sequence[_Image]) -> ModelRuns:
     """Return the runs of one model, with hits in the order of `images`."""
 
-    def hits(run: _Run) -> Hits:
+    def hits(run: _RunHits) -> Hits:
         return np.array([run.correct.get(image, np.nan) for image in images], dtype=float)
 
     shifts: dict[str, dict[int, Hits]] = {}
@@ -179,10 +179,10 @@ def _joined(by: Mapping[tuple[str, int], _Run], images: Sequence[_Image]) -> Run
         if (name, severity) != PLAIN:
             shifts.setdefault(name, {})[severity] = hits(run)
     spec = by[PLAIN].spec
-    return Runs(spec.model, spec.model_kind == "supervised", hits(by[PLAIN]), shifts)
+    return ModelRuns(spec.model, spec.model_kind == "supervised", hits(by[PLAIN]), shifts)
 
 
-def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
+def robustness(runs: Sequence[ModelRuns], seed: int = 0) -> list[Robustness]:
     """Return the robustness of each model; corruption errors are relative to the first.
 
     Args:

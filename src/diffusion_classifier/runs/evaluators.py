@@ -6,9 +6,9 @@ Shape legend: C captions of an image.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..baselines.hub import Baseline
 from ..classifier import DiffusionClassifier
@@ -29,6 +29,9 @@ from .selection import Images, candidates
 from .spec import WITHOUT_DRAWS, RunSpec
 from .spec_fields import about_captions, about_errors, about_reading, about_run, about_shortlist
 
+Names: TypeAlias = Sequence[str] | Sequence[int]
+Choices: TypeAlias = Callable[[int], tuple[ResultRow, Sequence[str], Sequence[int]]]
+"""Position of an image → its row, the names of its candidates, and their indices among all."""
 WITH_NULL = "fixed:64"
 """Default strategy if the null condition is evaluated too, which needs all draws."""
 
@@ -281,7 +284,7 @@ class BaselineEvaluator:
         self, classifier: Baseline, source: Images, positions: Sequence[int], *, model: str = "", command: str = ""
     ) -> RunSpec:
         """See `Evaluator`. A baseline needs no preparation."""
-        self._names(classifier, source, positions)  # raises for names that the model does not know
+        self._choices(classifier, source, positions)  # raises for names that the model does not know
         prompts = self.prompts(classifier.class_names, source)
         if isinstance(source, CaptionedSource):
             candidates_of_run = about_captions(source)
@@ -309,16 +312,10 @@ class BaselineEvaluator:
         self, classifier: Baseline, source: Images, positions: Sequence[int], run: Sequence[int]
     ) -> Iterator[ResultRow]:
         """See `Evaluator`."""
-        names = self._names(classifier, source, run)
-        index = {name: k for k, name in enumerate(names)}
+        names, choices = self._choices(classifier, source, run)
         scorer = classifier.scorer(names, self.prompts(classifier.class_names, source).templates or ())
         for i in positions:
-            if isinstance(source, CaptionedSource):
-                row, own = _caption_row(source, i), source.captions[i]
-                among: Sequence[int] = [index[name] for name in own]
-            else:
-                row, own = ResultRow(source.ids[i], source.label(i)), source.class_names
-                among = range(len(own))
+            row, own, among = choices(i)
             started = time.perf_counter()
             try:
                 logits = scorer(load_image(source.read(i), source.ids[i]).image, among).double().cpu()
@@ -338,15 +335,21 @@ class BaselineEvaluator:
                 match_scores=logits.tolist(),
             )
 
-    def _names(self, classifier: Baseline, source: Images, run: Sequence[int]) -> Sequence[str] | Sequence[int]:
-        """Return all candidates of a run as the model takes them."""
-        if not isinstance(source, CaptionedSource):
-            task = self.task if isinstance(self.task, Task) else None
-            renamed = replace(source, class_names=self.prompts(classifier.class_names, source).names)
-            return candidates(classifier.class_names, task, renamed)
-        if classifier.class_names is not None:
-            raise InputError("this model knows classes and reads no captions, of which these images have their own")
-        return _all_captions(source, run)
+    def _choices(self, classifier: Baseline, source: Images, run: Sequence[int]) -> tuple[Names, Choices]:
+        """Return all candidates of a run as the model takes them, and a function for those of one image."""
+        if isinstance(source, CaptionedSource):
+            if classifier.class_names is not None:
+                raise InputError("this model knows classes and reads no captions, of which these images have their own")
+            captions = _all_captions(source, run)
+            index = {caption: k for k, caption in enumerate(captions)}
+            own = source.captions
+            return captions, lambda i: (_caption_row(source, i), own[i], [index[caption] for caption in own[i]])
+        names = source.class_names
+        task = self.task if isinstance(self.task, Task) else None
+        renamed = replace(source, class_names=self.prompts(classifier.class_names, source).names)
+        return candidates(classifier.class_names, task, renamed), lambda i: (
+            ResultRow(source.ids[i], source.label(i)), names, range(len(names)),
+        )  # fmt: skip
 
     def prompts(self, known: Sequence[str] | None, source: Images) -> Prompts:
         """Return names and templates for a model that knows the classes `known`; any text if None.

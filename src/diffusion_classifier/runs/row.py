@@ -2,7 +2,7 @@
 
 The Parquet schema of shards, the columns that a summary reads and the table in docs/runs.md are derived from
 `ResultRow`. A new column needs its field here, the code that computes it, the table in the docs
-(`python tools/runs_table.py`), and a test.
+(`python tools/row_table.py`), and a test.
 
 Shape legend: K candidates (classes or captions), N draws.
 """
@@ -29,7 +29,7 @@ def _column(kind: pa.DataType, *, rescored: bool = False, large: bool = False, *
     """Declare a column.
 
     Args:
-        kind: its type in Parquet.
+        kind: type of the column in Parquet.
         rescored: whether the value depends on weights, temperature and prior, so that `rescore` must replace it.
         large: whether the column holds error tables, which most readers leave on disk.
         **options: of `dataclasses.field`.
@@ -60,7 +60,7 @@ class ResultRow:
     """Candidates that the search could not tell apart; empty if it found a single winner."""
 
     num_evaluations: int | None = _column(pa.int64())
-    """Number of network evaluations: one per candidate and draw."""
+    """Number of network evaluations, those of a shortlist included."""
 
     cost: float | None = _column(pa.float64())
     """Cost of these evaluations in full predictions of the network; less than their number where work is shared."""

@@ -24,14 +24,16 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-import pyarrow as pa
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.data.labelled import LabelledSource
-from diffusion_classifier.runs.evaluation import ClassEvaluator, choose, evaluate
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import ClassEvaluator
 from diffusion_classifier.runs.rescore import rescore
+from diffusion_classifier.runs.row import ResultRow, rows_to_table
+from diffusion_classifier.runs.selection import choose
 from diffusion_classifier.runs.spec import RunSpec
-from diffusion_classifier.runs.store import SCHEMA, open_run, read_rows
+from diffusion_classifier.runs.store import open_run, read_rows
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
 
@@ -100,8 +102,8 @@ def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, 
     labels = tuple(i % classes for i in range(images))
     source = LabelledSource("made", names, labels, tuple(map(str, range(images))), lambda _: b"")
     classifier = DiffusionClassifier.from_pretrained(batch_size=64)
-    question = ClassEvaluator(store_errors=draws > 0)
-    spec = question.prepare_spec(classifier, sample(), range(len(sample())))
+    evaluator = ClassEvaluator(store_errors=draws > 0)
+    spec = evaluator.prepare_spec(classifier, sample(), range(len(sample())))
     spec = replace(spec, data=source.fingerprint(), class_names=names, num_images=images, weights=None)
     rng = np.random.default_rng(0)
     with open_run(folder, spec) as run:
@@ -110,15 +112,14 @@ def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, 
             for i in range(start, min(start + 1000, images)):
                 p = rng.dirichlet(np.ones(classes))
                 rows.append(
-                    {
-                        "id": str(i), "label": names[labels[i]], "prediction": names[int(p.argmax())],
-                        "posterior": p, "confidence": 0.9, "undecided": [], "num_evaluations": 75, "cost": 75.0,
-                        "seconds": 0.1, "status": "done",
-                        "errors": list(rng.random((classes, draws), np.float32)) if draws else None,
-                        "timesteps": rng.random(draws) * 1000 if draws else None,
-                    }
+                    ResultRow(
+                        id=str(i), truth=names[labels[i]], prediction=names[int(p.argmax())], posterior=p,
+                        confidence=0.9, undecided=[], num_evaluations=75, cost=75.0, seconds=0.1,
+                        errors=list(rng.random((classes, draws), np.float32)) if draws else None,
+                        timesteps=rng.random(draws) * 1000 if draws else None,
+                    )
                 )  # fmt: skip
-            run.extend(pa.Table.from_pylist(rows, SCHEMA))
+            run.extend(rows_to_table(rows))
     return spec, source
 
 

@@ -26,8 +26,9 @@ from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.data.scenes import HELD_OUT
 from diffusion_classifier.denoisers import Denoiser, load_denoiser
 from diffusion_classifier.denoisers.sampling import draw_images
-from diffusion_classifier.runs.evaluation import ClassEvaluator, choose, evaluate
-from diffusion_classifier.runs.evaluators import BaselineEvaluator
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import BaselineEvaluator, ClassEvaluator
+from diffusion_classifier.runs.selection import choose
 from diffusion_classifier.search.caption_scores import CaptionScore
 from diffusion_classifier.tasks import open_task
 from diffusion_classifier.training.class_model import build_network, train

@@ -24,7 +24,7 @@ from diffusion_classifier.baselines.hub import FEATURES
 from diffusion_classifier.data.corruptions import SHIFTS, Corruption, corrupted
 from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.metrics import Interval
-from diffusion_classifier.runs.evaluation import choose
+from diffusion_classifier.runs.selection import choose
 from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
 from diffusion_classifier.training.images import TrainingImages, load_labelled_images

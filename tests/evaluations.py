@@ -6,7 +6,8 @@ import numpy as np
 
 from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.data.labelled import LabelledSource
-from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import ClassEvaluator
 
 NAMES = ("cat", "dog", "door")
 M = 14

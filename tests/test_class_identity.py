@@ -14,8 +14,8 @@ from diffusion_classifier.baselines.contrastive import Contrastive
 from diffusion_classifier.data.labelled import LabelledSource, with_distinct_names
 from diffusion_classifier.denoisers.class_conditional import class_ids
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
-from diffusion_classifier.runs.evaluators import BaselineEvaluator
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import BaselineEvaluator, ClassEvaluator
 from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
@@ -73,7 +73,7 @@ def test_classes_of_one_prompt_tie_and_neither_is_right(text_model, tmp_path):
     alone = text_model.classify([pixels(i) for i in range(M)], ["cat", "missile"], template="a {}", **OPTIONS)
     assert {result.label for result in alone} == {"cat", "missile"}  # or nothing is shown
     for i, (row, result) in enumerate(zip(found, alone, strict=True)):
-        assert row["label"] == spec.class_names[i % 3]
+        assert row["truth"] == spec.class_names[i % 3]
         assert row["errors"][1] == row["errors"][2]
         torch.testing.assert_close(torch.tensor(row["errors"][:2]), result.errors)
         if result.label == "cat":
@@ -133,7 +133,7 @@ def test_a_contrastive_model_that_cannot_tell_two_labels_apart_is_undecided(name
     model = Contrastive.from_pretrained(str(tmp_path / "clip"), device="cpu", dtype="float32")
     images = source(*names, labels=[1] * M)
     list(evaluate(model, images, tmp_path / "run", BaselineEvaluator()))
-    best = [int(np.argmax(row["fits"])) > 0 for row in rows(tmp_path / "run")]
+    best = [int(np.argmax(row["match_scores"])) > 0 for row in rows(tmp_path / "run")]
     assert any(best)  # or nothing is shown
     for row, tied in zip(rows(tmp_path / "run"), best, strict=True):
         assert row["prediction"] == (None if tied else "bag")
@@ -148,4 +148,4 @@ def test_a_shortlist_takes_classes_of_one_prompt(text_model, tmp_path):
     found = list(
         evaluate(text_model, replace(images, labels=images.labels[:2], ids=images.ids[:2]), tmp_path, question)
     )
-    assert [row["status"] for row in found] == ["done"] * 2
+    assert [row.status for row in found] == ["done"] * 2

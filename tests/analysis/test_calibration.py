@@ -153,7 +153,7 @@ def test_a_gain_is_one_over_the_usual_weights():
     """Which here know already what misleads."""
     tables = misled()
     usual = (1.0,) * 8 + (0.0,) * 9
-    report = calibrate(replace(tables, settings=SETTINGS | {"usual_weights": usual}), error_rate=0.05)
+    report = calibrate(replace(tables, settings=SETTINGS | {"default_weights": usual}), error_rate=0.05)
     assert not report.gains
     assert report.defaults.weights == usual
     w = weights_at(usual, torch.arange(N) / N)

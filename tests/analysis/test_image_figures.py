@@ -9,7 +9,7 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.analysis import image_figures as evidence
 from diffusion_classifier.analysis import run_figures as answers
 from diffusion_classifier.analysis.image_figures import errors_over_time, where, words
-from diffusion_classifier.analysis.run_figures import _share_of, confused
+from diffusion_classifier.analysis.run_figures import _share_of, confused_pairs
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.metrics import mean_interval, share_interval
@@ -139,13 +139,13 @@ class TestCommands:
             assert (code, "drawn to" in err) == (0, True), err
             assert min(Image.open(tmp_path / f"{kind}.png").size) > 200
         rows = read_rows(run).to_pylist()
-        wrong = [row for row in rows if row["label"] != row["prediction"]]
-        pairs = confused(run)
+        wrong = [row for row in rows if row["truth"] != row["prediction"]]
+        pairs = confused_pairs(run)
         assert sum(len(ids) for *_, ids in pairs) == len(wrong) > 0
         assert [len(ids) for *_, ids in pairs] == sorted((len(ids) for *_, ids in pairs), reverse=True)
         by_id = {row["id"]: row for row in rows}
         for truth, answer, ids in pairs:
-            assert {(by_id[i]["label"], by_id[i]["prediction"]) for i in ids} == {(truth, answer)}
+            assert {(by_id[i]["truth"], by_id[i]["prediction"]) for i in ids} == {(truth, answer)}
 
     def test_bad_input(self, call, model, photo, photos, tmp_path):
         call("evaluate", photos, "--out", tmp_path / "run", "--model", model, "--strategy", "fixed:1", "--limit", 3)
@@ -153,7 +153,7 @@ class TestCommands:
         for arguments, message in (
             (("where", photo, "--labels", "dark,grey,light", *here, *out), "two labels are compared; got 3"),
             (("words", photo, "--prompt", "a bag", *here, *out), "knows classes and reads no words"),
-            (("words", photo, "--prompt", "bag", *here, *out), "two words or more"),
+            (("words", photo, "--prompt", "bag", *here, *out), "at least two words"),
             (("times", tmp_path / "run", *out), "holds no errors"),
             (("scaling", tmp_path / "run", *out), "holds no errors"),
             (("confusion", photos, *out), "is not the folder of a run"),
@@ -173,7 +173,7 @@ def test_accuracy_of_single_draws(call, model, photos, tmp_path, monkeypatch):
     rows = read_rows(run).to_pylist()
     names = ["dark", "grey", "light"]
     errors, times = (np.array([row[name] for row in rows]) for name in ("errors", "timesteps"))
-    truth = np.array([names.index(row["label"]) for row in rows])
+    truth = np.array([names.index(row["truth"]) for row in rows])
     expected = [(errors[:, :, n].argmin(1) == truth).mean() for n in np.argsort(times[0])]
     np.testing.assert_allclose(drawn["ax"].lines[0].get_ydata(), expected)
 

@@ -59,12 +59,12 @@ def test_one_page_that_needs_nothing_else(tmp_path):
     assert all(figure.std() > 5 for figure in figures)
     done = [row for row in rows if row["status"] == "done"]
     for right in (True, False):
-        chosen = [row for row in done if (row["prediction"] == row["label"]) == right]
+        chosen = [row for row in done if (row["prediction"] == row["truth"]) == right]
         for row in sorted(chosen, key=lambda row: -max(row["posterior"]))[:12]:
             assert (shown.pop(0) == pixels(int(row["id"].removesuffix(".png")), 4)).all()
             assert f"{row['prediction']} {max(row['posterior']):.1%}" in page.text
     assert shown == []
-    accuracy = np.mean([row["prediction"] == row["label"] for row in done])
+    accuracy = np.mean([row["prediction"] == row["truth"] for row in done])
     assert re.search(rf"accuracy\s*{accuracy:.1%}", page.text)
     for words in ("a & b", "<dog>", "diffusion-classifier evaluate x > y", "11 of 12; 1 failed"):
         assert words in page.text

@@ -10,7 +10,8 @@ from commands import parse
 
 from diffusion_classifier.analysis.paper import claims
 from diffusion_classifier.analysis.paper import reproduce as miniature
-from diffusion_classifier.runs import evaluation as evaluation
+from diffusion_classifier.metrics import Interval
+from diffusion_classifier.runs.row import ResultRow
 from diffusion_classifier.runs.store import read_rows
 
 COUNTS = {"fashion": 8, "fashion-fast": 8, "scenes": 4, "scenes/contrastive": 4}
@@ -25,7 +26,7 @@ def small(monkeypatch):
     nouns = {"options": {"strategy": "fixed:4"}}
     works = tuple(replace(work, **nouns) if work.name == "nouns" else work for work in works)
     monkeypatch.setattr(miniature, "WORKS", works)
-    monkeypatch.setattr(miniature, "OF_DRAWN", replace(miniature.DRAWN_STUDENT_RUN, quick=8))
+    monkeypatch.setattr(miniature, "DRAWN_STUDENT_RUN", replace(miniature.DRAWN_STUDENT_RUN, quick=8))
     monkeypatch.setattr(miniature, "QUICK_DRAWN", 1)
     monkeypatch.setattr(miniature, "SUPERVISED", replace(miniature.SUPERVISED, epochs=1, batch_size=10))
     monkeypatch.setattr(miniature, "QUICK_INVERTED", 2)
@@ -47,7 +48,7 @@ def test_every_claim_gets_a_number_and_a_second_call_repeats_no_work(tmp_path, c
     def never(*_, **__):
         raise AssertionError("an image is answered twice")
 
-    monkeypatch.setattr(evaluation, "answer_of", never)
+    monkeypatch.setattr(ResultRow, "with_result", never)
     assert call("reproduce", "--quick", "--out", tmp_path, "--dtype", "float32")[:2] == (0, out)
 
 
@@ -60,7 +61,7 @@ def test_what_is_expected_is_told(tmp_path, monkeypatch):
     miniature._run(work, work.model, tmp_path / "some", True, lambda *a: told.append(a), {})
     assert told == [("some", 1.5)]
     monkeypatch.setattr(miniature, "WORKS", (work,))
-    monkeypatch.setattr(miniature, "OF_DRAWN", work)
+    monkeypatch.setattr(miniature, "DRAWN_STUDENT_RUN", work)
     assert miniature.expected_seconds(True) == 3 + miniature.QUICK_INVERTED + 100 * 0.4
 
 
@@ -85,7 +86,7 @@ def test_verdicts():
         "holds",
         "does not hold",
     ]
-    assert [claims._above(d) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
+    assert [claims._above(Interval(*d)) for d in ((0.1, 0.0, 0.2), (0.1, 0.05, 0.2), (-0.1, -0.2, -0.05))] == [
         None,
         True,
         False,

@@ -7,7 +7,7 @@ from commands import error
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from diffusion_classifier.analysis.robustness import Runs, draw_effective, draw_severities, robustness
+from diffusion_classifier.analysis.robustness import ModelRuns, draw_effective, draw_severities, robustness
 
 
 def hits(share, count=2000, seed=0):
@@ -17,7 +17,7 @@ def hits(share, count=2000, seed=0):
 
 
 def model(name, plain, corrupted, supervised=True, seed=0):
-    return Runs(name, supervised, hits(plain, seed=seed), {"jpeg": {1: hits(corrupted, seed=seed + 100)}})
+    return ModelRuns(name, supervised, hits(plain, seed=seed), {"jpeg": {1: hits(corrupted, seed=seed + 100)}})
 
 
 def on_line(plain):
@@ -62,7 +62,8 @@ def test_the_interval_of_effective_robustness_covers_the_truth():
             own = 0.5**0.5 * difficulty + 0.2**0.5 * of_model + 0.3**0.5 * rng.standard_normal((2000, 9))
             by[severity] = np.where(np.arange(2000)[:, None] < 1000, own < norm.ppf(corrupted), np.nan)
         runs = [
-            Runs(f"{i}", i < 8, right[:, i] * 1.0, {"jpeg": {s: of[:, i] for s, of in by.items()}}) for i in range(9)
+            ModelRuns(f"{i}", i < 8, right[:, i] * 1.0, {"jpeg": {s: of[:, i] for s, of in by.items()}})
+            for i in range(9)
         ]
         _, low, high = robustness(runs)[-1].effective
         covered.append(low <= above <= high)
@@ -75,7 +76,7 @@ def test_of_shifts_with_other_images_each_counts_as_much():
     plain, own = hits(0.9, 100), hits(0.2, 10_000)
     half = np.r_[hits(0.6, 50), np.full(50 + 10_000, np.nan)]
     natural = np.r_[np.full(100, np.nan), own]
-    runs = Runs("a", True, np.r_[plain, np.full(10_000, np.nan)], {"jpeg": {1: half}, "imagenet-a": {0: natural}})
+    runs = ModelRuns("a", True, np.r_[plain, np.full(10_000, np.nan)], {"jpeg": {1: half}, "imagenet-a": {0: natural}})
     (found,) = robustness([runs])
     assert found.accuracy[0] == pytest.approx(0.9)
     assert found.mean[0] == pytest.approx(0.4)
@@ -87,7 +88,7 @@ def test_corruption_errors_are_relative_to_the_first_model():
 
     def runs(name, a, b):
         by_shift = {"jpeg": a, "shear": b}
-        return Runs(
+        return ModelRuns(
             name, True, hits(0.9), {n: {s: hits(1 - e) for s, e in enumerate(of, 1)} for n, of in by_shift.items()}
         )  # fmt: skip
 
@@ -188,11 +189,11 @@ class TestCommand:
             6,
         )
         for given, message in (
-            ((*runs, tmp_path / "second"), "second has answers of 6 images, and not of the same as"),
+            ((*runs, tmp_path / "second"), "second has results for 6 images, which are not the same as those of"),
             ((tmp_path / "few", *runs[1:]), "which the runs without shift do not have"),
             ((*runs, "--natural", runs[1]), "natural shifts are test sets of their own"),
             ((*runs, runs[1]), "is a second run of"),
-            ((*runs, tmp_path / "other"), "differ in strategy: runs that are compared are asked alike"),
+            ((*runs, tmp_path / "other"), "differ in strategy: only runs with the same settings can be compared"),
             (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),
             (runs[:1], "under the shifts none:"),
             ((*runs, "--format", "xml"), "the format must be table, json or markdown; got 'xml'"),

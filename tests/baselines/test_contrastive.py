@@ -151,11 +151,11 @@ def test_rows_of_pairs(built, tmp_path, kind):
     for i, id_ in enumerate(pairs(8).ids):
         row, captions = found[id_], pairs(8).captions[i]
         logits[id_] = expected(built, kind, pixels(i), captions).double()
-        np.testing.assert_allclose(row["fits"], logits[id_], rtol=1e-3, atol=1e-4)
-        np.testing.assert_allclose(row["posterior"], torch.tensor(row["fits"]).double().softmax(0), rtol=1e-5)
-        assert row["prediction"] == captions[int(np.argmax(row["fits"]))]
-        assert (row["label"], row["num_evaluations"], row["errors"]) == (captions[i % 2], 0, None)
-    fits = [[np.array(found[f"{e}/{k}"]["fits"]) for k in (0, 1)] for e in range(8)]
+        np.testing.assert_allclose(row["match_scores"], logits[id_], rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(row["posterior"], torch.tensor(row["match_scores"]).double().softmax(0), rtol=1e-5)
+        assert row["prediction"] == captions[int(np.argmax(row["match_scores"]))]
+        assert (row["truth"], row["num_evaluations"], row["errors"]) == (captions[i % 2], 0, None)
+    fits = [[np.array(found[f"{e}/{k}"]["match_scores"]) for k in (0, 1)] for e in range(8)]
     image = [a[0] > b[0] and b[1] > a[1] for a, b in fits]
     text = [a[0] > a[1] and b[1] > b[0] for a, b in fits]
     summary = summarize(tmp_path / "run")
@@ -164,7 +164,7 @@ def test_rows_of_pairs(built, tmp_path, kind):
     assert [shares[n][0] for n in ("text", "image", "group")] == [np.mean(text), np.mean(image), group]
     assert summary.composition.note == "the model's logits"
     spec = read_spec(tmp_path / "run")
-    assert (spec.strategy, spec.kind, spec.num_images) == ("contrastive", "pairs", 16)
+    assert (spec.model_kind, spec.strategy, spec.kind, spec.num_images) == ("contrastive", "one-pass", "pairs", 16)
 
 
 def test_broken_off_and_gone_on_with(built, tmp_path):
@@ -190,7 +190,7 @@ def test_images_that_cannot_be_read_and_ties(built, tmp_path):
 
 def test_classes_and_a_comparison(built, tmp_path, model_folder):
     from diffusion_classifier import DiffusionClassifier
-    from diffusion_classifier.runs.evaluation import ClassEvaluator
+    from diffusion_classifier.runs.evaluators import ClassEvaluator
 
     source = LabelledSource("photos", ("cat", "dog", "door"), (0, 1, 2, 0), tuple("abcd"), pixels)
     found = run(built, source, tmp_path / "clip", template="a photo of a {}.")
@@ -198,8 +198,8 @@ def test_classes_and_a_comparison(built, tmp_path, model_folder):
     for i, id_ in enumerate(source.ids):
         logits = expected(built, "clip", pixels(i), prompts).double()
         np.testing.assert_allclose(found[id_]["posterior"], logits.softmax(0), rtol=1e-3)
-        np.testing.assert_allclose(found[id_]["fits"], logits, rtol=1e-3, atol=1e-4)
-        assert found[id_]["label"] == source.class_names[source.labels[i]]
+        np.testing.assert_allclose(found[id_]["match_scores"], logits, rtol=1e-3, atol=1e-4)
+        assert found[id_]["truth"] == source.class_names[source.labels[i]]
     clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", batch_size=8)
     list(evaluate(clf, source, tmp_path / "diffusion", ClassEvaluator(options={"strategy": "fixed:2"})))
     assert compare(tmp_path / "clip", tmp_path / "diffusion").num_images == 4

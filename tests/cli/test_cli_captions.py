@@ -58,7 +58,7 @@ def test_winoground(evaluate, tmp_path):
     assert "the error of the null condition less that of the caption" in out
     rows = {row["id"]: row for row in read_rows(tmp_path / "run").to_pylist()}
     assert set(rows) == {f"{e}/{k}" for e in range(4) for k in (0, 1)}
-    assert (rows["0/1"]["label"], rows["0/1"]["tag"]) == ("b on a 0", "object")
+    assert (rows["0/1"]["truth"], rows["0/1"]["tag"]) == ("b on a 0", "object")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())["composition"]
     assert summary["overall"]["num_examples"] == 3
     assert summary["overall"]["chance"] == {"text": 0.25, "image": 0.25, "group": pytest.approx(1 / 6)}

@@ -32,9 +32,9 @@ class TestEvaluate:
         assert "30 of 30" in out
         rows = read_rows(tmp_path / "run").to_pylist()
         assert {row["id"] for row in rows} == {f"{n}/{i}.png" for n in ("dark", "grey", "light") for i in range(10)}
-        assert all(row["id"].startswith(row["label"]) for row in rows)
+        assert all(row["id"].startswith(row["truth"]) for row in rows)
         assert len(rows[0]["errors"]) == 3
-        accuracy = sum(row["prediction"] == row["label"] for row in rows) / 30
+        accuracy = sum(row["prediction"] == row["truth"] for row in rows) / 30
         assert f"{accuracy:.1%} (" in out
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
         assert summary["accuracy"][0] == pytest.approx(accuracy)

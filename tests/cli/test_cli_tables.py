@@ -104,7 +104,7 @@ def test_formats_of_text(call, model, tmp_path, name):
     words = ("--strategy", "fixed:1", "--batch-size", 8, "--device", "cpu")
     code, _, err = call("evaluate", tmp_path / name, "--model", model, "--out", tmp_path / "run", *words)
     assert (code, err) == (0, "")
-    rows = {row["id"]: row["label"] for row in read_rows(tmp_path / "run").to_pylist()}
+    rows = {row["id"]: row["truth"] for row in read_rows(tmp_path / "run").to_pylist()}
     assert list(rows.values()) == ["dark", "light"]
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.distributed import Work, evaluate_distributed
-from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import ClassEvaluator
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
 
@@ -74,7 +75,7 @@ def test_two_workers_find_what_one_process_finds_to_the_bit(load, whole, tmp_pat
     assert rows(tmp_path / "run") == whole
     assert read_spec(tmp_path / "run").identity() == read_spec(tmp_path / "whole").identity()
     again = evaluate_distributed(work, images(), tmp_path / "run", num_workers=2)
-    assert [(row["id"], row["status"]) for row in again] == [("4.png", "failed")]
+    assert [(row.id, row.status) for row in again] == [("4.png", "failed")]
 
 
 def test_begun_by_one_process_and_gone_on_with_by_workers(load, whole, tmp_path):

@@ -1,3 +1,4 @@
+import json
 import os
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from run_files import SPEC, row
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import ROWS_PER_GROUP, read_tables, table_writer
+from diffusion_classifier.runs.row import ResultRow
 from diffusion_classifier.runs.store import open_run
 from diffusion_classifier.search.classification import decide
 from diffusion_classifier.search.engine import Cost, ScoredImage
@@ -99,6 +101,37 @@ def test_file_names_of_other_bytes(tmp_path):
     assert read_tables(tmp_path / "t.parquet").images == (r"\udce9.png",)
 
 
+def test_version_2_is_read(tmp_path):
+    """It has the column `label` in place of `prediction`, and calls the default weights the usual ones."""
+    schema = pa.schema(
+        [
+            *((name, pa.string()) for name in ("image", "truth", "label")),
+            ("errors", pa.list_(pa.list_(pa.float32()))),
+            ("t", pa.list_(pa.float64())),
+        ]
+    )
+    row = {
+        "image": "a.png",
+        "truth": "cat",
+        "label": "dog",
+        "errors": [[1.0, 2.0], [0.5, 1.5], [3.0, 3.0]],
+        "t": [500.0, 250.0],
+    }
+    about = {"version": 2, "class_names": NAMES, "settings": SETTINGS | {"usual_weights": [1.0, 2.0]}}
+    table = pa.Table.from_pylist([row], schema.with_metadata({"diffusion_classifier": json.dumps(about)}))
+    pq.write_table(table, tmp_path / "t.parquet")
+    tables = read_tables(tmp_path / "t.parquet")
+    assert (tables.images, tables.truth) == (("a.png",), ("cat",))
+    assert tables.errors[0].tolist() == row["errors"]
+    assert tables.settings == SETTINGS | {"default_weights": [1.0, 2.0]}
+
+
+def test_columns_say_truth_and_prediction(tmp_path):
+    write(tmp_path / "t.parquet", [(result("a"), "cat")])
+    (row,) = pq.read_table(tmp_path / "t.parquet").to_pylist()
+    assert (row["truth"], row["prediction"]) == ("cat", result("a").label)
+
+
 class TestBadFiles:
     def test_nothing_there(self, tmp_path):
         with pytest.raises(InputError, match=r"t.parquet cannot be read as error tables"):
@@ -118,7 +151,7 @@ class TestBadFiles:
         monkeypatch.setattr("diffusion_classifier.runs.error_tables.VERSION", 9)
         write(tmp_path / "t.parquet", [(result(), None)])
         monkeypatch.undo()
-        with pytest.raises(InputError, match="of version 9; this is for version 2"):
+        with pytest.raises(InputError, match="of version 9; this is for version 3"):
             read_tables(tmp_path / "t.parquet")
 
     def test_no_images(self, tmp_path):
@@ -137,14 +170,14 @@ def test_the_error_tables_of_a_run(tmp_path):
     with open_run(tmp_path / "run", spec) as run:
         for i in (10, 9, 2):
             run.write(row(i))
-        run.write({"id": "image 3", "label": "cat", "status": "failed", "reason": "broken"})
+        run.write(ResultRow("image 3", truth="cat", status="failed", reason="broken"))
     tables = read_tables(tmp_path / "run")
     assert tables.images == ("image 2", "image 9", "image 10")
     assert (tables.class_names, tables.truth) == (("cat", "dog"), ("cat",) * 3)
     assert tables.settings["strategy"] == "fixed:4"
     for i, errors, t in zip((2, 9, 10), tables.errors, tables.t, strict=True):
-        assert errors.tolist() == row(i)["errors"]
-        assert t.tolist() == pytest.approx(row(i)["timesteps"])
+        assert errors.tolist() == row(i).errors
+        assert t.tolist() == pytest.approx(row(i).timesteps)
     assert tables.complete().shape == (3, 2, 4)
 
 

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 import torch
 from evaluations import NAMES, M, ask, pixels, source
-from gaussians import gaussian
 from tolerances import ERRORS, posteriors
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.denoisers import tuning
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.evaluation import candidates, choose
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
 from diffusion_classifier.search.shortlists import Gradient
@@ -43,13 +41,13 @@ OPTIONS = {"strategy": "sequential:8/0.2", "store_errors": True, "weights": "uni
 
 def test_rows_are_what_the_classifier_says(classifier, tmp_path):
     written = list(ask(classifier(), source(), tmp_path / "run", **OPTIONS))
-    assert sorted(row["id"] for row in written) == sorted(source().ids)
+    assert sorted(row.id for row in written) == sorted(source().ids)
     found = rows(tmp_path / "run")
     options = {k: v for k, v in OPTIONS.items() if k != "store_errors"}
     results = classifier().classify([pixels(i) for i in range(M)], NAMES, **options)
     for i, result in enumerate(results):
         row = found[f"{i}.png"]
-        assert (row["label"], row["prediction"], row["status"]) == (NAMES[i % 3], result.label, "done")
+        assert (row["truth"], row["prediction"], row["status"]) == (NAMES[i % 3], result.label, "done")
         assert row["num_evaluations"] == result.num_evaluations
         torch.testing.assert_close(torch.tensor(row["errors"]), result.errors, equal_nan=True, **ERRORS)
         posterior = torch.tensor(row["posterior"], dtype=torch.float64)
@@ -84,7 +82,7 @@ def test_parts_make_the_whole(classifier, tmp_path):
     for i in range(3):
         part = Part(i, 3)
         mine = list(ask(classifier(), source(), tmp_path / "run", part=part, **OPTIONS))
-        assert {row["id"] for row in mine} == {f"{j}.png" for j in range(i, M, 3)}
+        assert {row.id for row in mine} == {f"{j}.png" for j in range(i, M, 3)}
     whole, found = rows(tmp_path / "whole"), rows(tmp_path / "run")
     assert {i: str(row) for i, row in found.items()} == {i: str(row) for i, row in whole.items()}
 
@@ -157,32 +155,6 @@ def test_killed_at_random_moments(model_folder, classifier, tmp_path):
     }
 
 
-class TestChoose:
-    def test_a_limit_spreads_evenly(self):
-        assert choose(source(10), limit=4) == [0, 2, 5, 7]
-        assert choose(source(10), limit=10) == choose(source(10)) == list(range(10))
-
-    def test_a_subset_by_id(self):
-        assert choose(source(10), subset=["7.png", "2.png", "7.png"]) == [2, 7]
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"limit": 0}, "between 1 and the 10 images of photos; got 0"),
-            ({"limit": 11}, "got 11"),
-            ({"limit": 1, "subset": ["2.png"]}, "a limit or a subset, not both"),
-            (
-                {"subset": ["2.png", "12.png"]},
-                "'12.png' is not the id of an image of photos; the first are 0.png, 1.png",
-            ),
-            ({"subset": []}, "an empty subset"),
-        ],
-    )
-    def test_mistakes(self, options, message):
-        with pytest.raises(InputError, match=message):
-            choose(source(10), **options)
-
-
 def test_the_memory_layout_is_kept_as_well(classifier, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(tuning, "measure", lambda *_: tuning.Tuning(7, channels_last=True))
@@ -209,15 +181,15 @@ def test_images_that_failed_are_tried_again(classifier, tmp_path):
         assert len(found) == M
         assert sum(row["status"] == "failed" for row in found) == failures
         assert len(asked) == M + 2 * (turn > 0)
-    expected = {row["id"]: row for row in ask(classifier(), source(), tmp_path / "other", **OPTIONS)}
-    assert all(row["posterior"] == expected[row["id"]]["posterior"] for row in found)
+    expected = {row.id: row for row in ask(classifier(), source(), tmp_path / "other", **OPTIONS)}
+    assert all(row["posterior"] == expected[row["id"]].posterior for row in found)
     assert len(read_rows(folder, ["posterior"])) == M
 
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [
-        ({"also": ("l3",)}, {"also": ("l1",)}), ({"timesteps": "5000"}, {"timesteps": "500"}),
+        ({"extra_losses": ("l3",)}, {"extra_losses": ("l1",)}), ({"timesteps": "5000"}, {"timesteps": "500"}),
         ({"shortlist": Gradient(keep=9)}, {"shortlist": None}),
     ],
 )  # fmt: skip
@@ -233,56 +205,6 @@ def test_another_shortlist_is_another_run(classifier, tmp_path):
     for other in (Gradient(keep=2, num_draws=2), Gradient(keep=3, num_draws=1), None):
         with pytest.raises(InputError, match="holds a run of something else"):
             list(ask(classifier(), images, tmp_path / "run", strategy="fixed:1", shortlist=other))
-
-
-class TestCandidates:
-    def test_of_a_model_that_reads_text(self):
-        assert candidates(None, None, source()) == NAMES
-
-    def test_of_one_that_knows_them_in_another_order(self, tmp_path):
-        clf = DiffusionClassifier(gaussian(4, size=4, class_names=["Door", "bird", "dog", "CAT"]), batch_size=8)
-        run = ask(clf, source(read=lambda i: pixels(i, 4)), tmp_path / "run", strategy="fixed:4")
-        assert {row["prediction"] for row in run} <= set(NAMES)
-        assert read_spec(tmp_path / "run").class_names == NAMES
-
-    def test_of_imagenets_thousand_by_their_numbers(self):
-        images = replace(source(), class_names=("toad", "newt", "frog"))  # not in the order of their letters
-        ids = candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], images)
-        assert len(ids) == 200
-        assert ids[0] == 6
-
-    def test_of_a_thousand_of_imagenets_names_in_another_order(self):
-        """As a network has them that was trained on a folder of drawn images."""
-        known = (*map(str, range(997)), *reversed(NAMES))
-        assert candidates(known, TASKS["imagenet-a"], source()) == NAMES
-
-    def test_of_imagenets_synonyms(self):
-        known = ("tench, Tinca tinca", "church, church building", *map(str, range(998)))
-        images = replace(source(), class_names=("Church", "tench", "5"))
-        assert candidates(known, None, images) == images.class_names
-        with pytest.raises(InputError, match="has the class 'temple', which the model does not know"):
-            candidates(known, None, replace(images, class_names=("church", "temple", "5")))
-
-    def test_names_in_the_order_of_their_letters_are_not_in_imagenets(self):
-        images = replace(source(), class_names=tuple(sorted(f"thing {i}" for i in range(200))))
-        with pytest.raises(InputError, match="has the class 'thing 0', which the model does not know"):
-            candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], images)
-        images = replace(source(), class_names=tuple(f"n{i:08}" for i in range(200)))
-        assert candidates(tuple(map(str, range(1000))), TASKS["imagenet-a"], images) == TASKS["imagenet-a"].imagenet_ids
-
-    def test_codes_say_nothing_to_a_model_that_reads_text(self):
-        with pytest.raises(InputError, match="are called n01440764, n01443537 …, which says nothing"):
-            candidates(None, None, replace(source(), class_names=("n01440764", "n01443537")))
-        digits = replace(source(), class_names=("0", "1"))
-        with pytest.raises(InputError, match="which says nothing"):
-            candidates(None, TASKS["imagenetv2"], digits)
-        assert candidates(None, None, digits) == digits.class_names
-
-    def test_of_others(self):
-        with pytest.raises(
-            InputError, match="photos has the class 'dog', which the model does not know: its own are cat"
-        ):
-            candidates(("cat", "cow"), None, source())
 
 
 def test_prompts_are_the_tasks_or_the_data_sets(model_folder, tmp_path):

@@ -16,7 +16,7 @@ from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.evaluation import evaluate
-from diffusion_classifier.runs.evaluators import CaptionEvaluator, choose_captioned
+from diffusion_classifier.runs.evaluators import CaptionEvaluator
 from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import Part, read_rows
@@ -33,7 +33,11 @@ def make(model_folder):
 
 
 def ask(clf, source, folder, positions=None, part=None, **options):
-    own = {k: options.pop(k) for k in ("unconditional", "store_errors", "also", "template", "average") if k in options}
+    own = {
+        k: options.pop(k)
+        for k in ("unconditional", "store_errors", "extra_losses", "template", "average")
+        if k in options
+    }
     return evaluate(clf, source, folder, CaptionEvaluator(options=options, **own), positions=positions, part=part)
 
 
@@ -46,17 +50,17 @@ ERRORS = {"strategy": "fixed:5", "store_errors": True, "seed": 3}
 
 
 def test_rows_are_what_the_classifier_says(make, tmp_path):
-    list(ask(make(), single(), tmp_path / "run", also=("l1",), **ERRORS))
+    list(ask(make(), single(), tmp_path / "run", extra_losses=("l1",), **ERRORS))
     found = rows(tmp_path / "run")
     for i, id_ in enumerate("wxyz"):
         row, captions = found[id_], single().captions[i]
         (alone,) = make().classify([pixels(i)], captions, strategy="fixed:5", seed=3)
-        assert (row["label"], row["prediction"]) == (captions[single().truth[i]], alone.label)
-        assert (row["candidates"], row["tag"], row["fits"]) == (list(captions), single().tags[i], None)
+        assert (row["truth"], row["prediction"]) == (captions[single().truth[i]], alone.label)
+        assert (row["candidates"], row["tag"], row["match_scores"]) == (list(captions), single().tags[i], None)
         torch.testing.assert_close(torch.tensor(row["errors"]), alone.errors, **CLOSE)
         posterior = torch.tensor(row["posterior"], dtype=torch.float64)
         torch.testing.assert_close(posterior, alone.posterior, **posteriors(256))
-        assert dict(row["also"]).keys() == {"l1"}
+        assert dict(row["extra_errors"]).keys() == {"l1"}
         assert row["num_evaluations"] == 5 * len(captions)
     spec = read_spec(tmp_path / "run")
     assert (spec.kind, spec.class_names, spec.unconditional) == ("captions", (), False)
@@ -72,7 +76,7 @@ def test_pairs_have_the_null_condition(make, tmp_path):
         errors = clf.errors(pixels(i), captions, timesteps=t, seed=3, unconditional=True).double()
         torch.testing.assert_close(torch.tensor(found[id_]["errors"]), errors.float(), **CLOSE)
         means = errors.mean(1)
-        np.testing.assert_allclose(found[id_]["fits"], 256 * (means[2] - means[:2]), **nats(256))
+        np.testing.assert_allclose(found[id_]["match_scores"], 256 * (means[2] - means[:2]), **nats(256))
         assert found[id_]["prediction"] == captions[int(means[:2].argmin())]
         assert len(found[id_]["posterior"]) == 2
         assert found[id_]["timesteps"] == t
@@ -91,7 +95,7 @@ def test_the_scores_of_a_run_are_those_of_its_tables(make, tmp_path):
     shares = summary.composition.overall.shares
     assert [shares[name][0] for name in ("text", "image", "group")] == pytest.approx(list(np.mean(hits, 0)))
     assert {tag: s.num_examples for tag, s in summary.composition.by_tag.items()} == {"object": 4, "relation": 4}
-    assert summary.accuracy[0] == np.mean([row["prediction"] == row["label"] for row in found.values()])
+    assert summary.accuracy[0] == np.mean([row["prediction"] == row["truth"] for row in found.values()])
     assert "null condition" in summary.composition.note
 
 
@@ -164,14 +168,16 @@ def test_two_captions_that_the_model_cannot_tell_apart_are_a_tie(make, tmp_path)
 @pytest.mark.parametrize("kind", [pairs, single])
 def test_rescored_is_what_the_network_says_when_read_so(make, tmp_path, kind):
     weights = (0.0, 1.0, 3.0)
-    list(ask(make(), kind(), tmp_path / "first", also=("l1",), **ERRORS))
+    list(ask(make(), kind(), tmp_path / "first", extra_losses=("l1",), **ERRORS))
     list(ask(make(), kind(), tmp_path / "second", loss="l1", weights=weights, temperature=3.0, **ERRORS))
     rescore(tmp_path / "first", tmp_path / "again", loss="l1", weights=weights, temperature=3.0)
     expected, found = rows(tmp_path / "second"), rows(tmp_path / "again")
     for id_, row in expected.items():
         assert found[id_]["prediction"] == row["prediction"]
         assert found[id_]["posterior"] == pytest.approx(row["posterior"], rel=1e-4)
-        assert found[id_]["fits"] == (None if kind is single else pytest.approx(row["fits"], rel=1e-4, abs=1e-6))
+        assert found[id_]["match_scores"] == (
+            None if kind is single else pytest.approx(row["match_scores"], rel=1e-4, abs=1e-6)
+        )
     with pytest.raises(InputError, match="a prior is of classes"):
         rescore(tmp_path / "first", tmp_path / "prior", prior=(1.0, 2.0))
 
@@ -182,7 +188,7 @@ def test_comparison_by_pairs_and_by_images(make, tmp_path):
             list(ask(make(), kind(), tmp_path / f"{name}{seed}", **ERRORS | {"seed": seed}))
         found = compare(tmp_path / f"{name}3", tmp_path / f"{name}4")
         a, b = (rows(tmp_path / f"{name}{seed}") for seed in (3, 4))
-        right = [{i: row["prediction"] == row["label"] for i, row in run.items()} for run in (a, b)]
+        right = [{i: row["prediction"] == row["truth"] for i, row in run.items()} for run in (a, b)]
         if kind is pairs:
             right = [[run[f"{e}/0"] and run[f"{e}/1"] for e in range(PAIRS)] for run in right]
         else:
@@ -216,7 +222,7 @@ def test_a_model_that_reads_no_text(tmp_path):
         next(ask(clf, single(), tmp_path / "run", strategy="fixed:4"))
     clf = DiffusionClassifier(gaussian(4, size=16, class_names=["A Dog", "a cat", "a tree", "The Moon"]), batch_size=8)
     found = list(ask(clf, single(), tmp_path / "run", strategy="fixed:4"))
-    assert {row["id"]: len(row["posterior"]) for row in found} == {"w": 2, "x": 3, "y": 2, "z": 2}
+    assert {row.id: len(row.posterior) for row in found} == {"w": 2, "x": 3, "y": 2, "z": 2}
 
 
 def test_a_template_is_put_around_captions(make, tmp_path):
@@ -225,27 +231,3 @@ def test_a_template_is_put_around_captions(make, tmp_path):
     list(ask(make(), around, tmp_path / "b", **ERRORS))
     a, b = rows(tmp_path / "a"), rows(tmp_path / "b")
     assert [a[i]["errors"] for i in "wxyz"] == [b[i]["errors"] for i in "wxyz"]
-
-
-class TestChoose:
-    def test_a_limit_never_splits_a_pair(self):
-        assert choose_captioned(pairs(10), limit=8) == [0, 1, 4, 5, 10, 11, 14, 15]
-        assert choose_captioned(pairs(3)) == list(range(6))
-        assert choose_captioned(single(), limit=3) == [0, 1, 2]
-
-    def test_a_subset(self):
-        assert choose_captioned(pairs(), subset=["2/1", "0/0", "2/0", "0/1"]) == [0, 1, 4, 5]
-        with pytest.raises(InputError, match="come in pairs, and the subset has 2/1 without 2/0"):
-            choose_captioned(pairs(), subset=["2/1", "0/0", "0/1"])
-
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"limit": 3}, "the images of pairs come in pairs: the limit must be even; got 3"),
-            ({"limit": 8}, "between 1 and the 6 images"),
-            ({"limit": 2, "subset": ["0/0"]}, "a limit or a subset, not both"),
-        ],
-    )
-    def test_mistakes(self, options, message):
-        with pytest.raises(InputError, match=message):
-            choose_captioned(pairs(), **options)

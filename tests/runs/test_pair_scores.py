@@ -1,5 +1,6 @@
 """Scores of captions against hand-written tables and brute force."""
 
+from dataclasses import replace
 from itertools import permutations
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.runs.pair_scores import CHANCE, Scores, compose, pair_scores, pairs_of
+from diffusion_classifier.runs.row import ResultRow
 
 C = ("a on b", "b on a")
 NUMBERS = st.integers(-3, 3).map(float)
@@ -17,10 +19,10 @@ TABLES = st.tuples(*[st.tuples(NUMBERS, NUMBERS)] * 2)
 
 def row(id_, label, fits, captions=C, known=True, tag=None, status="done"):
     best = [c for c, fit in zip(captions, fits, strict=True) if fit == max(fits)]
-    return {
-        "id": id_, "label": label, "prediction": best[0] if len(best) == 1 else None, "candidates": list(captions),
-        "fits": list(fits) if known else None, "tag": tag, "status": status,
-    }  # fmt: skip
+    return ResultRow(
+        id=id_, truth=label, prediction=best[0] if len(best) == 1 else None, candidates=list(captions),
+        match_scores=list(fits) if known else None, tag=tag, status=status,
+    )  # fmt: skip
 
 
 def pair(s, example=0, **options):
@@ -98,7 +100,7 @@ def test_of_many_pairs(tables, random):
 
 def test_a_pair_counts_only_whole():
     good = ((2.0, 1.0), (1.0, 2.0))
-    rows = [*pair(good, 0), *pair(good, 1)[:1], pair(good, 2)[0], pair(good, 2)[1] | {"status": "failed"}]
+    rows = [*pair(good, 0), *pair(good, 1)[:1], pair(good, 2)[0], replace(pair(good, 2)[1], status="failed")]
     found = compose(rows, paired=True)
     assert (found.overall.num_examples, found.num_incomplete) == (1, 2)
     assert set(pairs_of(rows)) == {"0"}

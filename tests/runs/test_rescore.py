@@ -77,7 +77,7 @@ def test_equal_to_an_evaluation_with_these_settings(tmp_path):
 
 def test_by_another_loss_that_was_kept(tmp_path):
     options = {"temperature": 3.0, "weights": (2.0, 1.0)}
-    run(tmp_path / "first", also=("l1", "huber"), **options)
+    run(tmp_path / "first", extra_losses=("l1", "huber"), **options)
     direct = run(tmp_path / "direct", loss="l1", **options)
     rescore(tmp_path / "first", tmp_path / "again", loss="l1")
     found = rows(tmp_path / "again")
@@ -86,7 +86,7 @@ def test_by_another_loss_that_was_kept(tmp_path):
         if row["status"] == "done":
             np.testing.assert_allclose(found[id_]["posterior"], row["posterior"], rtol=1e-5)
             np.testing.assert_allclose(found[id_]["errors"], row["errors"], rtol=1e-6)
-    assert read_spec(tmp_path / "again").also == ("l2", "huber")
+    assert read_spec(tmp_path / "again").extra_losses == ("l2", "huber")
     rescore(tmp_path / "again", tmp_path / "back", loss="l2")  # nothing was lost on the way
     for id_, row in rows(tmp_path / "first").items():
         assert rows(tmp_path / "back")[id_]["errors"] == row["errors"]
@@ -95,10 +95,10 @@ def test_by_another_loss_that_was_kept(tmp_path):
 
 
 def test_other_losses_under_a_search_that_prunes(tmp_path):
-    first = run(tmp_path / "first", strategy="staged:2,9/2,1", also=("l1",))
+    first = run(tmp_path / "first", strategy="staged:2,9/2,1", extra_losses=("l1",))
     for row in first.values():
         if row["status"] == "done":
-            (_, also), errors = row["also"][0], np.array(row["errors"])
+            (_, also), errors = row["extra_errors"][0], np.array(row["errors"])
             assert np.array_equal(np.isnan(also), np.isnan(errors))
             assert np.nanmax(np.abs(np.array(also) - np.sqrt(errors))) < 1  # of the same predictions
 

@@ -13,22 +13,17 @@ from run_files import SPEC, row, write
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.files import write_durably
 from diffusion_classifier.runs import store
+from diffusion_classifier.runs.row import table_to_rows
 from diffusion_classifier.runs.spec import RunSpec, read_spec
 from diffusion_classifier.runs.store import Part, open_run, read_rows
 
 
+def stored(folder):
+    return table_to_rows(read_rows(folder))
+
+
 def ids(folder):
     return read_rows(folder, ["id"])["id"].to_pylist()
-
-
-def test_runs_that_were_begun_before_there_were_such_fields(tmp_path):
-    write(tmp_path / "run", [])
-    file = tmp_path / "run" / "spec.json"
-    stored = json.loads(file.read_text())
-    for name in ("kind", "unconditional", "shift", "channels_last"):
-        del stored[name]
-    file.write_text(json.dumps(stored))
-    assert read_spec(tmp_path / "run") == SPEC
 
 
 def killed(folder, rows, part=None):
@@ -48,20 +43,10 @@ def killed(folder, rows, part=None):
 
 def test_what_was_written_is_read(tmp_path):
     write(tmp_path / "run", range(3))
-    assert read_rows(tmp_path / "run").to_pylist() == [row(i) for i in range(3)]
+    assert stored(tmp_path / "run") == [row(i) for i in range(3)]
     assert read_spec(tmp_path / "run") == SPEC
     (shard,) = (tmp_path / "run" / "shards").iterdir()
     assert shard.suffix == ".parquet"
-
-
-def test_runs_of_before_captions_and_shifts_are_read(tmp_path):
-    write(tmp_path / "run", range(3))
-    file = tmp_path / "run" / "spec.json"
-    young = ("kind", "unconditional", "shift")
-    file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k not in young}))
-    assert read_spec(tmp_path / "run") == SPEC
-    write(tmp_path / "run", range(3, 5))
-    assert len(ids(tmp_path / "run")) == 5
 
 
 def test_a_full_shard_is_sealed_and_a_large_one(tmp_path, monkeypatch):
@@ -84,7 +69,7 @@ def test_nothing_is_lost_when_the_process_is_killed(tmp_path):
     killed(tmp_path / "run", range(5, 7))
     run = write(tmp_path / "run", range(7, 9))
     assert run.done == {f"image {i}" for i in range(9)}
-    assert read_rows(tmp_path / "run").to_pylist() == [row(i) for i in range(9)]
+    assert stored(tmp_path / "run") == [row(i) for i in range(9)]
     assert {p.suffix for p in (tmp_path / "run" / "shards").iterdir()} == {".parquet"}
 
 
@@ -115,11 +100,11 @@ def test_a_stream_that_was_cut_anywhere_holds_its_whole_rows(stream, tmp_path_fa
     write(folder, [])
     name, content = stream
     (folder / "shards" / name).write_bytes(content[: int(share * len(content))])
-    found = read_rows(folder).to_pylist()
+    found = stored(folder)
     assert found == [row(i) for i in range(len(found))]
     assert len(found) == 4 or share < 1
     write(folder, range(len(found), 5))
-    assert read_rows(folder).to_pylist() == [row(i) for i in range(5)]
+    assert stored(folder) == [row(i) for i in range(5)]
 
 
 def test_a_full_disk_keeps_what_is_done(tmp_path):
@@ -138,7 +123,7 @@ def test_a_full_disk_keeps_what_is_done(tmp_path):
         assert ids(tmp_path / "run") == ["image 0", "image 1"]
         run.write(row(2))  # there is room again
     write(tmp_path / "run", [3])
-    assert read_rows(tmp_path / "run").to_pylist() == [row(i) for i in range(4)]
+    assert stored(tmp_path / "run") == [row(i) for i in range(4)]
 
 
 def test_a_shard_that_cannot_be_read_is_set_aside(tmp_path, monkeypatch):
@@ -208,8 +193,9 @@ def test_every_field_is_declared_and_decides_or_does_not(tmp_path):
         (None, "is not the folder of a run: it has no spec.json"),
         ("{", "cannot be read as the spec of a run"),
         ("[]", "cannot be read as the spec of a run"),
-        ('{"version": 99}', "of version 99; this is for version 1"),
+        ('{"version": 99}', "of version 99; this is for version 2"),
         ('{"version": 1}', "cannot be read as the spec of a run"),
+        ('{"version": 2}', "cannot be read as the spec of a run"),
     ],
 )
 def test_folders_that_are_no_runs(tmp_path, content, message):
@@ -281,21 +267,6 @@ def test_a_lock_that_a_killed_process_held_is_free(tmp_path):
 
 def test_the_spec_is_for_people_too(tmp_path):
     write(tmp_path / "run", [])
-    stored = json.loads((tmp_path / "run" / "spec.json").read_text())
-    assert stored["class_names"] == ["cat", "dog"]
-    assert stored["strategy"] == "fixed:4"
-
-
-def test_a_run_of_before_there_were_captions_is_gone_on_with(tmp_path):
-    write(tmp_path / "run", range(2))
-    path = tmp_path / "run" / "spec.json"
-    stored = json.loads(path.read_text())
-    path.write_text(json.dumps({k: v for k, v in stored.items() if k not in ("kind", "unconditional")}))
-    (shard,) = (tmp_path / "run" / "shards").iterdir()
-    pq.write_table(pq.read_table(shard).drop_columns(["candidates", "tag", "fits"]), shard)
-    write(tmp_path / "run", [2])
-    assert read_spec(tmp_path / "run") == SPEC
-    assert read_rows(tmp_path / "run").to_pylist() == [row(i) for i in range(3)]
-    assert read_rows(tmp_path / "run", ["tag", "id"]).to_pylist() == [
-        {"tag": None, "id": f"image {i}"} for i in range(3)
-    ]
+    written = json.loads((tmp_path / "run" / "spec.json").read_text())
+    assert written["class_names"] == ["cat", "dog"]
+    assert written["strategy"] == "fixed:4"

@@ -8,6 +8,7 @@ from scipy.stats import binomtest
 
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.metrics import share_interval
+from diffusion_classifier.runs.row import ResultRow
 from diffusion_classifier.runs.store import open_run
 from diffusion_classifier.runs.summary import compare, summarize, write_summary
 
@@ -28,12 +29,12 @@ def made(folder, skill=0.7, seed=0, count=200, spec=SPEC, failed=()):
             posterior = np.where(posterior < 0.03, 0, posterior)
             posterior /= posterior.sum()
             values = {
-                "id": str(i), "label": NAMES[truth], "prediction": NAMES[best], "posterior": posterior.tolist(),
+                "id": str(i), "truth": NAMES[truth], "prediction": NAMES[best], "posterior": posterior.tolist(),
                 "num_evaluations": i, "cost": i / 2, "undecided": ["a", "b"] if i % 4 == 0 else [],
             }  # fmt: skip
             if i in failed:
-                values = {"id": str(i), "label": NAMES[truth], "status": "failed", "reason": f"no image {i}"}
-            run.write({**(row(i) if i not in failed else {}), **values})
+                values = {"id": str(i), "truth": NAMES[truth], "status": "failed", "reason": f"no image {i}"}
+            run.write(replace(row(i), **values) if i not in failed else ResultRow(**values))
             if i not in failed:
                 told.append((truth, best, posterior))
     return told
@@ -89,13 +90,13 @@ def test_comparison(tmp_path):
     assert found.difference[0] == pytest.approx(difference)
     assert found.bootstrap == pytest.approx(found.difference[1:], abs=0.02)
     other = [x[1] != y[1] for x, y in zip(a[1:], b, strict=True)]
-    assert found.other_label == share_interval(__import__("torch").tensor(other))
+    assert found.disagreement == share_interval(__import__("torch").tensor(other))
 
 
 def test_a_run_compared_with_itself_differs_in_nothing(tmp_path):
     made(tmp_path / "a")
     found = compare(tmp_path / "a", tmp_path / "a")
-    assert (found.difference[0], found.p_value, found.other_label[0]) == (0, 1, 0)
+    assert (found.difference[0], found.p_value, found.disagreement[0]) == (0, 1, 0)
     assert found.bootstrap == (0, 0)
 
 

@@ -78,5 +78,5 @@ def test_mistakes(run, monkeypatch):
         raise OSError("no server")
 
     monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(set_experiment=fail))
-    with pytest.raises(InputError, match=r"mlflow fails, and the run is whole in .*mine: no server"):
+    with pytest.raises(InputError, match=r"mlflow fails, and the run is complete in .*mine: no server"):
         log_run("mlflow", run, summarize(run))

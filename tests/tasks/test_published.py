@@ -15,7 +15,7 @@ import pytest
 from caption_files import winoground as winoground_file
 from image_files import add_member, png
 
-from diffusion_classifier.runs.evaluation import candidates
+from diffusion_classifier.runs.selection import candidates
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.tasks import CAPTION_TASKS, TASKS, open_task
@@ -130,7 +130,7 @@ def test_a_text_to_image_model(name, run, tmp_path):
     k = len(names)
     spec, rows, err = run(name, "sd", "--strategy", "fixed:1", data=shards(tmp_path / "d", name, [k - 1, 0, 1, 1]))
     assert spec.class_names == tuple(names)
-    assert [row["label"] for row in sorted(rows, key=lambda row: row["id"])] == [
+    assert [row["truth"] for row in sorted(rows, key=lambda row: row["id"])] == [
         names[k - 1],
         names[0],
         *[names[1]] * 2,
@@ -149,7 +149,7 @@ def test_a_model_of_imagenets_classes(name, run, tmp_path):
     labels = [len(names) - 1, 0, 3]
     spec, rows, _ = run(name, "dit", "--strategy", "fixed:1", data=shards(tmp_path / "d", name, labels))
     assert spec.class_names == tuple(distinct(names))
-    assert {row["label"] for row in rows} == {names[label] for label in labels}
+    assert {row["truth"] for row in rows} == {names[label] for label in labels}
     assert (spec.templates, spec.prompt_names, len(rows[0]["posterior"])) == (None, None, len(names))
 
 
@@ -167,7 +167,7 @@ def test_a_table_of_the_hub(name, run, tmp_path):
     names = names_of(name)
     spec, rows, _ = run(name, "sd", "--strategy", "fixed:1", data=table(tmp_path / "d", name, [9, 0, 1]))
     assert spec.class_names == tuple(names)
-    assert [row["label"] for row in sorted(rows, key=lambda row: row["id"])] == [names[9], names[0], names[1]]
+    assert [row["truth"] for row in sorted(rows, key=lambda row: row["id"])] == [names[9], names[0], names[1]]
     assert (spec.prompt_names or spec.class_names) == TASKS[name].class_names
 
 
@@ -176,7 +176,7 @@ def test_models_of_the_classes_by_their_published_names_or_by_numbers(run, tmp_p
     data = table(tmp_path / "d", "fashion-mnist", [9, 0])
     spec, rows, err = run("fashion-mnist", Path("fashion"), "--strategy", "fixed:1", data=data)
     assert (spec.class_names[0], spec.prompt_names) == ("T - shirt / top", TASKS["fashion-mnist"].class_names)
-    assert {row["label"] for row in rows} == {"Ankle boot", "T - shirt / top"}
+    assert {row["truth"] for row in rows} == {"Ankle boot", "T - shirt / top"}
     assert "1 of 10 classes are named for the model by the task fashion-mnist, as 'T-shirt/top' for" in err
     _, source = open_task("cifar10", data=str(folders(tmp_path / "n", map(str, range(10)))))
     assert list(candidates([*"0123456789"], TASKS["cifar10"], source)) == list(range(10))
@@ -297,7 +297,7 @@ class TestPrompts:
         spec, rows, _ = run("cifar100", "sd", "--strategy", "fixed:1", "--limit", 3, data=data)
         assert spec.class_names == TASKS["cifar100"].class_names
         for row in rows:
-            assert row["label"] == spec.class_names[int(row["id"].split("/")[0])]
+            assert row["truth"] == spec.class_names[int(row["id"].split("/")[0])]
 
     @pytest.mark.parametrize("model", ["sd", "clip"])
     @pytest.mark.parametrize("names", ["0123456789", ["class_0", "class_1"], ["2019", "2020"], ["1.5", "-2"]])

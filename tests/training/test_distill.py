@@ -49,7 +49,7 @@ class TestWithoutLabels:
         code, out, _ = evaluate(unlabelled, "run", "--class-names", NAMES)
         assert (code, "30 of 30" in out) == (0, True)
         rows = read_rows(tmp_path / "run").to_pylist()
-        assert {row["label"] for row in rows} == {None}
+        assert {row["truth"] for row in rows} == {None}
         assert {row["id"] for row in rows} == {f"{i:02d}.png" for i in range(30)}
         assert {row["prediction"] for row in rows} <= set(NAMES.split(","))
         summary = json.loads((tmp_path / "run" / "summary.json").read_text())
@@ -167,7 +167,7 @@ class TestCommand:
         assert float((torch.stack(answers) == teacher).float().mean()) >= 0.9
         card = (tmp_path / "student" / "README.md").read_text()
         assert "pipeline_tag: image-classification" in card
-        assert "strategy `features`, on 30 images" in card
+        assert "features model, on 30 images" in card
         assert "It was trained on 24" in card
         (edge,) = re.findall(r"\((\d+), \1\)\)  # the size of its training images", card)
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8))

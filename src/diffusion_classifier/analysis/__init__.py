@@ -1,1 +1,1 @@
-"""What can be seen in results; nothing imports it but the command line."""
+"""Analysis of models and runs: calibration, speed, frontiers, robustness, inversion, figures and reports."""

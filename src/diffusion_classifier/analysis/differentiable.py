@@ -1,4 +1,4 @@
-"""The classifier as a differentiable function of pixels: for attacks on it, and for looking at what it looks at.
+"""The classifier as a differentiable function of pixels, for adversarial attacks and saliency.
 
 Shape legend: B images, C channels, S edge, K classes, N draws.
 """
@@ -21,23 +21,23 @@ from ..errors import InputError
 
 
 class DifferentiableScores(torch.nn.Module):
-    """Logits -scale · mean error, whose softmax is the posterior (equation 6), of images in [0, 1].
+    """Logits -scale · mean error of images in [0, 1], whose softmax is the posterior (equation 6).
 
     Every image has the same draws. In `forward` all B·N·K predictions are one batch of the network.
 
     Args:
-        denoiser: the model, whose encoder must be differentiable, as that of a model of pixels is.
-        classes: K, as `Denoiser.condition` takes them.
+        denoiser: the model; its encoder must be differentiable, as that of a pixel-space model is.
+        classes: K classes, as `Denoiser.condition` takes them.
         num_draws: N.
-        scale: of the errors; see `posterior.scale_of`.
+        scale: factor of the errors; see `posterior.scale_of`.
         loss: one of `losses.LOSSES`.
-        draws: which times and noise; even ones if None.
-        weights: over time, of the mean; see `weights.Weights`. Uniform if None.
-        fresh: whether each call takes N draws more, so that an attack faces their expectation and not one sample
+        draws: timesteps and noise; even timesteps if None.
+        weights: timestep weights of the mean, see `timestep_weights.Weights`; uniform if None.
+        fresh: whether each call uses the next N draws, so that an attack faces their expectation and not one sample
             (Athalye et al. 2018, "Synthesizing robust adversarial examples").
 
     Raises:
-        InputError: no such loss; a class that the model does not know.
+        InputError: the loss is unknown; the model does not know a class.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class DifferentiableScores(torch.nn.Module):
         self.num_classes, self._calls = len(classes), 0
 
     def errors(self, images: Tensor) -> Tensor:
-        """Errors (B, K, N), float32, of images (B, C, S, S) in [0, 1], C = 1 or 3.
+        """Return the errors (B, K, N), float32, of images (B, C, S, S) in [0, 1], C = 1 or 3.
 
         Raises:
-            InputError: images whose gradient the encoder does not pass on.
+            InputError: the images need a gradient, and the encoder does not pass it on.
         """
         return self._errors(images)[0]
 
     def _errors(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Those, and the times (N,) of their draws."""
+        """Return the errors, and the timesteps (N,) of their draws."""
         model, n, k = self.denoiser, self.num_draws, self.num_classes
         which = range(self._calls * n, (self._calls + 1) * n)
         self._calls += self.fresh
@@ -94,7 +94,7 @@ class DifferentiableScores(torch.nn.Module):
         return found, times
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K), float32, of images (B, C, S, S) in [0, 1]; raises as `errors`."""
+        """Return the logits (B, K), float32, of images (B, C, S, S) in [0, 1]; raises as `errors`."""
         errors, times = self._errors(images)
         weights = weights_at(self.weights or (1.0, 1.0), times / self.denoiser.schedule.num_timesteps)
         return -self.scale * errors @ to_device((weights / weights.sum()).float(), errors.device)

@@ -21,11 +21,11 @@ from ..errors import InputError
 Array = NDArray[Any]
 FOLDS = 5
 PENALTIES = (0.001, 0.01, 0.1, 1.0, 1e6)
-"""Nats for a step of the average weight from one knot to the next."""
+"""Candidate penalties, in nats, for a step of the average weight from one knot to the next."""
 
 
 def folds(num_images: int) -> Iterator[Tensor]:
-    """Every fifth of the images, as a mask (M,).
+    """Yield five folds, each with every fifth image, as masks (M,).
 
     Raises:
         InputError: there are fewer than five images.
@@ -37,11 +37,11 @@ def folds(num_images: int) -> Iterator[Tensor]:
 
 
 def by_knots(errors: Tensor, u: Tensor, num_knots: int) -> Tensor:
-    """What each knot's error is, (M, K, J), so that Σ_j w_j of it is the weighted mean over draws, Σ_n w(u_n)·e_n / N.
+    """Return errors by knot, (M, K, J), whose sum with weights w_j is the weighted mean over draws, Σ_n w(u_n)·e_n / N.
 
     Args:
         errors: full tables, (M, K, N).
-        u: times of the draws as fractions of the schedule, (M, N).
+        u: timesteps of the draws as fractions of the schedule, (M, N).
         num_knots: J.
     """
     hats = (1 - (u.double()[..., None] * (num_knots - 1) - torch.arange(num_knots)).abs()).clamp(min=0)  # (M, N, J)
@@ -49,18 +49,18 @@ def by_knots(errors: Tensor, u: Tensor, num_knots: int) -> Tensor:
 
 
 def fit_weights(knots: Tensor, truth: Tensor, scale: float) -> Weights:
-    """Weights under which the posterior of equation 6 gives the true classes the best likelihood.
+    """Return the weights that maximise the likelihood of the true classes under the posterior of equation 6.
 
-    Logistic regression with the weights as coefficients: a convex problem. Steps from knot to knot are penalised, by
-    what is best for images left out (one of `PENALTIES`, the largest one being uniform weights).
+    This is logistic regression with the weights as coefficients, a convex problem. Steps from knot to knot are
+    penalised; the penalty is chosen from `PENALTIES` by cross-validation. The largest one gives uniform weights.
 
     Args:
-        knots: see `by_knots`, (M, K, J).
-        truth: (M,).
-        scale: what a mean error is worth in logits under uniform weights, dimensions / temperature.
+        knots: errors by knot, see `by_knots`, (M, K, J).
+        truth: true classes, (M,).
+        scale: factor from mean errors to logits under uniform weights: dimensions / temperature.
 
     Returns:
-        J numbers; uniform ones for fewer images than twice the number of folds.
+        J numbers; uniform weights for fewer images than twice the number of folds.
     """
     if len(truth) < 2 * FOLDS:
         return (1.0,) * knots.shape[2]
@@ -80,7 +80,7 @@ def fit_weights(knots: Tensor, truth: Tensor, scale: float) -> Weights:
 
 
 def _coefficients(logits: Array, labels: Array, penalty: float) -> Array:
-    """w (J,), at least 0, of the least penalised loss."""
+    """Return the weights w (J,), at least 0, that minimise the penalised loss."""
 
     def loss(w: Array) -> tuple[float, Array]:
         value, gradient = _nats(w, logits, labels)
@@ -94,7 +94,7 @@ def _coefficients(logits: Array, labels: Array, penalty: float) -> Array:
 
 
 def _nats(w: Array, logits: Array, labels: Array) -> tuple[float, Array]:
-    """Mean cross-entropy of the true classes, and its gradient (J,)."""
+    """Return the mean cross-entropy of the true classes, and its gradient (J,)."""
     log_p = log_softmax(logits @ w, axis=1)
     rows = np.arange(len(labels))
     expected = np.einsum("mk,mkj->mj", np.exp(log_p), logits)

@@ -1,4 +1,4 @@
-"""Accuracy against evaluations of many strategies, from stored error tables, without the network.
+"""Accuracy against number of evaluations for many strategies, from stored error tables, without the network.
 
 Shape legend: M images, K classes, N draws.
 """
@@ -24,23 +24,21 @@ from .plotting import pyplot, save
 
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
-"""Parts of the schedule (paper, section 4.1); all of it, evenly, is there besides."""
-
-
+"""Parts of the schedule to draw timesteps from (paper, section 4.1), besides all of it."""
 FEW = 6
-"""Families whose intervals are told apart in a figure; of more, those of sequential strategies alone are drawn."""
+"""Maximum number of families for which all intervals are drawn; of more, only those of sequential strategies are."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """One strategy on all images.
+    """Result of one strategy on all images.
 
     Args:
-        family: of strategies, joined by a line.
-        strategy: as the command line spells it.
-        num_evaluations: mean of an image.
-        accuracy: share of right answers, with the ends of its 95 % interval; None where images have no labels.
-        agreement: share of answers that are those of the full tables, likewise; only where images have no labels.
+        family: family of strategies, which a line joins.
+        strategy: as on the command line.
+        num_evaluations: mean number of evaluations per image.
+        accuracy: accuracy with its 95% interval; None if images have no labels.
+        agreement: share of predictions that are those of the full tables; None if images have labels.
     """
 
     family: str
@@ -51,22 +49,24 @@ class Point:
 
     @property
     def share(self) -> Interval:
-        """The accuracy, or the agreement."""
+        """Return the accuracy, or the agreement."""
         share = self.accuracy or self.agreement
         assert share is not None
         return share
 
 
 def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Iterator[Point]:
-    """Points of every family; sequential strategies are calibrated on four fifths and shown on the rest, in turn.
+    """Yield the points of every family.
+
+    Sequential strategies are cross-validated: calibrated on four fifths of the images and evaluated on the others.
 
     Args:
-        tables: full ones.
-        weights: over time, as `read_weights` takes them, or "uniform"; those that the tables were read with if None.
+        tables: full tables.
+        weights: timestep weights, as `read_weights` takes them, or "uniform"; those in the settings of the tables if
+            None.
 
     Raises:
-        InputError: tables that are not full, have a single draw, or are of fewer than five images; weights that cannot
-            be read.
+        InputError: the tables are not full, have a single draw or fewer than five images; the weights cannot be read.
     """
     errors = tables.complete()
     num_classes, num_draws = errors.shape[1:]
@@ -74,7 +74,7 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
         raise InputError("tables of a single draw leave strategies nothing to choose")
     w = _weights(tables, weights)
     reference = _Reference(tables, errors, w)
-    next(folds(len(errors)))  # for its complaint
+    next(folds(len(errors)))  # raises for too few images
 
     def point(family: str, strategy: Strategy) -> Point:
         return _point(family, strategy, errors, w, reference)
@@ -108,13 +108,13 @@ def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Itera
 
 
 def scaling(runs: Mapping[str, ErrorTables]) -> Iterator[Point]:
-    """Accuracy as draws accumulate, a family for each run (paper, figure 4).
+    """Yield the accuracy at growing numbers of draws, with a family for each run (paper, figure 4).
 
     Args:
-        runs: name → full tables of the same images, such as of other timesteps.
+        runs: name → full tables of the same images, for example with other timesteps.
 
     Raises:
-        InputError: tables that are not full, of images without labels, or of other images than the first.
+        InputError: tables are not full, have images without labels, or other images than the first.
     """
     first = next(iter(runs.values()))
     for name, tables in runs.items():
@@ -127,14 +127,14 @@ def scaling(runs: Mapping[str, ErrorTables]) -> Iterator[Point]:
 
 
 def _weights(tables: ErrorTables, weights: WeightsSource | None = None) -> Tensor:
-    """At each draw, (M, N)."""
+    """Return the weight of each draw, (M, N)."""
     if weights is None:
         weights = tables.settings.get("weights") or "uniform"
     return weights_at((1.0, 1.0) if weights == "uniform" else read_weights(weights), tables.fractions())
 
 
 class _Reference:
-    """Labels that answers are compared with: the true ones, or those of the full tables where some are not known."""
+    """Classes that predictions are compared with: the true ones, or those of the full tables if any is unknown."""
 
     def __init__(self, tables: ErrorTables, errors: Tensor, w: Tensor) -> None:
         truth = true_classes(tables)
@@ -142,7 +142,7 @@ class _Reference:
         self._labels = search_all(Fixed(errors.shape[2]), errors, w)[0].argmin(1) if truth is None else truth
 
     def point(self, family: str, strategy: Strategy, means: Tensor, spent: Tensor) -> Point:
-        """The strategy that left these mean errors (M, K) after so many evaluations (M,)."""
+        """Return the point of a strategy with final mean errors (M, K) and numbers of evaluations (M,)."""
         share = share_interval(is_correct(means, self._labels))
         return Point(family, str(strategy), float(spent.mean()), **{self._measure: share})
 
@@ -157,12 +157,12 @@ def _fixed(family: str, errors: Tensor, w: Tensor, reference: _Reference) -> Ite
 
 
 def _doublings(last: int) -> list[int]:
-    """1, 2, 4 … and the last."""
+    """Return 1, 2, 4 … and `last`."""
     return sorted({2**i for i in range(last.bit_length())} | {last})
 
 
 def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> None:
-    """The figure: a line for each family, with intervals."""
+    """Draw a line with intervals for each family."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7, 4.6), layout="constrained")
     families = list(dict.fromkeys(p.family for p in points))
@@ -175,7 +175,7 @@ def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> N
             axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, lw=0)
         if style == ".":
             drawn.set(linestyle=":")
-    axes.set(xscale="log", xlabel="evaluations an image", ylabel=ylabel, title=title)
+    axes.set(xscale="log", xlabel="evaluations per image", ylabel=ylabel, title=title)
     axes.grid(alpha=0.3)
     axes.legend(fontsize=7, loc="lower right")
     save(figure, file)

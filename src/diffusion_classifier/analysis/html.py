@@ -1,4 +1,4 @@
-"""HTML pages that need nothing beside them."""
+"""Self-contained HTML pages."""
 
 from __future__ import annotations
 
@@ -26,7 +26,12 @@ pre { overflow: auto; background: #f4f4f4; padding: .6rem }
 
 
 def write_page(file: Path, title: str, parts: Iterable[str]) -> None:
-    """Write a page of these parts, which are HTML.
+    """Write a page.
+
+    Args:
+        file: file to write.
+        title: title of the page.
+        parts: HTML of the body.
 
     Raises:
         InputError: the file cannot be written.
@@ -40,7 +45,7 @@ def write_page(file: Path, title: str, parts: Iterable[str]) -> None:
 
 
 def embedded(picture: Image.Image | bytes, alt: str = "") -> str:
-    """A picture, or the content of a PNG file, within the page."""
+    """Return an HTML element with a picture, or with the content of a PNG file."""
     if isinstance(picture, Image.Image):
         buffer = BytesIO()
         picture.save(buffer, "PNG")
@@ -49,7 +54,7 @@ def embedded(picture: Image.Image | bytes, alt: str = "") -> str:
 
 
 def drawn(alt: str, draw: Callable[[Any], None]) -> str:
-    """A figure of one panel within the page."""
+    """Return an HTML element with a figure of one panel, which `draw` fills."""
     plt = pyplot()
     figure, axes = plt.subplots(figsize=(7.2, 5), layout="constrained")
     draw(axes)

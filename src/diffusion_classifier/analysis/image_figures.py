@@ -1,4 +1,4 @@
-"""What decided the answer for one image: over time, draw by draw, place by place, and word by word.
+"""Figures that explain the prediction for one image: by timestep, draw, position and word.
 
 Shape legend: K classes, E noises, T times, N draws, S edge of a map.
 """
@@ -28,7 +28,7 @@ from ..errors import InputError
 from .plotting import pyplot, save
 
 SHOWN = 5
-"""Classes that are named in a race."""
+"""Number of classes that are named in a race."""
 
 
 def errors_over_time(
@@ -42,20 +42,23 @@ def errors_over_time(
     seed: int = 0,
     **prompts: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Errors (K, E, T) of an image, each noise being looked at at every one of the times (T,).
+    """Compute the errors of an image for each noise at each timestep.
 
     Args:
-        classifier: of any model.
-        image: one.
-        classes: K.
+        classifier: any model.
+        image: the image.
+        classes: K class names.
         num_noises: E.
-        num_times: T, evenly spread, both ends left out.
-        loss: see `DiffusionClassifier.errors`.
-        seed: of the noises.
-        prompts: template and average; see there.
+        num_times: T, evenly spread without both ends.
+        loss: as in `DiffusionClassifier.errors`.
+        seed: seed of the noises.
+        prompts: template and average, as in `DiffusionClassifier.errors`.
+
+    Returns:
+        Errors (K, E, T) and timesteps (T,).
 
     Raises:
-        InputError: as there.
+        InputError: as `DiffusionClassifier.errors`.
     """
     schedule, shape = classifier.denoiser.schedule, classifier.denoiser.latent_shape
     times = schedule.timesteps((torch.arange(num_times, dtype=torch.float64) + 0.5) / num_times).double()
@@ -68,13 +71,13 @@ def errors_over_time(
 
 
 def draw_errors(errors: Tensor, times: Tensor, names: Sequence[str], file: Path) -> None:
-    """The paper's figure 2: a panel for each noise; at each time, the mean over all that is shown is taken off.
+    """Draw errors against timestep with a panel for each noise, less the mean at each timestep (figure 2 of the paper).
 
     Args:
         errors: (K, E, T).
-        times: (T,).
-        names: K.
-        file: to write.
+        times: timesteps, (T,).
+        names: K class names.
+        file: file to write.
     """
     plt = pyplot()
     centred = errors.double() - errors.double().mean((0, 1))
@@ -87,19 +90,19 @@ def draw_errors(errors: Tensor, times: Tensor, names: Sequence[str], file: Path)
         ax.set_ylabel(f"noise {i + 1}", fontsize=8)
         ax.grid(alpha=0.3)
     top, bottom = np.atleast_1d(axes)[0], np.atleast_1d(axes)[-1]
-    top.set_title("error, less its mean at each time: lower is better", fontsize=9)
+    top.set_title("error less its mean at each timestep (lower is better)", fontsize=9)
     top.legend(fontsize=7, ncols=2)
-    bottom.set_xlabel("time t")
+    bottom.set_xlabel("timestep t")
     save(fig, file)
 
 
 def draw_race(errors: Tensor, names: Sequence[str], file: Path) -> None:
-    """Rank of each class by its mean error so far, as draws accumulate; those that end best are named.
+    """Draw the rank of each class by its mean error over the first draws; the classes that end best are named.
 
     Args:
-        errors: (K, N), full.
-        names: K.
-        file: to write.
+        errors: full table, (K, N).
+        names: K class names.
+        file: file to write.
     """
     plt = pyplot()
     k, n = errors.shape
@@ -129,22 +132,25 @@ def where(
     draws: Draws | None = None,
     weights: Weights | None = None,
 ) -> tuple[Image.Image, NDArray[np.float64]]:
-    """Where on the image the first class fits better than the second: the image as the model sees it, and a map (S, S).
+    """Compute a map of where the first class matches the image better than the second.
 
-    The map is the mean over draws and channels of the second's error less that of the first, at each place of the
-    latent; its mean is what tells the two apart.
+    The map is the error of the second class less that of the first, at each position of the latent, averaged over draws
+    and channels. Its mean decides between the two classes.
 
     Args:
         denoiser: the model.
-        image: one.
-        classes: two; prompts of a model that reads text.
-        num_draws: of both.
-        loss: one of `losses.LOSSES`; the model's own if None, or ℓ2 where that is a bound, which has no places.
-        draws: which; even times if None.
-        weights: of each draw by its time; uniform if None.
+        image: the image.
+        classes: two classes; prompts for a text-to-image model.
+        num_draws: number of draws, which both classes share.
+        loss: one of `losses.LOSSES`. Default: the model's own, or ℓ2 if that is a bound, which has no positions.
+        draws: the draws; even timesteps if None.
+        weights: timestep weights; uniform if None.
+
+    Returns:
+        The image at the model's resolution, and the map (S, S).
 
     Raises:
-        InputError: no such loss; as `load_image` and `Denoiser.condition`.
+        InputError: the loss is unknown; as `load_image` and `Denoiser.condition`.
     """
     if loss is None:
         loss = denoiser.defaults.loss if denoiser.defaults.loss in LOSSES else "l2"
@@ -163,20 +169,20 @@ def where(
         alpha, sigma = (to_device(a, denoiser.device) for a in denoiser.schedule(t))
         noisy = add_noise(latent, eps, alpha, sigma)
         predicted = finite_noise(denoiser, noisy, t, conditioning, torch.zeros(2, dtype=torch.int64))
-        first, second = (_at_each_place(loss, eps[0], p).cpu() for p in predicted)
+        first, second = (_at_each_position(loss, eps[0], p).cpu() for p in predicted)
         total += float(shares[n]) * (second - first)
     patch = (getattr(denoiser, "patch_size", None) or 1) if denoiser.in_pixels else 1
     found = torch.nn.functional.pixel_shuffle(total, patch).mean(0)
     return to_image(pixels), found.double().numpy()
 
 
-def _at_each_place(loss: str, eps: Tensor, predicted: Tensor) -> Tensor:
-    """Errors of single numbers: rows of one each."""
+def _at_each_position(loss: str, eps: Tensor, predicted: Tensor) -> Tensor:
+    """Return the error at each position: the loss of rows with a single number."""
     return LOSSES[loss](eps.reshape(-1, 1), predicted.reshape(-1, 1)).view(eps.shape)
 
 
 def draw_where(image: Image.Image, difference: NDArray[np.float64], classes: tuple[str, str], file: Path) -> None:
-    """The image, the map over it, and the map alone."""
+    """Draw the image, and the map over it."""
     plt = pyplot()
     fig, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
     reach = float(np.quantile(np.abs(difference), 0.99)) or 1.0
@@ -185,7 +191,7 @@ def draw_where(image: Image.Image, difference: NDArray[np.float64], classes: tup
         if shown is None:
             over = {"cmap": "RdBu", "vmin": -reach, "vmax": reach, "extent": (0, 1, 0, 1), "alpha": 0.75}
             drawn = ax.imshow(difference, **over)
-            fig.colorbar(drawn, ax=ax, shrink=0.8, label="error of the second less the first's")
+            fig.colorbar(drawn, ax=ax, shrink=0.8, label="error: second class - first class")
         ax.set(xticks=[], yticks=[])
     axes[1].set_title(f"blue: {classes[0]}; red: {classes[1]}", fontsize=9, parse_math=False)
     save(fig, file)
@@ -194,24 +200,24 @@ def draw_where(image: Image.Image, difference: NDArray[np.float64], classes: tup
 def words(
     classifier: DiffusionClassifier, image: ImageSource, prompt: str, *, num_draws: int = 64, loss: str = "l2"
 ) -> list[tuple[str, float, float]]:
-    """What each word of a prompt is worth to an image: by how much its error rises when the word is left out.
+    """Compute the increase of the error of an image when a word is left out of the prompt, for each word.
 
     Args:
-        classifier: of a model that reads text.
-        image: one.
-        prompt: of two words at least.
-        num_draws: of every prompt.
-        loss: see `DiffusionClassifier.errors`.
+        classifier: a text-to-image model.
+        image: the image.
+        prompt: prompt of at least two words.
+        num_draws: number of draws, which all prompts share.
+        loss: as in `DiffusionClassifier.errors`.
 
     Returns:
-        For each word, the rise of the mean error, and its standard error over draws, which all prompts share.
+        For each word: the word, the increase of the mean error, and its standard error over draws.
 
     Raises:
-        InputError: a model of classes, a single word, or as `DiffusionClassifier.errors`.
+        InputError: the model is class-conditional, the prompt is a single word, or as `DiffusionClassifier.errors`.
     """
     parts = prompt.split()
     if len(parts) < 2:
-        raise InputError(f"of a prompt of two words or more one can be left out; got {prompt!r}")
+        raise InputError(f"the prompt must have at least two words, so that one can be left out; got {prompt!r}")
     if classifier.denoiser.class_names is not None:
         raise InputError("this model knows classes and reads no words")
     prompts = [prompt, *(" ".join(parts[:i] + parts[i + 1 :]) for i in range(len(parts)))]
@@ -223,7 +229,7 @@ def words(
 
 
 def draw_words(found: Sequence[tuple[str, float, float]], file: Path) -> None:
-    """A bar for each word, with 95 % intervals."""
+    """Draw a bar with its 95% interval for each word."""
     plt = pyplot()
     names, rises, spread = zip(*found, strict=True)
     fig, ax = plt.subplots(figsize=(6, 0.35 * len(names) + 1.2), layout="constrained")
@@ -231,5 +237,5 @@ def draw_words(found: Sequence[tuple[str, float, float]], file: Path) -> None:
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.axvline(0, color="gray", lw=0.8)
-    ax.set_xlabel("rise of the error when the word is left out")
+    ax.set_xlabel("increase of the error without the word")
     save(fig, file)

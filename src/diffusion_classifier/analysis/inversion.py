@@ -1,6 +1,6 @@
-"""What a model makes of an image under a prompt: back to noise, and from there to an image again.
+"""Inversion: take an image to noise under a prompt and back, and measure how well it is reconstructed.
 
-The paper's figure 5: under a prompt that describes the image, less is lost than under another.
+A prompt that describes the image should reconstruct it better than another one (paper, figure 5).
 
 Shape legend: P prompts, C channels, S edge of the image.
 """
@@ -28,14 +28,14 @@ from ..errors import InputError
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """Of an image, under a prompt.
+    """Reconstruction of an image under a prompt.
 
     Args:
-        prompt: None for what the autoencoder alone makes of it.
-        image: that came back.
-        rmse: root of the mean squared distance to the original, of values in [0, 1].
+        prompt: the prompt; None for the autoencoder alone.
+        image: the reconstruction.
+        rmse: root mean squared error of pixel values in [0, 1].
         ssim: structural similarity (Wang et al. 2004), at most 1.
-        lpips: perceptual distance (Zhang et al. 2018); None where the library lpips is not installed.
+        lpips: perceptual distance (Zhang et al. 2018); None if the library lpips is not installed.
     """
 
     prompt: str | None
@@ -53,18 +53,21 @@ def reconstruct(
     steps: int = 50,
     guidance: float = 1.0,
 ) -> tuple[Image.Image, list[Reconstruction]]:
-    """The image as the model sees it, and as it comes back under each prompt.
+    """Reconstruct an image under each prompt.
 
     Args:
         denoiser: the model.
-        image: one.
-        prompts: P; or names of the classes that the model knows.
-        steps: each way.
-        guidance: on the way to the image; see `sampling.ddim`. On the way to noise there is none.
+        image: the image.
+        prompts: P prompts, or names of the model's classes.
+        steps: number of steps each way.
+        guidance: guidance scale on the way to the image, see `sampling.ddim`. The way to noise has no guidance.
+
+    Returns:
+        The image at the model's resolution, and its reconstructions.
 
     Raises:
-        InputError: no step or prompt; guidance of a model without a null condition; as `load_image` and
-            `Denoiser.condition`; scikit-image is missing.
+        InputError: steps or prompts are missing; the model has no null condition for guidance; as `load_image` and
+            `Denoiser.condition`; scikit-image is not installed.
     """
     if steps < 1 or not prompts:
         raise InputError(f"at least one step and one prompt are needed; got {steps} and {len(prompts)}")
@@ -90,8 +93,8 @@ def reconstruct(
 
 
 def _compared(prompt: str | None, original: Tensor, image: Tensor) -> Reconstruction:
-    """Of images (C, S, S) in [-1, 1]."""
-    require_skimage()
+    """Compare two images (C, S, S) in [-1, 1]."""
+    check_skimage()
     from skimage.metrics import structural_similarity
 
     a, b = ((x.float().cpu().clamp(-1, 1) + 1) / 2 for x in (original, image))
@@ -101,8 +104,8 @@ def _compared(prompt: str | None, original: Tensor, image: Tensor) -> Reconstruc
     return Reconstruction(prompt, to_image(image.float().cpu()), rmse, float(ssim), _lpips(a, b))
 
 
-def require_skimage() -> None:
-    """Complain where scikit-image is not installed.
+def check_skimage() -> None:
+    """Raise if scikit-image is not installed.
 
     Raises:
         InputError: it is not.
@@ -113,7 +116,7 @@ def require_skimage() -> None:
 
 @cache
 def _perceptual() -> Any:
-    """The network of LPIPS; None where it, or its weights, are not to be had."""
+    """Return the network of LPIPS; None if it or its weights are unavailable."""
     try:
         from lpips import LPIPS
 
@@ -126,19 +129,19 @@ def _lpips(a: Tensor, b: Tensor) -> float | None:
     network = _perceptual()
     if network is None:
         return None
-    edge = max(64, a.shape[-1])  # it halves images more often than small ones can be
+    edge = max(64, a.shape[-1])  # the network halves images too often for smaller ones
     pair = (x.expand(3, -1, -1)[None] * 2 - 1 for x in (a, b))
     with torch.inference_mode():
         return float(network(*(torch.nn.functional.interpolate(x, size=edge, mode="bilinear") for x in pair)))
 
 
 def refined(caption: str, class_name: str, noun: str) -> str:
-    """A caption with the class name before its noun, as the authors refined those of BLIP (figure 5).
+    """Insert the class name before the noun of a caption, as the authors did with captions of BLIP (figure 5).
 
-    `refined("a cat on a sofa", "Birman", "cat")` is "a Birman cat on a sofa"; so it is of the name "Birman cat".
+    `refined("a cat on a sofa", "Birman", "cat")` is "a Birman cat on a sofa", and the same for the name "Birman cat".
 
     Raises:
-        InputError: the caption does not have the noun.
+        InputError: the caption lacks the noun.
     """
     found = re.search(rf"\b{re.escape(noun)}\b", caption, re.IGNORECASE)
     if not noun or found is None:
@@ -148,11 +151,11 @@ def refined(caption: str, class_name: str, noun: str) -> str:
 
 
 class Captioner:
-    """Writes captions of images: BLIP, or another image-to-text model of transformers.
+    """Generates captions of images with BLIP, or another image-to-text model of transformers.
 
     Args:
         source: folder or hub id, such as "Salesforce/blip-image-captioning-base".
-        device: of the network.
+        device: device of the network.
 
     Raises:
         InputError: as `hub.load_hub_model`.
@@ -166,7 +169,7 @@ class Captioner:
         self.model.eval()
 
     def __call__(self, image: Image.Image, max_tokens: int = 30) -> str:
-        """A caption of an RGB image."""
+        """Return a caption of an RGB image."""
         pixels = self.images(images=image, return_tensors="pt").to(self.model.device)
         with torch.inference_mode():
             tokens = self.model.generate(**pixels, max_new_tokens=max_tokens, do_sample=False)

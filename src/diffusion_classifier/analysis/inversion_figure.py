@@ -1,4 +1,4 @@
-"""An image beside what came back of it (paper figure 5)."""
+"""Figure of an image and its reconstructions (paper, figure 5)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from .plotting import pyplot, save
 
 
 def draw_reconstructions(original: Image.Image, found: Sequence[Reconstruction], file: Path) -> None:
-    """A panel each, the original first, with prompts and distances.
+    """Draw the original and each reconstruction, with prompts and distances.
 
     Raises:
-        InputError: matplotlib is missing, or the file cannot be written.
+        InputError: matplotlib is not installed, or the file cannot be written.
     """
     plt = pyplot()
     columns = min(5, len(found) + 1)

@@ -1,6 +1,6 @@
-"""Does a model tell images of its own kind from others? Scores of images, and how well they part two runs.
+"""Detection of out-of-distribution images: scores of images, and how well they separate two runs.
 
-Shape legend: M images of the known kind, N others, K classes.
+Shape legend: M in-distribution images, N out-of-distribution images, K classes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scipy.special import logsumexp
 from ..errors import InputError
 from ..metrics import Interval
 from ..runs.error_tables import read_tables
-from ..runs.spec import read_spec, refuse_captions
+from ..runs.spec import check_class_run, read_spec
 from ..runs.store import read_rows, with_status
 from ..search.posterior import mean_errors
 
@@ -26,16 +26,18 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Outliers:
-    """How well a score parts two runs of a model.
+    """How well a score separates out-of-distribution images from in-distribution ones.
 
     Args:
-        known: folder of the run over images of the kind that the model knows.
-        unknown: folder of the run over others.
-        score: "probability" of the best class; "error", the negative mean error of the best class over the run's
-            draws: with l2 over the whole schedule the paper's ELBO, which leaves out its weights (equation 4); or
-            "energy", log Σ exp of logits (Liu et al. 2020).
-        auroc: chance that an image of the first kind has the higher score, with its 95 % interval (DeLong et al. 1988).
-        false_positives: share of the others that have a score which 95 % of the known ones exceed.
+        known: folder of the run over in-distribution images.
+        unknown: folder of the run over out-of-distribution images.
+        score: "probability" of the best class; "error", the negative mean error of the best class over the run's draws
+            (with l2 over the whole schedule the paper's unweighted ELBO, equation 4); or "energy", log Σ exp of the
+            logits (Liu et al. 2020).
+        auroc: probability that an in-distribution image has the higher score, with its 95% interval (DeLong et al.
+            1988).
+        false_positives: share of out-of-distribution images above the threshold that 95% of the in-distribution images
+            exceed (FPR95).
     """
 
     known: str
@@ -46,10 +48,11 @@ class Outliers:
 
 
 def auroc(known: Values, unknown: Values) -> Interval:
-    """Chance that a known image (M,) has the higher score than another (N,), with its 95 % interval.
+    """Return the area under the ROC curve for scores (M,) and (N,), with its 95% interval.
 
-    Ties count half. DeLong, DeLong and Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver
-    operating characteristic curves". Of two that do not overlap it makes an interval of no width; theirs is of Newcombe
+    It is the probability that an in-distribution image has the higher score; ties count half. The interval is that of
+    DeLong, DeLong and Clarke-Pearson 1988, "Comparing the areas under two or more correlated receiver operating
+    characteristic curves". If the scores do not overlap, its width would be 0: then the interval is that of Newcombe
     2006, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic, part 2", method 5.
     """
     below, above = _placed(known, unknown), 1 - _placed(unknown, known)
@@ -63,7 +66,7 @@ def auroc(known: Values, unknown: Values) -> Interval:
 
 
 def _apart(m: int, n: int) -> float:
-    """The area from which complete separation of m and n values is as far as its 95 % interval reaches."""
+    """Return the smallest area whose 95% interval still contains complete separation of m and n values."""
     others = (m + n) / 2 - 1
 
     def excess(area: float) -> float:
@@ -74,7 +77,7 @@ def _apart(m: int, n: int) -> float:
 
 
 def _placed(values: Values, among: Values) -> Values:
-    """Share of the others that each value exceeds, ties counting half."""
+    """Return the share of `among` that each value exceeds; ties count half."""
     ordered = np.sort(among)
     low, high = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
     found: Values = (low + high) / (2 * len(among))
@@ -82,38 +85,37 @@ def _placed(values: Values, among: Values) -> Values:
 
 
 def scores(folder: Path) -> dict[str, Values]:
-    """What a run says of how usual its images are: score → values of images, higher being more usual.
+    """Return name of the score → value of each image of a run, (M,); higher means more in-distribution.
 
     Raises:
-        InputError: no run, one of captions, or one without answers.
+        InputError: the folder holds no run, the run is over captions, or no image is done.
     """
     spec = read_spec(folder)
-    refuse_captions(folder, spec, "this")
-    rows = with_status(read_rows(folder, ["posterior", "fits", "status"]), "done")
+    check_class_run(folder, spec, "this")
+    rows = with_status(read_rows(folder, ["posterior", "match_scores", "status"]), "done")
     if not len(rows):
         raise InputError(f"no image of {folder} is done yet")
     found = {"probability": np.array([max(p) for p in rows["posterior"].to_pylist()])}
-    if not rows["fits"].null_count:
-        found["energy"] = logsumexp(np.array(rows["fits"].to_pylist()), axis=1)
-    if spec.store_errors and spec.sees_all:  # else the times of a mean differ, which would decide it
+    if not rows["match_scores"].null_count:
+        found["energy"] = logsumexp(np.array(rows["match_scores"].to_pylist()), axis=1)
+    if spec.store_errors and spec.sees_all:  # otherwise means are over different timesteps and cannot be compared
         means = (mean_errors(errors).min() for errors in read_tables(folder).errors)
         found["error"] = -np.array([float(mean) for mean in means])
     return found
 
 
 def outliers(known: Path, others: Sequence[Path]) -> list[Outliers]:
-    """How well each score parts the first run from others of the same model.
+    """Return how well each score separates the first run from others of the same model.
 
     Raises:
-        InputError: another model, or one that was read otherwise; as `scores`.
+        InputError: a run used another model or other settings; as `scores`.
     """
     spec, own = read_spec(known), scores(known)
     result = []
     for other in others:
-        spec.refuse_unlike(read_spec(other), known, other)
+        spec.check_comparable(read_spec(other), known, other)
         theirs = scores(other)
         for name in own.keys() & theirs.keys():
-            usual = own[name]
-            passed = float((theirs[name] >= np.quantile(usual, 0.05)).mean())
-            result.append(Outliers(str(known), str(other), name, auroc(usual, theirs[name]), passed))
+            passed = float((theirs[name] >= np.quantile(own[name], 0.05)).mean())
+            result.append(Outliers(str(known), str(other), name, auroc(own[name], theirs[name]), passed))
     return sorted(result, key=lambda o: ([str(p) for p in others].index(o.unknown), o.score))

@@ -1,4 +1,4 @@
-"""Pictures on disk."""
+"""Figures on disk."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import InputError
 
 
 def pyplot() -> Any:
-    """matplotlib's pyplot, without windows.
+    """Return matplotlib's pyplot, without windows.
 
     Raises:
         InputError: matplotlib is not installed.
@@ -25,10 +25,10 @@ def pyplot() -> Any:
 
 
 def save(figure: Any, file: Path) -> None:
-    """Write a figure in the format of the file's suffix, and forget it.
+    """Write a figure in the format of the file's suffix, and close it.
 
     Raises:
-        InputError: the file cannot be written, or there is no such format.
+        InputError: the file cannot be written, or the format is unknown.
     """
     try:
         figure.savefig(file, dpi=150)

@@ -1,4 +1,4 @@
-"""What shift does to models: accuracy by its severity, corruption errors, and effective robustness (paper figure 7).
+"""Robustness to distribution shift: accuracy by severity, corruption error, effective robustness (paper, figure 7).
 
 Shape legend: M images.
 """
@@ -18,56 +18,59 @@ from scipy.special import expit, logit
 from ..data.corruptions import Corruption
 from ..errors import InputError
 from ..metrics import Interval, share_interval
+from ..runs.row import table_to_rows
 from ..runs.spec import RunSpec, read_spec
-from ..runs.store import read_rows, refuse_unlabelled, with_status
+from ..runs.store import check_labelled, read_rows, with_status
 from .plotting import pyplot, save
 
-Answers = NDArray[np.float64]
-"""Whether answers are right, 1 or 0, of every image that any run has, (M,); NaN where it was not asked."""
-_Image = tuple[str, str]  # its test set, "" where it is that without shift, and its id
+Hits = NDArray[np.float64]
+"""1 for a correct prediction, 0 for a wrong one, over the images of all runs, (M,); NaN where a run lacks the image."""
+_Image = tuple[str, str]  # test set ("" for that of the runs without shift), id
 RESAMPLES, CHUNK = 2000, 100
 FEWEST = 3
-"""Supervised models that a line is drawn through."""
+"""Minimum number of supervised models for a line through them."""
 NATURAL = 0
-"""What stands for the severity of a shift that has none: a test set of its own."""
+"""Severity of a natural shift, which is a test set of its own."""
 PLAIN = ("", 0)
-"""Name and severity of no shift."""
+"""Name and severity of the images without shift."""
 _OF_TASKS = ("class_names", "templates", "prompt_names")
-"""What runs of one model on two test sets may differ in, too."""
+"""Fields in which runs of one model on two test sets may differ, too."""
 
 
 @dataclass(frozen=True)
-class Runs:
-    """The runs of one model; every model's are on the same images.
+class ModelRuns:
+    """Runs of one model; all models have the same images.
 
     Args:
-        model: as it was named.
-        supervised: whether it answers in one pass by a head of classes, a student or one trained on drawn images, too.
-        plain: without shift, (M,).
-        shifts: name → severity → under shift, (M,).
+        model: name of the model, as given.
+        supervised: whether it is a one-pass model with a class head; students and networks trained on generated images
+            count as well.
+        plain: hits without shift, (M,).
+        shifts: name → severity → hits under the shift, (M,).
     """
 
     model: str
     supervised: bool
-    plain: Answers
-    shifts: Mapping[str, Mapping[int, Answers]] = field(default_factory=dict)
+    plain: Hits
+    shifts: Mapping[str, Mapping[int, Hits]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Of one model. Shares come with the ends of their 95 % intervals.
+    """Robustness of one model. Shares have 95% intervals.
 
     Args:
-        model: as it was named.
-        supervised: see `Runs`.
-        accuracy: without shift.
+        model: name of the model, as given.
+        supervised: see `ModelRuns`.
+        accuracy: accuracy without shift.
         by_shift: name → severity → accuracy.
-        mean: accuracy over all shifts, each counting as much, and as much of it each severity.
-        corruption_error: mean over shifts of the errors over severities, divided by those of the first model
-            (Hendrycks and Dietterich 2019, section 4.1, mCE).
-        effective: `mean` less what the line through supervised models has for a model of that accuracy, in logits
-            (Taori et al. 2020); None for these, and where there are fewer than three. The interval is of other images
-            and other supervised models, as the Bayesian bootstrap weighs both anew (Rubin 1981).
+        mean: mean accuracy over shifts; that of a shift is the mean over its severities.
+        corruption_error: mean over shifts of the error summed over severities, relative to that of the first model
+            (mCE; Hendrycks and Dietterich 2019, section 4.1).
+        effective: effective robustness (Taori et al. 2020): `mean` less the accuracy under shift that a line through
+            the supervised models, in logits, predicts from `accuracy`. None for supervised models, and if there are
+            fewer than three. The interval covers the choice of images and of supervised models, by the Bayesian
+            bootstrap (Rubin 1981).
     """
 
     model: str
@@ -80,46 +83,56 @@ class Robustness:
 
 
 @dataclass(frozen=True)
-class _Run:
-    """One run: whether on a test set of its own; name and severity of its shift; labels and answers of its images."""
+class _RunHits:
+    """One run.
+
+    Args:
+        folder: its folder.
+        spec: its spec.
+        natural: whether it is on a test set of its own.
+        shift: name and severity of its shift.
+        truth: image → true class.
+        correct: image → whether the prediction is correct.
+    """
 
     folder: Path
     spec: RunSpec
     natural: bool
     shift: tuple[str, int]
-    labels: Mapping[_Image, str]
-    right: Mapping[_Image, bool]
+    truth: Mapping[_Image, str]
+    correct: Mapping[_Image, bool]
 
 
-def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Runs]:
-    """Runs by model, in the order in which models are first named.
+def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[ModelRuns]:
+    """Read runs and group them by model, in the order in which models are first named.
 
     Args:
-        folders: without shift, and under shifts of the same images or of some of them.
-        natural: on other test sets, each a shift by the name of its task, such as ImageNet-A.
+        folders: runs without shift, and under corruptions of the same images or of some of them.
+        natural: runs on other test sets, such as ImageNet-A; each is a shift with the name of its task.
 
     Raises:
-        InputError: images or their labels differ from model to model, or those under a shift are not among those
-            without; a run has none; a model has two runs of one shift, none without any, other shifts than the first,
-            or runs of other weights or settings.
+        InputError: images or their true classes differ between models; the images under a corruption are not among
+            those without; a run is empty; or a model has duplicate, missing or extra shifts, or runs with different
+            weights or settings.
     """
     runs = [*(_read(folder) for folder in folders), *(_read(folder, natural=True) for folder in natural)]
-    found: dict[str, dict[tuple[str, int], _Run]] = {}
-    firsts: dict[tuple[str, int], _Run] = {}
+    found: dict[str, dict[tuple[str, int], _RunHits]] = {}
+    firsts: dict[tuple[str, int], _RunHits] = {}
     truth: dict[_Image, str] = {}
     for run in runs:
         of_model = found.setdefault(run.spec.model, {})
         if (second := of_model.setdefault(run.shift, run)) is not run:
             raise InputError(f"{run.folder} is a second run of {run.spec.model}, as {second.folder}")
         of_first = next(iter(of_model.values()))
-        of_first.spec.refuse_unlike(run.spec, of_first.folder, run.folder, _OF_TASKS if run.natural else ())
+        of_first.spec.check_comparable(run.spec, of_first.folder, run.folder, _OF_TASKS if run.natural else ())
         before = firsts.setdefault(run.shift, run)
-        if not run.labels or set(run.labels) != set(before.labels):
+        if not run.truth or set(run.truth) != set(before.truth):
             raise InputError(
-                f"{run.folder} has answers of {len(run.labels)} images, and not of the same as {before.folder}"
+                f"{run.folder} has results for {len(run.truth)} images, which are not the same as those of "
+                f"{before.folder}"
             )
-        if strange := [image for image, label in run.labels.items() if truth.setdefault(image, label) != label]:
-            raise InputError(f"{run.folder} has another label of {strange[0][1]} than a run before it")
+        if differ := [image for image, name in run.truth.items() if truth.setdefault(image, name) != name]:
+            raise InputError(f"{run.folder} has another true class for {differ[0][1]} than a run before it")
     for model, by in found.items():
         if set(by) != set(firsts) or PLAIN not in by or len(by) < 2:
             under = ", ".join(_named(*shift) for shift in sorted(by))
@@ -128,61 +141,60 @@ def read_runs(folders: Sequence[Path], natural: Sequence[Path] = ()) -> list[Run
                 "the same shifts"
             )
     for run in runs:
-        if strange := [image for image in run.labels if not image[0] and image not in firsts[PLAIN].labels]:
-            raise InputError(f"{run.folder} has the image {strange[0][1]}, which the runs without shift do not have")
+        if unknown := [image for image in run.truth if not image[0] and image not in firsts[PLAIN].truth]:
+            raise InputError(f"{run.folder} has the image {unknown[0][1]}, which the runs without shift do not have")
     return [_joined(by, list(truth)) for by in found.values()]
 
 
-def _read(folder: Path, natural: bool = False) -> _Run:
+def _read(folder: Path, natural: bool = False) -> _RunHits:
     spec = read_spec(folder)
     if natural and spec.shift:
         raise InputError(
-            f"{folder} is a run under {spec.shift}: natural shifts are test sets of their own, as they are"
+            f"{folder} is a run under {spec.shift}: natural shifts are test sets of their own, without corruption"
         )
-    rows = with_status(read_rows(folder, ["id", "label", "prediction", "status"]), "done")
-    refuse_unlabelled(folder, rows)
+    done = with_status(read_rows(folder, ["id", "truth", "prediction", "status"]), "done")
+    check_labelled(folder, done)
     if natural:
         shift = spec.task or spec.source, NATURAL
     else:
         parsed = Corruption.parse(spec.shift) if spec.shift else None
         shift = PLAIN if parsed is None else (parsed.name, parsed.severity)
-    images = [(shift[0] if natural else "", i) for i in rows["id"].to_pylist()]
-    labels = dict(zip(images, rows["label"].to_pylist(), strict=True))
-    answers = zip(images, rows["prediction"].to_pylist(), strict=True)
-    return _Run(folder, spec, natural, shift, labels, {image: answer == labels[image] for image, answer in answers})
+    rows = {(shift[0] if natural else "", row.id): row for row in table_to_rows(done)}
+    truth = {image: str(row.truth) for image, row in rows.items()}
+    return _RunHits(folder, spec, natural, shift, truth, {image: row.is_correct for image, row in rows.items()})
 
 
 def _named(shift: str, severity: int) -> str:
     return f"{shift}:{severity}" if severity else shift or "none"
 
 
-def _joined(by: Mapping[tuple[str, int], _Run], images: Sequence[_Image]) -> Runs:
-    """The runs of one model, their answers in the order of these images."""
+def _joined(by: Mapping[tuple[str, int], _RunHits], images: Sequence[_Image]) -> ModelRuns:
+    """Return the runs of one model, with hits in the order of `images`."""
 
-    def answers(run: _Run) -> Answers:
-        return np.array([run.right.get(image, np.nan) for image in images], dtype=float)
+    def hits(run: _RunHits) -> Hits:
+        return np.array([run.correct.get(image, np.nan) for image in images], dtype=float)
 
-    shifts: dict[str, dict[int, Answers]] = {}
+    shifts: dict[str, dict[int, Hits]] = {}
     for (name, severity), run in sorted(by.items()):
         if (name, severity) != PLAIN:
-            shifts.setdefault(name, {})[severity] = answers(run)
+            shifts.setdefault(name, {})[severity] = hits(run)
     spec = by[PLAIN].spec
-    return Runs(spec.model, spec.strategy == "supervised", answers(by[PLAIN]), shifts)
+    return ModelRuns(spec.model, spec.model_kind == "supervised", hits(by[PLAIN]), shifts)
 
 
-def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
-    """Of each model, corruption errors being relative to the first.
+def robustness(runs: Sequence[ModelRuns], seed: int = 0) -> list[Robustness]:
+    """Return the robustness of each model; corruption errors are relative to the first.
 
     Args:
-        runs: on the same images, under the same shifts.
-        seed: of the bootstrap.
+        runs: runs on the same images, under the same shifts.
+        seed: seed of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     count = len(runs[0].plain)
     line = [i for i, r in enumerate(runs) if r.supervised]
     mean: list[NDArray[np.float64]] = []
     above: list[NDArray[np.float64]] = []
-    for some in [1] + [CHUNK] * (RESAMPLES // CHUNK):  # first as they are, each counting as much
+    for some in [1] + [CHUNK] * (RESAMPLES // CHUNK):  # first the observed data, with equal weights
         of_images, of_line = np.ones((some, count)), np.ones((some, len(line)))
         if mean:
             of_images, of_line = rng.exponential(size=of_images.shape), rng.exponential(size=of_line.shape)
@@ -214,33 +226,42 @@ def robustness(runs: Sequence[Runs], seed: int = 0) -> list[Robustness]:
     return result
 
 
-def _shares(answers: Sequence[Answers], weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Of right answers of K models to the same images, (K,) of (M,), by R weights of images, (R, M): (R, K)."""
-    asked = ~np.isnan(answers[0])
-    of_asked = weights[:, asked]
-    shares: NDArray[np.float64] = of_asked @ np.array(answers)[:, asked].T / of_asked.sum(1, keepdims=True)
+def _shares(hits: Sequence[Hits], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the accuracies (R, K) of K models with hits (M,) on the same images, under weights of images (R, M)."""
+    there = ~np.isnan(hits[0])
+    of_there = weights[:, there]
+    shares: NDArray[np.float64] = of_there @ np.array(hits)[:, there].T / of_there.sum(1, keepdims=True)
     return shares
 
 
-def _accuracy(answers: Answers) -> Interval:
-    return share_interval(torch.from_numpy(answers[~np.isnan(answers)] == 1))
+def _accuracy(hits: Hits) -> Interval:
+    return share_interval(torch.from_numpy(hits[~np.isnan(hits)] == 1))
 
 
-def _errors(by: Mapping[int, Answers]) -> float:
-    return float(sum(1 - np.nanmean(answers) for answers in by.values()))
+def _errors(by: Mapping[int, Hits]) -> float:
+    """Return the error summed over severities."""
+    return float(sum(1 - np.nanmean(hits) for hits in by.values()))
 
 
 def _above_the_line(
     plain: NDArray[Any], corrupted: NDArray[Any], line: list[int], weights: NDArray[Any], count: int
 ) -> NDArray[np.float64]:
-    """How far each model's accuracy under shift is above the line through some, by weights of these (R, L): (R, K)."""
+    """Return how far the accuracy under shift of each model is above the line through some of them, (R, K).
+
+    Args:
+        plain: accuracy without shift, (R, K).
+        corrupted: accuracy under shift, (R, K).
+        line: indices of the L models that the line goes through.
+        weights: weights of these models, (R, L).
+        count: number of images; accuracies of 0 and 1 are moved inside by half an image.
+    """
     x, y = (logit(np.clip(share, 0.5 / count, 1 - 0.5 / count)) for share in (plain, corrupted))
     above: NDArray[np.float64] = corrupted - expit(_line(x[:, line], y[:, line], x, weights))
     return above
 
 
 def _line(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any], weights: NDArray[Any]) -> NDArray[np.float64]:
-    """Values at these x of the line of least squares through weighted points, each along the last axis."""
+    """Return the values at these x of the weighted least-squares line, each along the last axis."""
     weights = weights / weights.sum(-1, keepdims=True)
     mean_x, mean_y = ((weights * of).sum(-1, keepdims=True) for of in (x, y))
     spread = (weights * (x - mean_x) ** 2).sum(-1, keepdims=True)
@@ -250,16 +271,16 @@ def _line(x: NDArray[Any], y: NDArray[Any], at: NDArray[Any], weights: NDArray[A
 
 
 def _interval(values: NDArray[Any]) -> Interval:
-    """Of a statistic and its resamples."""
+    """Return the interval of a statistic, `values[0]`, from its resamples."""
     low, high = np.quantile(values[1:], (0.025, 0.975))
     return Interval(float(values[0]), float(low), float(high))
 
 
 def draw_severities(models: Sequence[Robustness], file: Path) -> None:
-    """Accuracy against severity, one panel a shift that has severities.
+    """Draw accuracy against severity, with a panel for each shift that has severities.
 
     Raises:
-        InputError: no shift has; matplotlib is missing, or the file cannot be written.
+        InputError: no shift has severities; matplotlib is not installed, or the file cannot be written.
     """
     names = [name for name, by in models[0].by_shift.items() if set(by) != {NATURAL}]
     if not names:
@@ -290,19 +311,20 @@ def draw_severities(models: Sequence[Robustness], file: Path) -> None:
 
 
 def draw_effective(models: Sequence[Robustness], file: Path) -> None:
-    """Accuracy under shift against accuracy without, in logits, and the line through supervised models (figure 7).
+    """Draw accuracy under shift against accuracy without, in logits, and the line through supervised models (figure 7).
 
     Raises:
-        InputError: matplotlib is missing, or the file cannot be written.
+        InputError: matplotlib is not installed, or the file cannot be written.
     """
     plt = pyplot()
     fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     supervised = [m for m in models if m.supervised]
     if len(supervised) >= FEWEST:
         x, y = (
-            logit(_inside(shares)) for shares in zip(*((m.accuracy[0], m.mean[0]) for m in supervised), strict=True)
+            logit(_inside(shares))
+            for shares in zip(*((m.accuracy.value, m.mean.value) for m in supervised), strict=True)
         )
-        ends = logit(_inside([m.accuracy[0] for m in models]))
+        ends = logit(_inside([m.accuracy.value for m in models]))
         at = np.linspace(ends.min(), ends.max(), 50)
         ax.plot(
             expit(at),
@@ -333,12 +355,12 @@ def draw_effective(models: Sequence[Robustness], file: Path) -> None:
 
 
 def _inside(shares: Sequence[float]) -> NDArray[np.float64]:
-    """Where logits are finite."""
+    """Return the shares moved to where logits are finite."""
     return np.clip(shares, 0.002, 0.998)
 
 
 def _styles(plt: Any, models: Sequence[Robustness]) -> list[tuple[Any, str]]:
-    """A color and a marker for each model; those that are not supervised stand out."""
+    """Return a color and a marker for each model; models that are not supervised stand out."""
     cool, line = plt.get_cmap("winter"), [m.model for m in models if m.supervised]
     others = [m.model for m in models if not m.supervised]
     return [

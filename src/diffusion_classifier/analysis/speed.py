@@ -1,4 +1,4 @@
-"""How fast a model runs on this machine, and what an image will cost."""
+"""Measure the speed of a model on this machine, and predict the time per image."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from ..errors import InputError
 from ..search.strategies import Fixed, Sequential, Staged, Strategy, parse_strategy
 
 PUBLISHED = ("staged:50,500/5,1", "staged:20,50,100,500/20,10,5,1", "staged:50,100,500,1000/500,50,10,1")
-"""The authors' schedules for CIFAR-10, Food101 and ImageNet."""
+"""The paper's adaptive schedules (Algorithm 2) for CIFAR-10, Food101 and ImageNet."""
 
 
 @dataclass(frozen=True)
 class Bench:
-    """What was measured.
+    """Measured speed of a model.
 
     Args:
-        model: as it was asked for.
-        family: of the model.
-        device: where it ran.
-        dtype: of the network.
-        batch_size: rows of one network call.
-        gflops: of one prediction, a multiply-add being two operations, nothing being shared.
-        share: of it that rows of one noisy latent compute but once.
-        evaluations_per_second: predictions.
-        tflops_per_second: operations done.
-        peak_tflops_per_second: of a matrix product in the same dtype on the same device.
-        peak_memory_gb: of the process, on CUDA of the device; what was tried in search of the batch size included.
-        encode_seconds: to make a latent of an image.
-        seconds_per_image: that and the predictions: number of classes → strategy → seconds; a strategy that makes no
-            sense for so few classes is missing.
+        model: name of the model, as given.
+        family: family of the model.
+        device: device of the network.
+        dtype: data type of the network.
+        batch_size: rows per network call.
+        gflops: operations of one prediction without shared work; a multiply-add counts as two.
+        share: share of these operations that rows of the same noisy latent compute only once.
+        evaluations_per_second: predictions per second.
+        tflops_per_second: achieved throughput.
+        peak_tflops_per_second: throughput of a matrix product in the same dtype on the same device.
+        peak_memory_gb: peak memory of the process, on CUDA of the device, including the search for the batch size.
+        encode_seconds: seconds to encode an image.
+        seconds_per_image: number of classes → strategy → seconds for encoding and predictions. Strategies that need
+            more classes are left out.
     """
 
     model: str
@@ -59,7 +59,7 @@ class Bench:
 
     @property
     def utilisation(self) -> float:
-        """Operations done, of those that the device could do."""
+        """Return the achieved throughput as a share of the peak."""
         return self.tflops_per_second / self.peak_tflops_per_second
 
 
@@ -69,22 +69,22 @@ def bench(
     strategies: Sequence[str] = (),
     num_classes: Sequence[int] = (10, 100, 1000),
 ) -> Bench:
-    """Measure a classifier's network, with made-up images and classes.
+    """Measure the network of a classifier on synthetic images and classes.
 
     Args:
-        classifier: whose network is measured.
-        model: its name, for the report.
-        strategies: as the command line spells them; the model's own and the authors' if none.
-        num_classes: to tell the seconds an image for.
+        classifier: the classifier.
+        model: name of the model, for the report.
+        strategies: strategies as on the command line. Default: the model's own and `PUBLISHED`.
+        num_classes: numbers of classes to predict the seconds per image for.
 
     Raises:
-        InputError: a strategy is not known.
+        InputError: a strategy is unknown, or the model has no network.
     """
     denoiser = classifier.denoiser
-    asked = [parse_strategy(text) for text in strategies or (denoiser.defaults.strategy, *PUBLISHED)]
+    parsed = [parse_strategy(text) for text in strategies or (denoiser.defaults.strategy, *PUBLISHED)]
     names = denoiser.class_names
     classes: Sequence[str] | Sequence[int] = range(min(10, len(names or ())))
-    if names is None:  # a model may know few words
+    if names is None:  # a small model may have a vocabulary of few words
         classes = sorted(getattr(denoiser, "words", None) or [f"a photo of thing {i}" for i in range(10)])[:10]
     conditioning = denoiser.condition(classes)
     if not denoiser.has_weights:
@@ -118,7 +118,7 @@ def bench(
             k: {
                 f"{s}{', at most' if isinstance(s, Sequential) else ''}": encode_seconds
                 + evaluations * seconds / batch_size
-                for s in asked
+                for s in parsed
                 if (evaluations := num_evaluations(s, k)) is not None
             }
             for k in num_classes
@@ -127,7 +127,7 @@ def bench(
 
 
 def seconds_of_encoding(denoiser: Denoiser) -> float:
-    """Seconds that one image takes on its way to a latent, decoding of its file left out."""
+    """Measure the seconds to encode one image, without decoding its file."""
     image = torch.zeros(1, 3, denoiser.image_size, denoiser.image_size, device=denoiser.device)
     start = time.perf_counter()
     denoiser.encode(image).cpu()  # waits for the device
@@ -135,7 +135,7 @@ def seconds_of_encoding(denoiser: Denoiser) -> float:
 
 
 def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:
-    """Of one image, at most, where no classes tie; None for a strategy that wants more classes than there are."""
+    """Return the maximum number of evaluations per image if no classes tie; None if the strategy needs more classes."""
     if isinstance(strategy, Sequential):
         return strategy.max_draws * num_classes
     if isinstance(strategy, Fixed):
@@ -153,7 +153,7 @@ def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:
 
 @torch.inference_mode()
 def peak_tflops(device: torch.device, dtype: torch.dtype, repeats: int = 5) -> float:
-    """10¹² operations a second of the fastest of some products of two 4096 × 4096 matrices (8192 on CUDA)."""
+    """Return the 10¹² operations per second of the fastest of several 4096 × 4096 matrix products (8192 on CUDA)."""
     n = 8192 if device.type == "cuda" else 4096
     a = torch.ones(n, n, dtype=dtype, device=device)
     times = []

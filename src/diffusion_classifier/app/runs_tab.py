@@ -14,10 +14,11 @@ from PIL import Image
 from ..data.images import ImageError, load_image
 from ..data.labelled import LabelledSource
 from ..errors import InputError
-from ..runs.rescore import answer_again, other_settings
+from ..runs.rescore import rescored, with_settings
+from ..runs.row import SCHEMA, SUMMARY_COLUMNS, ResultRow, table_to_rows
 from ..runs.source import check_source, open_run_source
-from ..runs.spec import RunSpec, read_spec, refuse_captions, spec_with_errors
-from ..runs.store import SCHEMA, read_rows, with_status
+from ..runs.spec import RunSpec, check_class_run, read_spec, spec_with_errors
+from ..runs.store import read_rows, with_status
 from ..runs.summary import compare_rows, summary_of
 from .html_parts import bars
 from .inputs import sentences
@@ -47,7 +48,7 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         return
     names = [str(folder) for folder in folders]
     for folder in folders:
-        refuse_captions(folder, read_spec(folder), "this page")
+        check_class_run(folder, read_spec(folder), "this page")
     sources = {folder: _source(folder, data) for folder in folders}
     weights_now, rows_shown = gr.State(None), gr.State([])
     with gr.Row():
@@ -89,13 +90,13 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         last = max(1, -(-len(told) // A_PAGE))
         number = min(max(int(number or 1), 1), last)
         on_page = told.slice((number - 1) * A_PAGE, A_PAGE)
-        chosen = on_page.select(["id", "label", "prediction", "posterior", "num_evaluations"]).to_pylist()
+        chosen = table_to_rows(on_page.select(["id", "truth", "prediction", "posterior", "num_evaluations"]))
         source, why_none = sources[path]
         pictures = [_picture(source, row) for row in chosen] if source else []
         line = f"{len(told):,} of {len(rows):,} images; page {number} of {last}"
         line += f". Their pictures are not found: {html.escape(why_none)}" if source is None else ""
         choices = gr.Dropdown(choices=["any", *spec.class_names], value=true_class)
-        return line, pictures, [dict(row, names=spec.class_names) for row in chosen], choices, number
+        return line, pictures, [(row, spec.class_names) for row in chosen], choices, number
 
     def look(folder: str, wanted: str, true_class: str, number: int, settings: Any) -> tuple[Any, ...]:
         with sentences():
@@ -112,12 +113,10 @@ def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None
         return *look(folder, wanted, true_class, number, None), "", None
 
     def details_of(rows: list[Any], event: gr.SelectData) -> str:
-        row = rows[event.index]
-        facts = f"<p>{html.escape(row['id'])}<br>truth: {html.escape(row['label'] or 'not known')}<br>"
-        facts += f"{row['num_evaluations']:,} network predictions</p>"
-        return (
-            bars(dict(zip(row["names"], row["posterior"], strict=True)), title=row["prediction"] or "undecided") + facts
-        )
+        row, names = rows[event.index]
+        facts = f"<p>{html.escape(row.id)}<br>truth: {html.escape(row.truth or 'not known')}<br>"
+        facts += f"{row.num_evaluations:,} network predictions</p>"
+        return bars(dict(zip(names, row.posterior, strict=True)), title=row.prediction or "undecided") + facts
 
     def refit(folder: str, wanted: str, true_class: str, number: int, power: float, *values: float) -> tuple[Any, ...]:
         with sentences():
@@ -156,7 +155,7 @@ def _answers(folder: Path, with_errors: bool) -> tuple[RunSpec, pa.Table]:
     Raises:
         InputError: nothing done.
     """
-    columns = [name for name in SCHEMA.names if with_errors or name not in ("errors", "also", "timesteps")]
+    columns = SCHEMA.names if with_errors else SUMMARY_COLUMNS
     spec, done = read_spec(folder), with_status(read_rows(folder, columns), "done")
     if not len(done):
         raise InputError(f"no image of {folder} is done yet")
@@ -173,22 +172,22 @@ def _again(
     """
     weights, factor = settings
     spec_with_errors(folder)  # for its complaint
-    now = other_settings(folder, spec, weights=weights, temperature=spec.temperature * factor)
-    return now, answer_again(rows, spec, now)
+    now = with_settings(folder, spec, weights=weights, temperature=spec.temperature * factor)
+    return now, rescored(rows, spec, now)
 
 
 def _filtered(rows: pa.Table, spec: RunSpec, wanted: str, true_class: str) -> pa.Table:
     if wanted not in FILTERS or true_class not in ("any", *spec.class_names):
         raise InputError(f"there are no images {wanted!r} of {true_class!r}")
-    labels = np.array(rows["label"].to_pylist(), dtype=object)
-    right = labels == np.array(rows["prediction"].to_pylist(), dtype=object)
+    truth = np.array(rows["truth"].to_pylist(), dtype=object)
+    right = truth == np.array(rows["prediction"].to_pylist(), dtype=object)
     kept = {
         "all": np.full(len(rows), True),
         "right": right,
-        "wrong": ~right & (labels != None),  # noqa: E711 - of each
+        "wrong": ~right & (truth != None),  # noqa: E711 - of each
         "undecided": np.array([bool(names) for names in rows["undecided"].to_pylist()]),
     }[wanted]
-    return rows.filter(kept if true_class == "any" else kept & (labels == true_class))
+    return rows.filter(kept if true_class == "any" else kept & (truth == true_class))
 
 
 def _source(folder: Path, data: str | None) -> tuple[LabelledSource | None, str]:
@@ -202,11 +201,11 @@ def _source(folder: Path, data: str | None) -> tuple[LabelledSource | None, str]
     return source, ""
 
 
-def _picture(source: LabelledSource, row: dict[str, Any]) -> tuple[Any, str]:
-    told = f"{row['prediction'] or 'undecided'} {max(row['posterior']):.0%}"
-    told += f", not {row['label']}" if row["label"] not in (None, row["prediction"]) else ""
+def _picture(source: LabelledSource, row: ResultRow) -> tuple[Any, str]:
+    told = f"{row.prediction or 'undecided'} {row.score:.0%}"
+    told += f", not {row.truth}" if row.truth not in (None, row.prediction) else ""
     try:
-        image = load_image(source.read(source.ids.index(row["id"]))).image
+        image = load_image(source.read(source.ids.index(row.id))).image
     except ImageError as e:
         return Image.new("RGB", (28, 28)), f"{told}: cannot be read: {e}"
     image.thumbnail((256, 256))
@@ -215,14 +214,14 @@ def _picture(source: LabelledSource, row: dict[str, Any]) -> tuple[Any, str]:
 
 def _compared(folder: Path, spec: RunSpec, before: pa.Table, after: pa.Table) -> str:
     change = compare_rows("as it was read", "answered again", (before, after))
-    changed = round(change.other_label[0] * change.num_images)
+    changed = round(change.disagreement.value * change.num_images)
     if change.difference is None:
         return f"Answers that changed: {changed} of {change.num_images}."
     old, new = (summary_of(folder, spec, rows) for rows in (before, after))
     assert old.accuracy is not None
     assert new.accuracy is not None
     return (
-        f"Accuracy {old.accuracy[0]:.1%} → **{new.accuracy[0]:.1%}**: {change.difference.points()}; "
+        f"Accuracy {old.accuracy.value:.1%} → **{new.accuracy.value:.1%}**: {change.difference.points()}; "
         f"calibration error {old.calibration_error:.3f} → "
         f"{new.calibration_error:.3f}; {changed:,} of {len(before):,} answers are others. Weights that were chosen by "
         "looking at these very images flatter them: `calibrate` fits them with cross-validation."

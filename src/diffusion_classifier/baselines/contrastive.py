@@ -31,12 +31,12 @@ class Contrastive:
 
     Attributes:
         batch_size: images that are embedded at once: no bit depends on what others are there.
-        strategy: what runs have in place of one.
+        model_kind: kind of the model, as in `RunSpec.model_kind`.
         class_names: none: any text will do.
     """
 
     batch_size: int | str = 1
-    strategy: ClassVar[str] = "contrastive"
+    model_kind: ClassVar[str] = "contrastive"
     class_names: ClassVar[None] = None
 
     def __init__(self, model: Any, tokenizer: Any, image_processor: Any) -> None:

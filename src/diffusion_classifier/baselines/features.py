@@ -79,11 +79,11 @@ class Features(KnownClasses):
 
     Attributes:
         batch_size: images that are classified at once.
-        strategy: what runs have in place of one.
+        model_kind: kind of the model, as in `RunSpec.model_kind`.
     """
 
     batch_size: int | str = 1
-    strategy: ClassVar[str] = "features"
+    model_kind: ClassVar[str] = "features"
 
     def __init__(self, encoder: Encoder, head: torch.nn.Module, class_names: Sequence[str]) -> None:
         self.encoder, self.head = encoder, head.eval().requires_grad_(False)

@@ -48,12 +48,12 @@ class Baseline(Protocol):
 
     Attributes:
         batch_size: 1: no bit of an answer depends on other images.
-        strategy: what runs have in place of one.
+        model_kind: kind of the model, as in `RunSpec.model_kind`.
         class_names: the classes that it knows; None where any text will do.
     """
 
     batch_size: int | str
-    strategy: ClassVar[str]
+    model_kind: ClassVar[str]
 
     @property
     def class_names(self) -> Sequence[str] | None: ...

@@ -22,12 +22,12 @@ class Supervised(KnownClasses):
 
     Attributes:
         batch_size: images that are classified at once.
-        strategy: what runs have in place of one.
+        model_kind: kind of the model, as in `RunSpec.model_kind`.
         class_names: those that it was trained with.
     """
 
     batch_size: int | str = 1
-    strategy: ClassVar[str] = "supervised"
+    model_kind: ClassVar[str] = "supervised"
 
     def __init__(self, model: Any, image_processor: Any) -> None:
         self.model, self.image_processor = model.eval().requires_grad_(False), image_processor

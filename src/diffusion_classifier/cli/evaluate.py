@@ -51,7 +51,7 @@ from .options import (
 from .summaries import print_summaries
 
 if TYPE_CHECKING:
-    from ..runs.evaluation import Images
+    from ..runs.selection import Images
     from ..tasks import CaptionTask, Task
 
 
@@ -157,9 +157,9 @@ def evaluate(
     from ..classifier import DiffusionClassifier
     from ..data.captioned import CaptionedSource
     from ..denoisers.load import reads_text
-    from ..runs.evaluation import ClassEvaluator, Evaluator, choose
     from ..runs.evaluation import evaluate as run_evaluation
-    from ..runs.evaluators import BaselineEvaluator, CaptionEvaluator, choose_captioned
+    from ..runs.evaluators import BaselineEvaluator, CaptionEvaluator, ClassEvaluator, Evaluator
+    from ..runs.selection import choose, choose_captioned
     from ..runs.store import Part
     from ..runs.summary import write_summary
     from ..runs.trackers import check_tracker, log_run
@@ -218,7 +218,7 @@ def evaluate(
     )  # fmt: skip
     settings: dict[str, Any] = {
         "task": known, "template": template or None, "average": average, "store_errors": store_errors,
-        "also": tuple(also or ()), "options": options,
+        "extra_losses": tuple(also or ()), "options": options,
     }  # fmt: skip
     question: Evaluator
     if baseline is not None:
@@ -280,9 +280,9 @@ def evaluate(
                 cpus_per_worker=cpus_per_worker, chunk=chunk, **about,
             )  # fmt: skip
         for row in rows:
-            answered += row["status"] == "done"
-            right += row.get("prediction") == row["label"]
-            told = "" if row["label"] is None else f"{right / max(1, answered):.1%} right"
+            answered += row.done
+            right += row.is_correct
+            told = "" if row.truth is None else f"{right / max(1, answered):.1%} right"
             bar.update(line.id, advance=1, right=told)
     summary = write_summary(out)
     print_summaries([summary], [], "table")

@@ -186,9 +186,9 @@ def reliability(run: _Run, out: _Out) -> None:
 
     Example: `diffusion-classifier figure reliability runs/pets -o reliability.png`
     """
-    from ..analysis.run_figures import draw_answers
+    from ..analysis.run_figures import draw_predictions
 
-    draw_answers("reliability", run, out)
+    draw_predictions("reliability", run, out)
     say(f"drawn to {out}")
 
 
@@ -198,9 +198,9 @@ def confusion(run: _Run, out: _Out) -> None:
 
     Example: `diffusion-classifier figure confusion runs/pets -o confusion.png`
     """
-    from ..analysis.run_figures import draw_answers
+    from ..analysis.run_figures import draw_predictions
 
-    draw_answers("confusion", run, out)
+    draw_predictions("confusion", run, out)
     say(f"drawn to {out}")
 
 
@@ -217,7 +217,7 @@ def confused(
 
     Example: `diffusion-classifier figure confused runs/pets -o confused.png`
     """
-    from ..analysis.run_figures import confused as find
+    from ..analysis.run_figures import confused_pairs as find
     from ..analysis.run_figures import draw_confused
     from ..runs.source import check_source, open_run_source
     from ..runs.spec import read_spec

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # takes seconds to import
     from ..data.captioned import CaptionedSource
     from ..data.labelled import LabelledSource
-    from ..runs.evaluation import ClassEvaluator
-    from ..runs.evaluators import BaselineEvaluator, CaptionEvaluator
+    from ..runs.evaluators import BaselineEvaluator, CaptionEvaluator, ClassEvaluator
     from ..tasks import Prompts, Task
 
 
@@ -37,7 +36,7 @@ def print_classes(
 
     from ..data.prompts import fill_template
     from ..denoisers.class_conditional import class_ids
-    from ..runs.evaluation import candidates
+    from ..runs.selection import candidates
     from ..tasks import Task
 
     prompts = question.prompts(known, source)

@@ -31,10 +31,10 @@ def reproduce(
     from ..analysis.paper.reproduce import reproduce as run
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr) as progress:
-        task = progress.add_task("begins", total=expected_seconds(quick))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr) as bar:
+        task = bar.add_task("begins", total=expected_seconds(quick))
         sections = run(
-            out, quick=quick, tell=lambda name, seconds: progress.update(task, description=name, advance=seconds),
+            out, quick=quick, progress=lambda name, seconds: bar.update(task, description=name, advance=seconds),
             device=device, dtype=dtype,
         )  # fmt: skip
     for section in sections:

@@ -31,10 +31,10 @@ def rescore(
 
     Example: `diffusion-classifier rescore runs/pets --out runs/pets-uniform --weights uniform`
     """
-    from ..runs.rescore import rescore as answer_again
+    from ..runs.rescore import rescore as run_rescore
     from ..runs.summary import compare, write_summary
 
-    answer_again(
+    run_rescore(
         run, out, loss=loss, weights=weights, temperature=temperature, prior=None if prior is None else _numbers(prior)
     )
     print_summaries([write_summary(run), write_summary(out)], [compare(run, out)], "table")

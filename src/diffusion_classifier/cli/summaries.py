@@ -56,7 +56,9 @@ def print_calibration(calibration: Calibration, as_json: bool) -> None:
     defaults = calibration.defaults
     if as_json:
         fitted = {"strategy": defaults.strategy, "temperature": defaults.temperature, "weights": defaults.weights}
-        print(json.dumps({k: v for k, v in asdict(calibration).items() if k not in ("defaults", "answers")} | fitted))
+        print(
+            json.dumps({k: v for k, v in asdict(calibration).items() if k not in ("defaults", "predictions")} | fitted)
+        )
         return
     table = Table(show_header=False, title=f"{calibration.num_images} images, cross-validated")
     temperature = "no true labels" if defaults.temperature is None else f"{defaults.temperature:.3g}"
@@ -117,7 +119,7 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         blank = [""] * len(summaries)
         unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
         if c.difference is None:
-            blank[i] = f"another answer for {c.other_label!s} of {unit}"
+            blank[i] = f"another answer for {c.disagreement!s} of {unit}"
         else:
             blank[i] = f"{c.difference.points()} on {unit}; p = {c.p_value:.2g} (McNemar)"
         lines.append((f"against {c.first}", *blank))

@@ -1,7 +1,7 @@
-"""A run on many machines, or many processes of one: Ray streams the images to workers that hold the model.
+"""Runs on many machines, or in many processes of one: Ray streams the images to workers that hold the model.
 
-No mathematics is here. The folder of the run is the same as that of one process, so that a run may begin on a laptop
-and go on in a cluster. One process writes it, the one that was started; a lost worker's images go to another.
+The folder of the run is the same as that of one process, so a run can be started on a laptop and resumed on a cluster.
+Only the process that was started writes it; the images of a lost worker go to another.
 """
 
 from __future__ import annotations
@@ -18,55 +18,57 @@ import pyarrow as pa
 
 from ..classifier import DiffusionClassifier
 from ..errors import InputError
-from .evaluation import Evaluator, Images, OnStart, as_before
-from .spec import RunSpec, read_begun_spec
-from .store import SCHEMA, Row, open_run
+from .evaluation import OnStart, restore_tuning
+from .evaluators import Evaluator
+from .row import ResultRow, rows_to_table, table_to_rows
+from .selection import Images
+from .spec import RunSpec, read_spec_if_any
+from .store import open_run
 
 CHUNK = 64
-"""Images that a worker is given at once, at most: the last of its batches hold rows that count for nothing."""
+"""Maximum number of images per chunk. Larger chunks pad fewer batches: the last ones of each chunk are padded."""
 
 
 def chunk_for(num_images: int, num_workers: int) -> int:
-    """Images that a worker is given at once: fewer, where each would get less than eight chunks and wait for others."""
+    """Return the number of images per chunk: at most `CHUNK`, and few enough for eight chunks per worker."""
     return max(1, min(CHUNK, num_images // (8 * num_workers)))
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a worker needs to know; it opens images and loads the model itself.
+    """Everything a worker needs to open the images and to load the model itself.
 
     Args:
         open_labelled: opens the images.
         load: arguments of `DiffusionClassifier.from_pretrained`.
-        question: what is asked of each image.
+        evaluator: what is computed for each image.
     """
 
     open_labelled: Callable[[], Images]
     load: Mapping[str, Any]
-    question: Evaluator
+    evaluator: Evaluator
 
 
 class _Worker:
-    """Holds the model, and answers for chunks of images."""
+    """Holds the model, and evaluates chunks of images."""
 
     def __init__(self, work: Work, spec: RunSpec, run: Sequence[int]) -> None:
         self._work, self._run = work, run
         self._source = work.open_labelled()
         self._classifier = DiffusionClassifier.from_pretrained(**work.load)
-        as_before(spec, self._classifier)
+        restore_tuning(self._classifier, spec)
         self._classifier.full_batches = True
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
         positions = [int(i) for i in chunk["position"]]
-        rows = list(self._work.question.answers(self._classifier, self._source, positions, self._run))
-        return pa.Table.from_pylist(rows, SCHEMA)
+        return rows_to_table(self._work.evaluator.rows(self._classifier, self._source, positions, self._run))
 
 
-def _describe(work: Work, begun: RunSpec | None, positions: Sequence[int], model: str, command: str) -> RunSpec:
+def _prepare_spec(work: Work, begun: RunSpec | None, positions: Sequence[int], model: str, command: str) -> RunSpec:
     classifier = DiffusionClassifier.from_pretrained(**work.load)
     if begun is not None:
-        as_before(begun, classifier)
-    return work.question.prepare_spec(classifier, work.open_labelled(), positions, model=model, command=command)
+        restore_tuning(classifier, begun)
+    return work.evaluator.prepare_spec(classifier, work.open_labelled(), positions, model=model, command=command)
 
 
 def evaluate_distributed(
@@ -83,35 +85,34 @@ def evaluate_distributed(
     model: str = "",
     command: str = "",
     on_start: OnStart = lambda *_: None,
-) -> Iterator[Row]:
-    """As `evaluate.evaluate`, by workers.
+) -> Iterator[ResultRow]:
+    """Start or resume a run as `evaluation.evaluate` does, with several workers.
 
     Args:
-        work: for the workers.
+        work: what the workers need.
         source: the images, as this process sees them.
-        folder: of the run, which this process alone writes.
-        positions: of the images to evaluate.
-        address: of a Ray cluster, such as "auto" or "ray://head:10001"; one is started here if None.
-        num_workers: that hold the model.
-        gpus_per_worker: may be less than one.
-        cpus_per_worker: threads that a network may use, and that Ray sets aside.
-        chunk: images that a worker is given at once; see `chunk_for` if None.
-        model: what it is called.
-        command: that began the run.
-        on_start: see there.
+        folder: folder of the run, which only this process writes.
+        positions: positions of the images to evaluate; all if None.
+        address: address of a Ray cluster, such as "auto" or "ray://head:10001"; one is started here if None.
+        num_workers: number of workers, each of which holds the model.
+        gpus_per_worker: number of GPUs per worker; may be less than 1.
+        cpus_per_worker: number of threads of the network per worker, which Ray reserves.
+        chunk: number of images per chunk; see `chunk_for` if None.
+        model: name of the model, for the spec.
+        command: command that started the run, for the spec.
+        on_start: see `evaluation.OnStart`.
 
     Raises:
-        InputError: Ray is not installed or cannot be reached, there are not so many workers to be had, and as
-            `evaluate`.
+        InputError: Ray is not installed or cannot be reached, or has too few resources; as `evaluate`.
     """
     ray = _connect(address, num_workers, cpus_per_worker, gpus_per_worker)
     from ray.data import ActorPoolStrategy
 
     resources = {"num_cpus": cpus_per_worker, "num_gpus": gpus_per_worker}
     chosen = list(range(len(source))) if positions is None else list(positions)
-    begun = read_begun_spec(folder)
+    begun = read_spec_if_any(folder)
     try:
-        spec = ray.get(ray.remote(**resources)(_describe).remote(work, begun, chosen, model, command))
+        spec = ray.get(ray.remote(**resources)(_prepare_spec).remote(work, begun, chosen, model, command))
     except ray.exceptions.RayTaskError as e:
         raise _cause(e) from e
     with open_run(folder, spec) as run:
@@ -131,8 +132,8 @@ def evaluate_distributed(
         )
         try:
             for table in results.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for row in table.to_pylist():
-                    if row["id"] not in run.done:
+                for row in table_to_rows(table):
+                    if row.id not in run.done:
                         run.write(row)
                         yield row
         except ray.exceptions.RayTaskError as e:
@@ -140,7 +141,7 @@ def evaluate_distributed(
 
 
 def _connect(address: str | None, num_workers: int, cpus: float, gpus: float) -> Any:
-    """Ray itself, started or joined."""
+    """Start or join Ray, and return its module."""
     if num_workers < 1:
         raise InputError(f"the number of workers must be at least 1; got {num_workers}")
     try:
@@ -151,8 +152,8 @@ def _connect(address: str | None, num_workers: int, cpus: float, gpus: float) ->
             "evaluation by several workers needs Ray: pip install 'diffusion-classifier[distributed]'"
         ) from e
     if not ray.is_initialized():
-        _refuse_unreachable(address)
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # else advice for those who write such programs
+        _check_reachable(address)
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # hides advice for developers of Ray programs
         try:
             ray.init(address=address, log_to_driver=False, logging_level="warning", configure_logging=False)
         except (ConnectionError, ValueError, RuntimeError) as e:
@@ -170,8 +171,8 @@ def _connect(address: str | None, num_workers: int, cpus: float, gpus: float) ->
     return ray
 
 
-def _refuse_unreachable(address: str | None) -> None:
-    """Ray itself would try for minutes."""
+def _check_reachable(address: str | None) -> None:
+    """Raise if nothing answers at the address within 10 seconds; Ray itself would try for minutes."""
     found = re.fullmatch(r"(?:ray://)?([^/:]+):(\d+)", address or "")
     if found:
         try:
@@ -181,6 +182,6 @@ def _refuse_unreachable(address: str | None) -> None:
 
 
 def _cause(e: Any) -> Exception:
-    """What a worker complained of, as if it had happened here."""
+    """Return the exception that a worker raised."""
     cause: Exception = e.cause if isinstance(e.cause, Exception) else e
     return cause

@@ -1,40 +1,39 @@
-"""How well a model tells true captions from false ones, and pairs of images with the same two captions from each other.
+"""Scores of caption tasks: accuracy over single images, and Winoground's scores over pairs with the same two captions.
 
-Of a pair (Thrush et al. 2022, "Winoground", section 4; paper, equation 9), s being how well a caption fits an image:
+Scores of a pair (Thrush et al. 2022, "Winoground", section 4; paper, equation 9), where s(C, I) says how well caption C
+matches image I:
 
     text score:    s(C₀, I₀) > s(C₁, I₀)  and  s(C₁, I₁) > s(C₀, I₁)
     image score:   s(C₀, I₀) > s(C₀, I₁)  and  s(C₁, I₁) > s(C₁, I₀)
     group score:   both
 
-The text score compares captions of one image, and is taken from the answers. The image score compares one caption over
-two images, and is taken from `fits`, see `runs.SCHEMA`. A tie is no success.
+The text score compares the captions of one image, and follows from the predictions. The image score compares one
+caption over two images, and follows from `ResultRow.match_scores`. A tie counts as wrong.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from ..metrics import Interval, share_interval
-
-Row = Mapping[str, Any]
+from .row import ResultRow
 
 CHANCE = {"text": 1 / 4, "image": 1 / 4, "group": 1 / 6}
-"""Of a pair, where all orders of the four s are equally likely."""
+"""Scores of a pair by chance: all orders of the four s are equally likely."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Of some examples.
+    """Scores over some examples.
 
     Args:
-        num_examples: images, or pairs.
-        shares: name of the score → share of successes with the ends of Wilson's 95 % interval: "accuracy" of images;
-            "text", "image" and "group" of pairs, the last two where they are known of all.
-        chance: the same of answers by chance.
+        num_examples: number of images, or of pairs.
+        shares: name of the score → share of successes with its 95% Wilson interval: "accuracy" for images; "text",
+            "image" and "group" for pairs, the last two if all match scores are known.
+        chance: name of the score → expected share for random predictions.
     """
 
     num_examples: int
@@ -44,14 +43,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class Composition:
-    """Of a run whose images have captions of their own.
+    """Scores of a run whose images have captions of their own.
 
     Args:
         paired: whether images come in pairs.
-        overall: of all examples.
-        by_tag: of those with each tag.
-        num_incomplete: pairs of which an image is not done or failed; they do not count.
-        note: what the image score of pairs compares, or why there is none.
+        overall: over all examples.
+        by_tag: over the examples with each tag.
+        num_incomplete: number of pairs with a failed or unfinished image, which are left out.
+        note: what the image score of pairs compares, or why it is unknown.
     """
 
     paired: bool
@@ -61,48 +60,48 @@ class Composition:
     note: str = ""
 
 
-def pairs_of(rows: Iterable[Row]) -> dict[str, tuple[Row, Row]]:
-    """Example → rows of its two images, where both are done."""
-    found: dict[str, dict[str, Row]] = {}
+def pairs_of(rows: Iterable[ResultRow]) -> dict[str, tuple[ResultRow, ResultRow]]:
+    """Return example → rows of its two images, for the pairs that are complete."""
+    found: dict[str, dict[str, ResultRow]] = {}
     for row in rows:
-        if row["status"] == "done":
-            example, _, which = row["id"].rpartition("/")
+        if row.done:
+            example, _, which = row.id.rpartition("/")
             found.setdefault(example, {})[which] = row
     return {example: (pair["0"], pair["1"]) for example, pair in found.items() if len(pair) == 2}
 
 
-def is_right(row: Row) -> bool:
-    """Whether the true caption was chosen."""
-    return bool(row["prediction"] == row["label"])
-
-
-def pair_scores(pair: tuple[Row, Row]) -> dict[str, bool]:
-    """Score → whether the pair has it; without image and group score where fits are not known."""
-    text = all(map(is_right, pair))
-    if any(row["fits"] is None for row in pair):
+def pair_scores(pair: tuple[ResultRow, ResultRow]) -> dict[str, bool]:
+    """Return name of the score → success; without image and group score if a match score is unknown."""
+    text = all(row.is_correct for row in pair)
+    tables = [
+        dict(zip(row.candidates or (), row.match_scores, strict=True)) for row in pair if row.match_scores is not None
+    ]
+    if len(tables) < len(pair):
         return {"text": text}
-    fits = [dict(zip(row["candidates"], row["fits"], strict=True)) for row in pair]
-    image = all(fits[k][row["label"]] > fits[1 - k][row["label"]] for k, row in enumerate(pair))
+    image = all(tables[k][str(row.truth)] > tables[1 - k][str(row.truth)] for k, row in enumerate(pair))
     return {"text": text, "image": image, "group": text and image}
 
 
-def compose(rows: Sequence[Row], paired: bool, note: str = "") -> Composition:
-    """Scores of a run; there are none where no example is complete.
+def compose(rows: Sequence[ResultRow], paired: bool, note: str = "") -> Composition:
+    """Compute the scores of a run; there are none if no example is complete.
 
     Args:
-        rows: of the run, with id, label, prediction, status, candidates, tag and fits.
-        paired: whether their images come in pairs.
+        rows: rows of the run with id, truth, prediction, status, candidates, tag and match_scores.
+        paired: whether the images come in pairs.
         note: see `Composition`.
     """
     tagged: list[tuple[str | None, dict[str, bool], float]] = []
     incomplete = 0
     if paired:
         pairs = pairs_of(rows)
-        incomplete = len({row["id"].rpartition("/")[0] for row in rows}) - len(pairs)
-        tagged = [(pair[0]["tag"], pair_scores(pair), 0.0) for pair in pairs.values()]
+        incomplete = len({row.id.rpartition("/")[0] for row in rows}) - len(pairs)
+        tagged = [(pair[0].tag, pair_scores(pair), 0.0) for pair in pairs.values()]
     else:
-        done = [row for row in rows if row["status"] == "done"]
-        tagged = [(row["tag"], {"accuracy": is_right(row)}, 1 / len(row["candidates"])) for row in done]
+        tagged = [
+            (row.tag, {"accuracy": row.is_correct}, 1 / len(row.candidates))
+            for row in rows
+            if row.done and row.candidates
+        ]
     if not tagged:
         return Composition(paired, Scores(0, {}, {}), {}, incomplete, note)
     known = set.intersection(*(set(hits) for _, hits, _ in tagged))

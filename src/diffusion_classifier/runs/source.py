@@ -1,4 +1,4 @@
-"""The images that a run evaluated, opened again."""
+"""Open the images that a run evaluated."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from .spec import RunSpec
 
 
 def open_run_source(spec: RunSpec, data: str | None = None, **columns: str | None) -> LabelledSource:
-    """Open the images that a run evaluated, under its corruption. Incomplete data is allowed, as it was for the run.
+    """Open the images that a run evaluated, with its corruption. Incomplete data is allowed, as it was for the run.
 
     Args:
-        spec: of the run.
-        data: where they are; where they were if None.
+        spec: spec of the run.
+        data: where the images are; where the run read them if None.
         **columns: split, image_column and label_column of `open_task`.
 
     Raises:
-        InputError: they are not there.
+        InputError: the images are not there.
     """
     was = spec.source.removesuffix(f", {spec.shift}")
-    if was != spec.task:  # a task in the package is called by its name, whatever lies here under it
+    if was != spec.task:  # a built-in task is found by its name, even if a folder here has that name
         data = data or (was if Path(was).exists() else None)
     where = spec.task or data or was
     source = open_task(
@@ -33,7 +33,7 @@ def open_run_source(spec: RunSpec, data: str | None = None, **columns: str | Non
 
 
 def check_source(source: LabelledSource, spec: RunSpec, run: Path) -> None:
-    """Raise if a run, which is in the folder `run`, evaluated other images than those of `source`.
+    """Raise if the run in the folder `run` evaluated other images than those of `source`.
 
     Raises:
         InputError: it did.

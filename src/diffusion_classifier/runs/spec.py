@@ -1,4 +1,4 @@
-"""What a run is: what decides its results, and what does not.
+"""Specification of a run: the settings that decide its results, and the facts that do not.
 
 Shape legend: K classes.
 """
@@ -14,148 +14,158 @@ from typing import Any
 from ..errors import InputError
 from ..files import write_durably
 
-VERSION = 1
+VERSION = 2
 SPEC = "spec.json"
 
+DIFFUSION = "diffusion"
+"""`RunSpec.model_kind` of diffusion models; baselines have their own."""
+
 WITHOUT_DRAWS: Mapping[str, Any] = {
-    "average": "embedding", "lags": None, "shortlist": None, "timesteps": "none",
+    "strategy": "one-pass", "average": "embedding", "lags": None, "shortlist": None, "timesteps": "none",
     "loss": "none", "weights": None, "seed": 0, "reduction": "sum", "temperature": 1.0, "prior": None,
-    "store_errors": False, "also": (), "num_dimensions": 0, "num_timesteps": 0, "usual_weights": None,
+    "store_errors": False, "extra_losses": (), "num_dimensions": 0, "num_timesteps": 0, "default_weights": None,
     "compiled": False,
 }  # fmt: skip
-"""Fields that say nothing of a run of a model that answers in one pass."""
+"""Placeholder values for one-pass models, which have no draws."""
 
 
 def _identity(**options: Any) -> Any:
+    """Declare a field that decides the results: a run can only be resumed with the same value."""
     return field(metadata={"identity": True}, **options)
 
 
 def _runtime(**options: Any) -> Any:
+    """Declare a field that does not change the results beyond float tolerance."""
     return field(metadata={"identity": False}, **options)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What a run is. Fields of its identity decide the results; those of runtime do not, but for float tolerance.
+    """Specification of a run: first the fields that decide the results, then those of the runtime."""
 
-    Args:
-        version: of the format.
-        data: fingerprint of class names, ids, labels and shift.
-        selection: fingerprint of which of its images are evaluated.
-        num_images: so many are evaluated.
-        class_names: K.
-        weights_of_model: fingerprint of the weights of all its networks.
-        templates: of prompts.
-        average: over what several prompts of a class are averaged.
-        image_size: edge in pixels that images are brought to.
-        dtype: of the network.
-        strategy: as the command line spells it.
-        lags: fingerprint of what calibrates it.
-        shortlist: before it.
-        timesteps: where the draws lie.
-        loss: of the errors.
-        weights: over time.
-        seed: of the noise.
-        reduction: of errors in the posterior.
-        temperature: of the posterior.
-        prior: of the classes.
-        store_errors: whether rows hold error tables.
-        also: other losses, of which they hold them too.
-        kind: "classes", of which an image has one; or "captions", of its own, or "pairs" of images with the same two.
-        unconditional: whether the null condition was evaluated as well, which is then the last row of error tables.
-        shift: by which the images were changed; "" if they were not.
-        num_dimensions: of a latent.
-        num_timesteps: of the schedule.
-        usual_weights: over time, of the model.
-        prompt_names: what prompts, or the model, call the classes, K; as they are called if None.
-        task: its name.
-        model: as it was named.
-        source: where the images were.
-        metric: by which the task is reported.
-        device: of the network.
-        batch_size: rows of a network call.
-        channels_last: its memory layout; see `batching.Tuning`.
-        compiled: whether the network was.
-        command: that began it.
-        versions: of libraries.
-        created: when, in UTC.
-        notes: sentences about files that were left out and choices that were made in reading the data.
-    """
+    version: int = _identity(default=VERSION)
+    """Version of the format."""
 
     data: str = _identity()
+    """Fingerprint of class names, image ids, true labels and corruption."""
     selection: str = _identity()
+    """Fingerprint of the ids of the images to evaluate."""
     num_images: int = _identity()
-    class_names: tuple[str, ...] = _identity()
-    weights_of_model: str = _identity()
-    templates: tuple[str, ...] | None = _identity()
-    average: str = _identity()
-    image_size: int = _identity()
-    dtype: str = _identity()
-    strategy: str = _identity()
-    lags: str | None = _identity()
-    shortlist: str | None = _identity()
-    timesteps: str = _identity()
-    loss: str = _identity()
-    weights: tuple[float, ...] | None = _identity()
-    seed: int = _identity()
-    reduction: str = _identity()
-    temperature: float = _identity()
-    prior: tuple[float, ...] | None = _identity()
-    store_errors: bool = _identity()
-    also: tuple[str, ...] = _identity()
-    num_dimensions: int = _identity()
-    num_timesteps: int = _identity()
-    usual_weights: tuple[float, ...] | None = _identity()
-    task: str | None = _runtime()
-    model: str = _runtime()
-    source: str = _runtime()
-    metric: str = _runtime()
-    device: str = _runtime()
-    batch_size: int = _runtime()
-    compiled: bool = _runtime()
-    channels_last: bool = _runtime(default=False)
-    command: str = _runtime(default="")
-    versions: Mapping[str, str] = _runtime(default_factory=dict)
-    created: str = _runtime(default="")
-    notes: tuple[str, ...] = _runtime(default=())
-    prompt_names: tuple[str, ...] | None = _identity(default=None)
-    kind: str = _identity(default="classes")
-    unconditional: bool = _identity(default=False)
+    """Number of images to evaluate."""
     shift: str = _identity(default="")
-    version: int = _identity(default=VERSION)
+    """Corruption of the images, such as "gaussian-noise:3"; "" for none."""
+    kind: str = _identity(default="classes")
+    """"classes" if all images have the same candidates; "captions" if each has its own; "pairs" if images come in pairs
+    that share two captions."""
+    class_names: tuple[str, ...] = _identity()
+    """K class names; empty for captions."""
+    prompt_names: tuple[str, ...] | None = _identity(default=None)
+    """Name of each class in prompts, or in the model; None if these are the class names."""
+    templates: tuple[str, ...] | None = _identity()
+    """Prompt templates; None if the name itself is the prompt."""
+    average: str = _identity()
+    """What is averaged over several templates: "error" or "embedding"."""
+    unconditional: bool = _identity(default=False)
+    """Whether the null condition is evaluated too, as the last row of error tables."""
+
+    model_kind: str = _identity(default=DIFFUSION)
+    """"diffusion", or the kind of a one-pass baseline: "contrastive", "supervised" or "features"."""
+    weights_of_model: str = _identity()
+    """Fingerprint of the weights of all its networks."""
+    image_size: int = _identity()
+    """Resolution in pixels that images are resized to."""
+    dtype: str = _identity()
+    """Data type of the network."""
+    num_dimensions: int = _identity()
+    """Number of dimensions of a latent."""
+    num_timesteps: int = _identity()
+    """Number of timesteps of the schedule."""
+    default_weights: tuple[float, ...] | None = _identity()
+    """Default timestep weights of the model; None for uniform weights."""
+
+    strategy: str = _identity()
+    """Search strategy, as on the command line; "one-pass" for baselines."""
+    lags: str | None = _identity()
+    """Fingerprint of the calibration of the strategy; None without one."""
+    shortlist: str | None = _identity()
+    """Shortlist before the search, with its settings; None without one."""
+    timesteps: str = _identity()
+    """Timesteps of the draws, as on the command line."""
+    seed: int = _identity()
+    """Seed of the noise."""
+    loss: str = _identity()
+    """Loss of the errors."""
+    extra_losses: tuple[str, ...] = _identity()
+    """Other losses whose error tables are stored too."""
+    weights: tuple[float, ...] | None = _identity()
+    """Timestep weights of the posterior; None for uniform weights."""
+    reduction: str = _identity()
+    """Reduction of errors over dimensions in the posterior: "sum" or "mean"."""
+    temperature: float = _identity()
+    """Temperature of the posterior."""
+    prior: tuple[float, ...] | None = _identity()
+    """Prior probability of each class; None for a uniform prior."""
+    store_errors: bool = _identity()
+    """Whether rows hold error tables."""
+
+    task: str | None = _runtime()
+    """Name of the task; None for data of your own."""
+    model: str = _runtime()
+    """Name or path of the model, as given."""
+    source: str = _runtime()
+    """Where the images were read from."""
+    metric: str = _runtime()
+    """Metric that the task is reported by."""
+    device: str = _runtime()
+    """Device of the network."""
+    batch_size: int = _runtime()
+    """Rows per network call."""
+    channels_last: bool = _runtime(default=False)
+    """Memory layout of the network; see `tuning.Tuning`."""
+    compiled: bool = _runtime()
+    """Whether the network was compiled."""
+    command: str = _runtime(default="")
+    """Command that started the run."""
+    versions: Mapping[str, str] = _runtime(default_factory=dict)
+    """Versions of the libraries."""
+    created: str = _runtime(default="")
+    """Start of the run, in UTC."""
+    notes: tuple[str, ...] = _runtime(default=())
+    """Sentences about files that were left out and choices that were made in reading the data."""
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the results, as JSON has them."""
+        """Return the fields that decide the results, as JSON values."""
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if f.metadata["identity"]}
 
     @property
     def sees_all(self) -> bool:
-        """Whether every image has the same draws of every class."""
+        """Return whether every image has the same draws for every class."""
         return self.strategy.startswith("fixed") and not self.timesteps.startswith("random") and self.shortlist is None
 
-    def refuse_unlike(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:
-        """Complain if another run is of other weights, or they were read otherwise, whatever the images.
+    def check_comparable(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:
+        """Raise if `other` used another model or other settings. The images may differ.
 
         Args:
             other: the spec of the other run.
-            own_folder: of this run.
-            other_folder: of that.
-            but: in which settings they may differ, too.
+            own_folder: folder of this run, for messages.
+            other_folder: folder of the other run.
+            but: more fields that may differ.
 
         Raises:
-            InputError: it is.
+            InputError: the model or a setting differs.
         """
         if other.weights_of_model != self.weights_of_model:
             raise InputError(f"{other_folder} is of another model than {own_folder}")
         own, theirs = self.identity(), other.identity()
         if unlike := sorted(name for name in own if name not in (*_OF_IMAGES, *but) and own[name] != theirs[name]):
             raise InputError(
-                f"{other_folder} and {own_folder} differ in {', '.join(unlike)}: runs that are compared are asked alike"
+                f"{other_folder} and {own_folder} differ in {', '.join(unlike)}: only runs with the same settings can "
+                "be compared"
             )
 
 
-_OF_IMAGES = ("data", "selection", "num_images", "shift", "store_errors", "also")
-"""What two runs may differ in that ask the same of a model."""
+_OF_IMAGES = ("data", "selection", "num_images", "shift", "store_errors", "extra_losses")
+"""Fields that may differ between comparable runs."""
 
 
 def _plain(value: Any) -> Any:
@@ -163,10 +173,10 @@ def _plain(value: Any) -> Any:
 
 
 def read_spec(folder: Path) -> RunSpec:
-    """The spec of a run.
+    """Read the spec of a run. A spec of version 1 is converted.
 
     Raises:
-        InputError: the folder holds no run, or one of another version.
+        InputError: the folder holds no run, or one of an unknown version.
     """
     path = folder / SPEC
     if not path.is_file():
@@ -174,14 +184,10 @@ def read_spec(folder: Path) -> RunSpec:
     try:
         stored = json.loads(path.read_text("utf-8"))
         version = stored.get("version")
-        if version != VERSION:
+        if version not in (1, VERSION):
             raise InputError(f"{folder} holds a run of version {version}; this is for version {VERSION}")
-        # Fields that the first runs of this version lack.
-        later: dict[str, Any] = {
-            "kind": "classes", "unconditional": False, "shift": "", "channels_last": False, "notes": [],
-            "prompt_names": None,
-        }  # fmt: skip
-        values: dict[str, Any] = {f.name: (later | stored)[f.name] for f in fields(RunSpec)}
+        stored = _from_version_1(stored) if version == 1 else stored
+        values: dict[str, Any] = {f.name: stored[f.name] for f in fields(RunSpec)}
     except (OSError, ValueError, AttributeError, KeyError) as e:
         if isinstance(e, InputError):
             raise
@@ -191,8 +197,22 @@ def read_spec(folder: Path) -> RunSpec:
     return RunSpec(**values)
 
 
-def read_begun_spec(folder: Path) -> RunSpec | None:
-    """The spec of a run that is gone on with; None if the folder holds none yet.
+def _from_version_1(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the stored values under today's names."""
+    # The first runs of version 1 lack these fields.
+    later = {
+        "kind": "classes", "unconditional": False, "shift": "", "channels_last": False, "notes": [],
+        "prompt_names": None,
+    }  # fmt: skip
+    now = {**later, **stored, "version": VERSION, "model_kind": DIFFUSION}
+    now["extra_losses"], now["default_weights"] = now.pop("also"), now.pop("usual_weights")
+    if now["loss"] == WITHOUT_DRAWS["loss"]:  # version 1 has the kind of a baseline in place of its strategy
+        now["model_kind"], now["strategy"] = now["strategy"], WITHOUT_DRAWS["strategy"]
+    return now
+
+
+def read_spec_if_any(folder: Path) -> RunSpec | None:
+    """Read the spec of a run to resume; None if the folder holds none yet.
 
     Raises:
         InputError: as `read_spec`.
@@ -200,17 +220,17 @@ def read_begun_spec(folder: Path) -> RunSpec | None:
     return read_spec(folder) if (folder / SPEC).is_file() else None
 
 
-def refuse_another(folder: Path, there: RunSpec, now: RunSpec) -> None:
-    """Complain of a run that asks for something else, naming the differences.
+def check_same_run(folder: Path, there: RunSpec, now: RunSpec) -> None:
+    """Raise if the stored spec and the requested one decide different results; the message names the differences.
 
     Raises:
-        InputError: it does.
+        InputError: they do.
     """
     a, b = there.identity(), now.identity()
     different = [name for name in b if a[name] != b[name]]
     if different:
-        told = "; ".join(f"{name} {_short(a[name])} there, {_short(b[name])} now" for name in different)
-        raise InputError(f"{folder} holds a run of something else ({told}): choose another --out")
+        differences = "; ".join(f"{name} {_short(a[name])} there, {_short(b[name])} now" for name in different)
+        raise InputError(f"{folder} holds a run of something else ({differences}): choose another --out")
 
 
 def _short(value: Any) -> str:
@@ -219,25 +239,31 @@ def _short(value: Any) -> str:
 
 
 def write_spec(folder: Path, spec: RunSpec) -> None:
-    """What `read_spec` reads."""
+    """Write a spec for `read_spec`."""
     write_durably(folder / SPEC, json.dumps(asdict(spec), indent=2, ensure_ascii=False) + "\n")
 
 
-def refuse_captions(folder: Path, spec: RunSpec, what: str) -> None:
-    """Complain of a run whose images have captions of their own.
+def convert_spec(folder: Path, spec: RunSpec) -> None:
+    """Replace a stored spec of version 1 by `spec`, which `read_spec` made of it."""
+    if json.loads((folder / SPEC).read_text("utf-8"))["version"] != VERSION:
+        write_spec(folder, spec)
+
+
+def check_class_run(folder: Path, spec: RunSpec, what: str) -> None:
+    """Raise if the images of a run have captions of their own.
 
     Raises:
-        InputError: it is one.
+        InputError: they have.
     """
     if spec.kind != "classes":
         raise InputError(f"{what} is for runs over classes, and the images of {folder} have captions of their own")
 
 
 def spec_with_errors(folder: Path) -> RunSpec:
-    """The spec of a run that kept its errors.
+    """Read the spec of a run that stored its errors.
 
     Raises:
-        InputError: it did not, or as `read_spec`.
+        InputError: the run stored none; as `read_spec`.
     """
     spec = read_spec(folder)
     if not spec.store_errors:

@@ -1,11 +1,11 @@
-"""Runs on disk: what was evaluated and how, one row for each image, and nothing lost whenever the work ends.
+"""Runs on disk: a specification and one row per image; no finished row is lost when the process ends.
 
 A run is a folder:
 
-    spec.json            what was asked for; a different question in the same folder is refused
-    shards/*.parquet     finished rows
-    shards/*.arrows      rows of the shard that is being written: each is on disk before the next image is done
-    summary.json         what the rows say; made of them, never the only copy
+    spec.json            the specification; a run with other settings in the same folder is rejected
+    shards/*.parquet     finished rows, see `row.ResultRow`
+    shards/*.arrows      rows of the unfinished shard: each is on disk before the next image is done
+    summary.json         metrics; computed from the rows, never the only copy
 """
 
 from __future__ import annotations
@@ -24,46 +24,18 @@ from filelock import FileLock, Timeout
 
 from ..errors import InputError
 from ..files import sync, write_durably
-from .spec import SPEC, RunSpec, read_spec, refuse_another, write_spec
+from .row import OLD_NAMES, SCHEMA, ResultRow, rows_to_table
+from .spec import SPEC, RunSpec, check_same_run, convert_spec, read_spec, write_spec
 
 SHARDS, SUMMARY = "shards", "summary.json"
 ROWS_PER_SHARD, BYTES_PER_SHARD = 1000, 2**26
 SYNC_EVERY = 64
-"""Rows after which the disk is waited for: so many may be lost to a power cut, none to a killed process."""
-
-Row = dict[str, Any]
-
-SCHEMA = pa.schema(
-    [
-        ("id", pa.string()),
-        ("label", pa.string()),
-        ("prediction", pa.string()),
-        ("posterior", pa.list_(pa.float64())),
-        ("confidence", pa.float64()),
-        ("undecided", pa.list_(pa.string())),
-        ("num_evaluations", pa.int64()),
-        ("cost", pa.float64()),
-        ("seconds", pa.float64()),
-        ("status", pa.string()),
-        ("reason", pa.string()),
-        ("errors", pa.list_(pa.list_(pa.float32()))),
-        ("timesteps", pa.list_(pa.float64())),
-        ("also", pa.map_(pa.string(), pa.list_(pa.list_(pa.float32())))),
-        ("candidates", pa.list_(pa.string())),
-        ("tag", pa.string()),
-        ("fits", pa.list_(pa.float64())),
-    ]
-)
-"""Columns of a shard. `status` is "done" or "failed", for the `reason`; `errors`, `timesteps` and `also` are null
-unless stored: error tables of the run's loss, their times, and error tables of other losses. `candidates` and `tag` are
-of images with captions of their own. `fits` says how well each caption or class fits, and may be compared between
-images: the score of `DiffusionClassifier.score` against the null condition, or the logit of a model that answers in one
-pass; null where it is not known."""
+"""Number of rows between calls of fsync. A power cut may lose that many rows; a killed process loses none."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One of several processes that share a run: `index` of `count`."""
+    """Share of one process in a run: part `index` of `count`."""
 
     index: int = 0
     count: int = 1
@@ -73,10 +45,10 @@ class Part:
 
     @classmethod
     def parse(cls, text: str) -> Part:
-        """From "1/4", counted from 1.
+        """Parse "1/4", the first of four parts.
 
         Raises:
-            InputError: it is none.
+            InputError: the text has another form.
         """
         found = re.fullmatch(r"(\d+)/(\d+)", text)
         if not found or not 1 <= int(found[1]) <= int(found[2]):
@@ -85,12 +57,12 @@ class Part:
 
 
 class Run:
-    """A run that is being written; see `open_run`.
+    """A run that is open for writing; see `open_run`.
 
     Attributes:
-        spec: as stored, when it was begun.
-        done: ids of images that need not be done, of all parts; those that failed before are tried again.
-        notes: what was found and mended.
+        spec: the stored spec.
+        done: ids of finished images, of all parts. Failed images are not among them and are tried again.
+        notes: sentences about damage that was found and repaired.
     """
 
     def __init__(self, folder: Path, spec: RunSpec, part: Part) -> None:
@@ -104,9 +76,9 @@ class Run:
         self.done = self._recover()
 
     def _recover(self) -> set[str]:
-        """Seals what a killed process left, sets aside what cannot be read, and tells which images are done."""
+        """Seal the streams of killed processes, set unreadable shards aside, and return the ids of done images."""
         done: set[str] = set()
-        whole = self._part.count == 1  # no other part is at work
+        whole = self._part.count == 1  # no other process writes
         for path in sorted(self._shards.glob("*.arrows" if whole else f"{self._part}-*.arrows")):
             _seal(path)
         for path in sorted(self._shards.glob(f"{self._part}-*.parquet")):
@@ -117,13 +89,15 @@ class Run:
             except (OSError, pa.ArrowException) as e:
                 aside = path.with_suffix(".corrupt")
                 path.rename(aside)
-                self.notes.append(f"{path} cannot be read ({e}); it is now {aside.name}, and its images are done again")
-        for path in self._shards.glob("*.arrows"):  # of other parts
+                self.notes.append(
+                    f"{path} cannot be read ({e}); it is now {aside.name}, and its images are evaluated again"
+                )
+        for path in self._shards.glob("*.arrows"):  # of the other parts
             done.update(with_status(_read_stream(path), "done")["id"].to_pylist())
         return done
 
-    def write(self, row: Row) -> None:
-        """Keep one finished row: when this returns, a kill of the process cannot take it away.
+    def write(self, row: ResultRow) -> None:
+        """Store one row. Once this returns, killing the process cannot lose it.
 
         Raises:
             InputError: the disk is full, or the folder cannot be written to.
@@ -135,11 +109,11 @@ class Run:
                 self._stream = pa.ipc.new_stream(self._file, SCHEMA)
             whole = self._file.tell()
             try:
-                self._stream.write_batch(pa.RecordBatch.from_pylist([row], SCHEMA))
+                self._stream.write_table(rows_to_table([row]))
             except OSError:
                 self._file.close()
                 self._stream = None
-                os.truncate(path, whole)  # what follows half a row could not be read
+                os.truncate(path, whole)  # a reader cannot go past half a row
                 self._next += 1
                 raise
             self._rows += 1
@@ -150,12 +124,15 @@ class Run:
         except OSError as e:
             raise InputError(
                 f"{self.folder} cannot be written to ({e}); {len(self.done)} images are done and kept: make room, and "
-                "start again to go on"
+                "run the same command to resume"
             ) from e
-        self.done.add(row["id"])
+        self.done.add(row.id)
 
     def extend(self, rows: pa.Table) -> None:
-        """Keep many rows, as a shard of their own.
+        """Store many rows as a shard of their own.
+
+        Args:
+            rows: with all columns of `SCHEMA`.
 
         Raises:
             InputError: as `write`.
@@ -173,7 +150,7 @@ class Run:
         return self._shards / f"{self._part}-{self._next:06d}"
 
     def seal(self) -> None:
-        """Turn what was written into a shard."""
+        """Turn the stream of written rows into a shard."""
         if self._stream is None:
             return
         self._stream.close()
@@ -186,7 +163,7 @@ class Run:
 
 
 def _seal(path: Path) -> None:
-    """Turn the file of a stream into one of Parquet."""
+    """Turn a stream into a Parquet file."""
     sealed = path.with_suffix(".parquet")
     rows = _read_stream(path)
     if len(rows) and not sealed.exists():
@@ -202,16 +179,17 @@ def _write_parquet(rows: pa.Table, path: Path) -> None:
 
 @contextmanager
 def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[Run]:
-    """Begin a run, or go on with it. No second process gets in, but one with another part of the same number of parts.
+    """Start or resume a run, under a lock. Several processes may share it as parts 1/n … n/n.
+
+    A run of version 1 is resumed as well: new shards have the columns of version 2, and its spec is replaced.
 
     Args:
-        folder: of the run.
-        spec: what is asked for.
-        part: of the run; all of it if None.
+        folder: folder of the run.
+        spec: the requested run.
+        part: part of the run that this process writes; all of it if None.
 
     Raises:
-        InputError: the folder holds a run of something else, or no run; it cannot be written to; another process is at
-            work in it.
+        InputError: the folder holds another run, or something else; it cannot be written to; another process writes it.
     """
     part = part or Part()
     if folder.exists() and not _may_become_a_run(folder) and not (folder / SPEC).is_file():
@@ -221,25 +199,26 @@ def open_run(folder: Path, spec: RunSpec, part: Part | None = None) -> Iterator[
             (folder / SHARDS).mkdir(parents=True, exist_ok=True)
             _lock(folder, part, stack)
             if begins := not (folder / SPEC).is_file():
-                write_spec(folder, spec)  # as a process with another part may do now
+                write_spec(folder, spec)  # another part may do the same at this moment
             there = read_spec(folder)
-            refuse_another(folder, there, spec)
+            check_same_run(folder, there, spec)
+            convert_spec(folder, there)
             run = Run(folder, there, part)
         except OSError as e:
             raise InputError(f"{folder} cannot be used as the folder of a run: {e}") from e
         try:
             yield run
         except InputError:
-            if begins and part.count == 1 and not run.done:  # what was asked for cannot be done: nothing is there
+            if begins and part.count == 1 and not run.done:  # the settings are invalid: leave no run
                 (folder / SPEC).unlink(missing_ok=True)
             raise
         finally:
-            with suppress(OSError):  # rows can be read from where they are
+            with suppress(OSError):  # the rows can be read from the stream, too
                 run.seal()
 
 
 def _may_become_a_run(folder: Path) -> bool:
-    """Whether a folder is empty, or holds no more than what a process left that was killed as it began."""
+    """Return whether a folder is empty, or holds only what a process leaves that is killed on its start."""
     if not folder.is_dir():
         return False
     return all(
@@ -262,23 +241,26 @@ def _lock(folder: Path, part: Part, stack: ExitStack) -> None:
 
 
 def _read_stream(path: Path) -> pa.Table:
-    """The whole rows of a stream, which may end anywhere."""
+    """Read the complete rows of a stream, which may end anywhere."""
     batches = []
     try:
         with pa.OSFile(str(path)) as file, pa.ipc.open_stream(file) as reader:
             while True:
                 batches.append(reader.read_next_batch())
     except (StopIteration, pa.ArrowInvalid, OSError):
-        pass  # its end, or where it was cut
+        pass  # the end, or a row that was cut off
     return _completed(pa.Table.from_batches(batches), SCHEMA.names) if batches else SCHEMA.empty_table()
 
 
 def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
-    """The rows of a run, which may still be at work, in the order in which they were finished, one for each image.
+    """Read the rows of a run, one per image, in the order in which they were finished. The run may be unfinished.
 
     Args:
-        folder: of the run.
-        columns: names of some; all if None.
+        folder: folder of the run, of version 1 or 2.
+        columns: names of the columns to read; all if None.
+
+    Returns:
+        A table with today's names of the columns.
 
     Raises:
         InputError: a shard cannot be read.
@@ -290,11 +272,11 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
     for path in sorted((folder / SHARDS).glob("*.parquet")):
         try:
             with pq.ParquetFile(path) as file:
-                there = [name for name in names if name in file.schema_arrow.names]
+                there = [name for name in file.schema_arrow.names if OLD_NAMES.get(name, name) in names]
                 parts.append(_completed(file.read(columns=there), names))
         except (OSError, pa.ArrowException) as e:
             raise InputError(
-                f"{path} cannot be read ({e}): start the run again, which sets it aside and does its images again"
+                f"{path} cannot be read ({e}): start the run again, which sets it aside and evaluates its images again"
             ) from e
     for path in sorted((folder / SHARDS).glob("*.arrows")):
         if not path.with_suffix(".parquet").exists():
@@ -303,7 +285,7 @@ def read_rows(folder: Path, columns: Sequence[str] | None = None) -> pa.Table:
 
 
 def _last_tries(rows: pa.Table) -> pa.Table:
-    """Without the failures of images that were tried again."""
+    """Keep only the last attempt of each image."""
     failed, ids = pa.compute.equal(rows["status"], "failed").to_pylist(), rows["id"].to_pylist()
     if not any(failed):
         return rows
@@ -318,22 +300,32 @@ def _schema(names: Sequence[str]) -> pa.Schema:
 
 
 def _completed(table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """With these columns, in this order; null where it was written before there were such."""
+    """Return these columns in this order, under today's names; null where the file was written before a column existed.
+
+    Columns have the old names in shards of version 1, and in streams that a process of that version left.
+    """
+    table = table.rename_columns([OLD_NAMES.get(name, name) for name in table.column_names])
     for name in set(names) - set(table.column_names):
         table = table.append_column(name, pa.nulls(len(table), SCHEMA.field(name).type))
     return table.select(names).cast(_schema(names))
 
 
-def refuse_unlabelled(folder: Path, rows: pa.Table) -> None:
-    """Complain of a run whose images have no labels.
+def check_labelled(folder: Path, rows: pa.Table) -> None:
+    """Raise if the true class of an image is unknown.
+
+    Args:
+        folder: folder of the run, for the message.
+        rows: with the column `truth`.
 
     Raises:
-        InputError: it is one.
+        InputError: one is unknown.
     """
-    if rows["label"].null_count:
-        raise InputError(f"the images of {folder} have no labels, so that nothing tells right answers from wrong ones")
+    if rows["truth"].null_count:
+        raise InputError(
+            f"the images of {folder} have no labels, so correct predictions cannot be told from wrong ones"
+        )
 
 
 def with_status(rows: pa.Table, status: str) -> pa.Table:
-    """Those of the rows that are "done", or "failed"."""
+    """Return the rows whose status is "done", or "failed"."""
     return rows.filter(pa.compute.equal(rows["status"], status))

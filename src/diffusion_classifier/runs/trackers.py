@@ -1,4 +1,4 @@
-"""Summaries of runs to MLflow or Weights & Biases, through their own clients."""
+"""Log summaries of runs to MLflow or Weights & Biases, with their own clients."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ PROJECT = "diffusion-classifier"
 
 
 def numbers(summary: Summary) -> dict[str, float]:
-    """What can be plotted of a summary."""
+    """Return the numbers of a summary, which a tracker can plot."""
     shares = {"accuracy": summary.accuracy, "mean_per_class": summary.mean_per_class, "top5": summary.top5}
     if summary.composition is not None:
         shares |= summary.composition.overall.shares
     found = {
-        f"{name}{end}": share[i]
+        f"{name}{end}": value
         for name, share in shares.items()
         if share
-        for i, end in enumerate(("", "_low", "_high"))
+        for end, value in zip(("", "_low", "_high"), share, strict=True)
     }
     plain = ("num_done", "num_failed", "calibration_error", "undecided", "num_evaluations", "cost", "seconds")
     return found | {name: float(value) for name in plain if (value := getattr(summary, name)) is not None}
 
 
 def check_tracker(tracker: str) -> Any:
-    """The client of a tracker.
+    """Return the client of a tracker.
 
     Raises:
-        InputError: no such tracker, or it is not installed.
+        InputError: the tracker is unknown or not installed.
     """
     if tracker not in _LOGGERS:
         raise InputError(f"results are logged to {' or '.join(_LOGGERS)}; got {tracker!r}")
@@ -45,21 +45,21 @@ def check_tracker(tracker: str) -> Any:
 
 
 def log_run(tracker: str, folder: Path, summary: Summary) -> None:
-    """Log the spec and the summary of a run as one run of the tracker, of the project "diffusion-classifier".
+    """Log the spec and the summary of a run as a run of the tracker, in the project "diffusion-classifier".
 
     Args:
         tracker: "mlflow" or "wandb".
-        folder: of the run; its name is the run's.
-        summary: of the run.
+        folder: folder of the run, whose name is the name in the tracker.
+        summary: summary of the run.
 
     Raises:
-        InputError: no such tracker, it is not installed, or it fails.
+        InputError: the tracker is unknown, not installed, or fails.
     """
     client = check_tracker(tracker)
     try:
         _LOGGERS[tracker](client, folder.absolute().name, read_spec(folder), summary)
     except Exception as e:
-        raise InputError(f"{tracker} fails, and the run is whole in {folder}: {e}") from e
+        raise InputError(f"{tracker} fails, and the run is complete in {folder}: {e}") from e
 
 
 def _mlflow(client: Any, name: str, spec: RunSpec, summary: Summary) -> None:

@@ -73,7 +73,7 @@ class Scorer:
         return {
             "num_dimensions": self.num_dimensions,
             "num_timesteps": self.denoiser.schedule.num_timesteps,
-            "usual_weights": default_weights(self.denoiser, reading.loss),
+            "default_weights": default_weights(self.denoiser, reading.loss),
             **reading.as_dict(),
         }
 

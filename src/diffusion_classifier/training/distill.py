@@ -14,8 +14,9 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from ..data.labelled import LabelledSource
 from ..errors import InputError
+from ..runs.row import table_to_rows
 from ..runs.source import check_source
-from ..runs.spec import RunSpec, read_spec, refuse_captions
+from ..runs.spec import DIFFUSION, RunSpec, check_class_run, read_spec
 from ..runs.store import read_rows, with_status
 from .images import TrainingImages, decode
 from .loop import num_steps, writing
@@ -34,11 +35,11 @@ def teaching_images(runs: Mapping[Path, LabelledSource], size: int | None = None
             given, or has no results; as `decode`.
     """
     classes: tuple[str, ...] = ()
-    found: dict[tuple[str, str], list[list[float]]] = {}
+    found: dict[tuple[str, str], list[Sequence[float]]] = {}
     sources: dict[str, LabelledSource] = {}
     for folder, source in runs.items():
         spec = read_spec(folder)
-        refuse_captions(folder, spec, "a student")
+        check_class_run(folder, spec, "a student")
         classes = classes or spec.class_names
         if spec.class_names != classes:
             raise InputError(f"{folder} is over other classes than the run before it, or in another order")
@@ -47,11 +48,11 @@ def teaching_images(runs: Mapping[Path, LabelledSource], size: int | None = None
         check_source(source, spec, folder)
         key = f"{spec.source} {spec.data}"  # the fingerprint covers the names of images, and not their content
         sources[key] = source
-        rows = with_status(read_rows(folder, ["id", "posterior", "status"]), "done").to_pylist()
+        rows = table_to_rows(with_status(read_rows(folder, ["id", "posterior", "status"]), "done"))
         if not rows:
             raise InputError(f"no image of {folder} is done, from which a student could learn")
         for row in rows:
-            found.setdefault((key, row["id"]), []).append(row["posterior"])
+            found.setdefault((key, row.id), []).append(row.posterior or ())
     images, posteriors = [], []
     for key, source in sources.items():
         rows_of = [i for i, id_ in enumerate(source.ids) if (key, id_) in found]
@@ -61,6 +62,10 @@ def teaching_images(runs: Mapping[Path, LabelledSource], size: int | None = None
         raise InputError("the images of the runs differ in size or colours: give a size, to which all are brought")
     targets = torch.from_numpy(np.stack(posteriors)).float()
     return TrainingImages(torch.cat(images), targets.argmax(1), classes, targets)
+
+
+def _kind(spec: RunSpec) -> str:
+    return f"strategy `{spec.strategy}`" if spec.model_kind == DIFFUSION else f"{spec.model_kind} model"
 
 
 def write_card(
@@ -79,8 +84,7 @@ def write_card(
         InputError: the card cannot be written.
     """
     teachers = "\n".join(
-        f"- `{spec.model}`, strategy `{spec.strategy}`, on {spec.num_images:,} images of `{spec.source}`"
-        for spec in specs
+        f"- `{spec.model}`, {_kind(spec)}, on {spec.num_images:,} images of `{spec.source}`" for spec in specs
     )
     edge = images.images.shape[-1]
     held_out = "" if agreement is None else f" On held-out images, it agrees with them in {agreement:.1%}."

@@ -1,4 +1,4 @@
-"""Claims of the paper, and what runs of the bundled models say of them: numbers, verdicts, pictures.
+"""Claims of the paper, tested with runs of the bundled models: numbers, verdicts, figures.
 
 Shape legend: M images, K classes, N draws.
 """
@@ -28,20 +28,20 @@ from ..inversion_figure import draw_reconstructions
 from ..run_figures import draw_single_times
 
 OnProgress = Callable[[str, float], None]
-"""Is called with what is being done, and seconds that what is done was expected to take on two cores."""
-SECONDS_TO_NOISE = 1.0
-"""And back, for one image."""
+"""Progress callback: (step name, expected seconds of the finished part, on two cores)."""
+SECONDS_TO_INVERT = 1.0
+"""Seconds to invert and reconstruct one image."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, and what came of it here.
+    """A claim of the paper, and the result here.
 
     Args:
-        text: what is claimed.
-        paper: its number there.
-        here: and here, with the 95 % interval where there is one.
-        holds: whether the miniature bears it out; None where so few images do not decide it.
+        text: the claim.
+        paper: the number in the paper.
+        here: the number here, with its 95% interval if there is one.
+        holds: whether the claim holds for the bundled models; None if there are too few images to decide.
     """
 
     text: str
@@ -52,12 +52,12 @@ class Claim:
 
 @dataclass(frozen=True)
 class Section:
-    """Of the page.
+    """A section of the page.
 
     Args:
-        title: with the place in the paper.
-        claims: that are tested.
-        figures: files of pictures, with what is said of each.
+        title: title with the place in the paper.
+        claims: the claims that are tested.
+        figures: image files with their captions.
     """
 
     title: str
@@ -66,21 +66,21 @@ class Section:
 
 
 def verdict(claim: Claim) -> str:
-    """In words."""
+    """Return the verdict on a claim in words."""
     return "not decided" if claim.holds is None else "holds" if claim.holds else "does not hold"
 
 
 def claims_of(
-    runs: Mapping[str, Path], classifier: DiffusionClassifier, figures: Path, count: int, tell: OnProgress
+    runs: Mapping[str, Path], classifier: DiffusionClassifier, figures: Path, count: int, progress: OnProgress
 ) -> list[Section]:
-    """What runs, and a model at hand, say of the paper's claims.
+    """Test the paper's claims with finished runs and a model.
 
     Args:
-        runs: by the names of `reproduce.WORKS`, finished.
-        classifier: of "fashion".
-        figures: folder for pictures.
-        count: of images that are looked at more closely.
-        tell: see `OnProgress`.
+        runs: name in `reproduce.WORKS` → folder of the finished run.
+        classifier: the model "fashion".
+        figures: folder for figures.
+        count: number of images that are inverted, and evaluated under several noises.
+        progress: see `OnProgress`.
     """
     tables = read_tables(runs["tables"])
     return [
@@ -90,15 +90,15 @@ def claims_of(
         _search(runs, tables, figures),
         _one_draw(runs),
         _zero_shot(runs),
-        _of_drawn(runs),
+        _synthetic(runs),
         _composition(runs),
-        _inversion(classifier, figures, count, tell),
+        _inversion(classifier, figures, count, progress),
     ]
 
 
 def _above(difference: Interval, least: float = 0.0) -> bool | None:
-    """Whether a difference is above what it should be; None where its interval has both."""
-    return True if difference[1] > least else False if difference[2] < least else None
+    """Return whether a difference is above `least`; None if `least` lies within its interval."""
+    return True if difference.low > least else False if difference.high < least else None
 
 
 def _accuracy(summary: Summary) -> Interval:
@@ -107,14 +107,14 @@ def _accuracy(summary: Summary) -> Interval:
 
 
 def _difference(first: Path, second: Path) -> Interval:
-    """Of the second run from the first, in accuracy or text score."""
+    """Return the accuracy, or text score, of the second run less that of the first."""
     difference = compare(first, second).difference
     assert difference is not None
     return difference
 
 
 def _right(errors: Tensor, truth: Tensor) -> Tensor:
-    """(M,), of tables (M, K, N), under uniform weights."""
+    """Return the correctness (M,) of predictions from tables (M, K, N), under uniform weights."""
     return errors.mean(2).argmin(1) == truth
 
 
@@ -127,12 +127,12 @@ def _truth(tables: ErrorTables) -> Tensor:
 def _one_label(folder: Path, tables: ErrorTables) -> Section:
     share = _accuracy(summarize(folder))
     return Section(
-        "A label from a model that was trained to denoise (Algorithm 1; table 3)",
+        "Classification with a model that was trained to denoise (Algorithm 1; table 3)",
         [
             Claim(
-                "A class-conditional diffusion model classifies, though no label was ever predicted in training.",
-                "77.3 % of 1,000 classes (DiT, ImageNet)",
-                f"{share} of ten, all of them at {len(tables.t[0])} draws",
+                "A class-conditional diffusion model classifies, although it was never trained to predict a label.",
+                "77.3% over 1,000 classes (DiT, ImageNet)",
+                f"{share} over 10 classes, with {len(tables.t[0])} draws of every class",
                 _above(share, 1 / len(tables.class_names)),
             )
         ],
@@ -140,7 +140,7 @@ def _one_label(folder: Path, tables: ErrorTables) -> Section:
 
 
 def _noise(classifier: DiffusionClassifier, figures: Path, count: int) -> Section:
-    """Sneakers as such and as boots: how errors, and their differences, vary over noises at each time."""
+    """Compare the variance over noises of errors and of their differences, for sneakers as "Sneaker" and as boots."""
     pair = ["Sneaker", "Ankle boot"]
     samples = [sample for sample in load_sample() if sample.label == pair[0]][:count]
     ratios = []
@@ -153,19 +153,19 @@ def _noise(classifier: DiffusionClassifier, figures: Path, count: int) -> Sectio
     file = figures / "errors.png"
     draw_errors(shown, times, pair, file)
     return Section(
-        "Differences, not errors (section 3.3; figure 2)",
+        "Shared noise (section 3.3; figure 2)",
         [
             Claim(
-                "Errors vary wildly with the noise, their difference between two classes much less (half as "
-                "much, at least): with the same noise for all classes fewer draws are needed.",
+                "Errors vary strongly with the noise, but their difference between two classes much less (at most half "
+                "as much), so that fewer draws are needed if all classes share the noise.",
                 "shown for one image",
-                "with noises of their own, two classes need {:.0f} times as many ({:.0f} to {:.0f})".format(
+                "with separate noise, two classes need {:.0f} times as many draws ({:.0f} to {:.0f})".format(
                     *(2**x for x in ratio)
                 ),
                 _above(ratio, 1.0),  # in powers of two
             )
         ],
-        [(file, "Errors of two classes over time for four noises, less their mean: a sneaker.")],
+        [(file, "Errors of two classes by timestep for four noises, less their mean, for an image of a sneaker.")],
     )
 
 
@@ -181,9 +181,9 @@ def _times(folder: Path, tables: ErrorTables, figures: Path) -> Section:
     draw_single_times(folder, file)
     claims = [
         Claim(
-            "One draw tells most at an intermediate time.",
+            "A single draw is most accurate at an intermediate timestep.",
             "best at t = 500 of 1,000 (Pets)",
-            "accuracy of one draw in the first, middle and last third of the times: "
+            "accuracy of one draw in the first, middle and last third of the schedule: "
             + ", ".join(str(mean_interval(part)) for part in (early, middle, late)),
             _above(mean_interval(middle - best_other)),
         )
@@ -196,19 +196,17 @@ def _times(folder: Path, tables: ErrorTables, figures: Path) -> Section:
         gain = difference_interval(even, centre)
         claims.append(
             Claim(
-                f"Evenly spread times are better than as many in the middle: {count} draws.",
-                "best of all that were tried, at every number of draws (figure 4)",
-                f"even less middle: {gain.points()}, uniform weights",
+                f"Evenly spread timesteps are better than as many in the middle: {count} draws.",
+                "best of all choices, at every number of draws (figure 4)",
+                f"even minus middle: {gain.points()}, uniform weights",
                 _above(gain),
             )
         )
-    return Section(
-        "At which times to draw (section 4.1; figures 3 and 4)", claims, [(file, "Accuracy of a single draw.")]
-    )
+    return Section("Choice of timesteps (section 4.1; figures 3 and 4)", claims, [(file, "Accuracy of a single draw.")])
 
 
 def _drawn(errors: Tensor, order: Tensor, ranks: Sequence[int] | np.ndarray[Any, Any]) -> Tensor:
-    """The draws of these ranks in time."""
+    """Return the errors of the draws with these ranks by timestep."""
     columns = order[:, torch.as_tensor(ranks)]
     return errors.gather(2, columns[:, None].expand(-1, errors.shape[1], -1))
 
@@ -220,28 +218,28 @@ def _search(runs: Mapping[str, Path], tables: ErrorTables, figures: Path) -> Sec
     everyone, staged = _right(errors, truth), means.argmin(1) == truth
     change, share = difference_interval(staged, everyone), float(spent.double().mean()) / errors[0].numel()
     file = figures / "frontier.png"
-    draw_frontier(list(frontier(tables)), "fashion on images that it has not seen", "accuracy", file)
+    draw_frontier(list(frontier(tables)), "fashion on test images", "accuracy", file)
     ours = summarize(runs["default"])
     same = _difference(runs["tables"], runs["default"])
     return Section(
-        "Classes that are behind need no more draws (section 4.2; Algorithm 2)",
+        "Adaptive evaluation (section 4.2; Algorithm 2)",
         [
             Claim(
-                "In stages, accuracy stays (within 2 points) and the work shrinks.",
+                "An adaptive schedule reduces evaluations at the same accuracy (within 2 points).",
                 "10 classes (CIFAR-10): 2,750 of 5,000 evaluations",
                 f"{schedule}: {share:.0%} of the evaluations, accuracy {change.points()}, uniform weights",
                 _above(change, -0.02),
             ),
             Claim(
-                "Not in the paper: classes are dropped one by one, as soon as they are behind beyond doubt, for an "
-                "accuracy within 3 points of all evaluations.",
+                "Not in the paper: dropping each class once it is statistically behind keeps the accuracy of all "
+                "evaluations (within 3 points).",
                 "–",
-                f"{ours.num_evaluations:,.0f} evaluations an image in place of {errors[0].numel():,}; accuracy "
+                f"{ours.num_evaluations:,.0f} evaluations per image instead of {errors[0].numel():,}; accuracy "
                 f"{_accuracy(ours)}, {same.points()}",
                 _above(same, -0.03),
             ),
         ],
-        [(file, "Accuracy against evaluations, for every strategy.")],
+        [(file, "Accuracy against evaluations per image, for every strategy.")],
     )
 
 
@@ -251,15 +249,15 @@ def _one_draw(runs: Mapping[str, Path]) -> Section:
     assert fast.cost is not None
     assert pure.cost is not None
     return Section(
-        "Networks that see the class at their end, trained to classify (sections 6 and 7, future work)",
+        "Late conditioning, trained to classify (sections 6 and 7, future work)",
         [
             Claim(
-                "Architectures could reuse what does not depend on the class; training could aim at classification. "
-                "For an accuracy within 2 points of the pure model, from fewer predictions.",
+                "Architectures could share what does not depend on the class, and training could aim at "
+                "classification: fewer predictions at the accuracy of the plain model (within 2 points).",
                 "future work",
-                f"{fast.cost:.1f} predictions of its own network an image in place of {pure.cost:.0f}; "
+                f"{fast.cost:.1f} predictions per image of its own network instead of {pure.cost:.0f}; "
                 f"{_accuracy(fast)}, "
-                f"{change.points()} against the network trained to denoise alone",
+                f"{change.points()} against the network that was only trained to denoise",
                 _above(change, -0.02) if fast.cost < pure.cost else False,
             )
         ],
@@ -270,12 +268,12 @@ def _zero_shot(runs: Mapping[str, Path]) -> Section:
     generative, contrastive = summarize(runs["nouns"]), summarize(runs["nouns-contrastive"])
     change = _difference(runs["nouns-contrastive"], runs["nouns"])
     return Section(
-        "Labels in words, beside a contrastive model (table 1)",
+        "Zero-shot classification, compared with a contrastive model (table 1)",
         [
             Claim(
-                "A text-to-image model is a zero-shot classifier about as good (within 2 points) as a contrastive one.",
-                "Pets 86.2 %, CLIP ResNet-50 85.4 %; CIFAR-10 87.1 % and 75.6 %",
-                f"ten nouns: {_accuracy(generative)}; contrastive model with the same text encoder "
+                "A text-to-image model classifies zero-shot about as well as a contrastive model (within 2 points).",
+                "Pets 86.2%, CLIP ResNet-50 85.4%; CIFAR-10 87.1% and 75.6%",
+                f"10 nouns: {_accuracy(generative)}; contrastive model with the same text encoder "
                 f"{_accuracy(contrastive)}: {change.points()}",
                 _above(change, -0.02),
             )
@@ -283,16 +281,16 @@ def _zero_shot(runs: Mapping[str, Path]) -> Section:
     )
 
 
-def _of_drawn(runs: Mapping[str, Path]) -> Section:
-    itself, taught = summarize(runs["default"]), summarize(runs["of-drawn"])
+def _synthetic(runs: Mapping[str, Path]) -> Section:
+    itself, student = summarize(runs["default"]), summarize(runs["of-drawn"])
     change = _difference(runs["of-drawn"], runs["default"])
     return Section(
-        "The model itself, beside a network that learns from what it draws (table 1)",
+        "The model itself, compared with a network trained on its samples (table 1)",
         [
             Claim(
-                "To ask the model for the class is better than to train a network on images that it draws.",
-                "Pets 86.2 % against 31.3 %; CIFAR-10 87.1 % against 35.3 %",
-                f"{_accuracy(itself)} against {_accuracy(taught)}: {change.points()}",
+                "Classifying with the model is better than training a network on images that it generates.",
+                "Pets 86.2% against 31.3%; CIFAR-10 87.1% against 35.3%",
+                f"{_accuracy(itself)} against {_accuracy(student)}: {change.points()}",
                 _above(change),
             )
         ],
@@ -307,12 +305,12 @@ def _composition(runs: Mapping[str, Path]) -> Section:
         here.append(str(composition.overall.shares["text"]))
     change = _difference(runs["pairs-contrastive"], runs["pairs"])
     return Section(
-        "Words bound to things (table 2; Winoground)",
+        "Compositional reasoning (table 2; Winoground)",
         [
             Claim(
-                "Of two captions of the same words, the diffusion model tells the true one better than the contrastive "
-                "model whose text encoder it has.",
-                "text score 34.0 % against 33.0 %; objects exchanged 41.8 % against 39.0 %; chance 25 %",
+                "The diffusion model is better at choosing between two captions of the same words than the contrastive "
+                "model with the same text encoder.",
+                "text score 34.0% against 33.0%; objects swapped 41.8% against 39.0%; chance 25%",
                 f"{here[0]} against {here[1]}: {change.points()}",
                 _above(change),
             )
@@ -320,28 +318,28 @@ def _composition(runs: Mapping[str, Path]) -> Section:
     )
 
 
-def _inversion(classifier: DiffusionClassifier, figures: Path, count: int, tell: OnProgress) -> Section:
-    """Each image under its class, and under another."""
+def _inversion(classifier: DiffusionClassifier, figures: Path, count: int, progress: OnProgress) -> Section:
+    """Reconstruct each image under its own class, and under another."""
     names = {"Shirt": "Bag", "Sneaker": "Trouser", "Dress": "Sneaker", "Bag": "Shirt", "Trouser": "Ankle boot"}
     samples = [s for s in load_sample() if s.label in names][:count]
     better = []
     for sample in samples:
         _, (true, false) = reconstruct(classifier.denoiser, sample.image, [sample.label, names[sample.label]], steps=20)
         better.append(true.rmse < false.rmse)
-        tell("inversion", SECONDS_TO_NOISE)
+        progress("inversion", SECONDS_TO_INVERT)
     share = share_interval(torch.tensor(better))
     pair = [samples[0].label, names[samples[0].label]]
     file = figures / "inversion.png"
     draw_reconstructions(*reconstruct(classifier.denoiser, samples[0].image, pair, steps=20), file)
     return Section(
-        "To noise and back (section 6.2; figure 5)",
+        "Inversion (section 6.2; figure 5)",
         [
             Claim(
-                "Taken to noise and back under its true class, an image comes back better than under a wrong one.",
+                "Inversion under the true class reconstructs an image better than under a wrong one.",
                 "shown for three images",
-                f"better under the truth for {share} of {len(samples)} images",
+                f"better under the true class for {share} of {len(samples)} images",
                 _above(share, 0.5),
             )
         ],
-        [(file, f"To noise and back under {pair[0]}, which it is, and {pair[1]}.")],
+        [(file, f"Inverted and reconstructed under the true class {pair[0]}, and under {pair[1]}.")],
     )

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ..baselines.hub import Baseline
+from ..baselines.base import Baseline
 from ..classifier import DiffusionClassifier
 from ..data.captioned import CaptionedSource
 from ..data.images import ImageError, load_image
@@ -236,7 +236,7 @@ class BaselineEvaluator:
         """See `evaluate.Evaluator`."""
         names = self._names(classifier, source, run)
         index = {name: k for k, name in enumerate(names)}
-        scorer = classifier.scorer(names, self.prompts(classifier.class_names, source).templates or ())
+        scorer = classifier.logits_for(names, self.prompts(classifier.class_names, source).templates or ())
         for i in positions:
             if isinstance(source, CaptionedSource):
                 row, own = _row(source, i), source.captions[i]

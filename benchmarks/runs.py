@@ -113,10 +113,10 @@ def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, 
                 p = rng.dirichlet(np.ones(classes))
                 rows.append(
                     ResultRow(
-                        id=str(i), truth=names[labels[i]], prediction=names[int(p.argmax())], posterior=p,
+                        id=str(i), truth=names[labels[i]], prediction=names[int(p.argmax())], posterior=p.tolist(),
                         confidence=0.9, undecided=[], num_evaluations=75, cost=75.0, seconds=0.1,
                         errors=list(rng.random((classes, draws), np.float32)) if draws else None,
-                        timesteps=rng.random(draws) * 1000 if draws else None,
+                        timesteps=(rng.random(draws) * 1000).tolist() if draws else None,
                     )
                 )  # fmt: skip
             run.extend(rows_to_table(rows))

@@ -16,10 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.plotting import pyplot, save
-from diffusion_classifier.baselines.contrastive import Contrastive
-from diffusion_classifier.baselines.features import Features
-from diffusion_classifier.baselines.hub import kind_of
-from diffusion_classifier.baselines.supervised import Supervised
+from diffusion_classifier.baselines import kind_of, load_baseline
 from diffusion_classifier.data.fashion import FASHION
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.data.labelled import LabelledSource
@@ -108,10 +105,7 @@ def train_for(images: TrainingImages, config: Config, flops: float, folder: Path
 @cache
 def loaded(model: str) -> Any:
     """A model of any kind; the last is kept."""
-    kinds: dict[Any, Any] = {
-        None: DiffusionClassifier, "contrastive": Contrastive, "supervised": Supervised, "features": Features,
-    }  # fmt: skip
-    return kinds[kind_of(model)].from_pretrained(model)
+    return load_baseline(model) if kind_of(model) else DiffusionClassifier.from_pretrained(model)
 
 
 def answered(model: str, source: LabelledSource, folder: Path, limit: int | None = None, **question: Any) -> Path:
@@ -129,7 +123,7 @@ def chosen_by(model: str, images: list[np.ndarray]) -> Tensor:
     source, _, strategy = model.partition("@")
     classifier = loaded(source)
     if kind_of(source) == "supervised":
-        score = classifier.scorer(FASHION)
+        score = classifier.logits_for(FASHION)
         return torch.stack([score(load_image(image).image, range(len(FASHION))) for image in images]).argmax(1)
     return torch.tensor([FASHION.index(r.label) for r in classifier.classify(images, strategy=strategy or None)])
 

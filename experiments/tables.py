@@ -19,8 +19,8 @@ from rich.progress import track
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.analysis.robustness import draw_effective, draw_severities, read_runs, robustness
 from diffusion_classifier.baselines.encoders import load_encoder
+from diffusion_classifier.baselines.features import FEATURES
 from diffusion_classifier.baselines.gaussian import save_gaussians
-from diffusion_classifier.baselines.hub import FEATURES
 from diffusion_classifier.data.corruptions import SHIFTS, Corruption, corrupted
 from diffusion_classifier.data.labelled import open_labelled
 from diffusion_classifier.metrics import Interval

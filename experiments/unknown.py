@@ -18,7 +18,7 @@ import numpy as np
 from common import answered
 
 from diffusion_classifier.analysis.outliers import outliers
-from diffusion_classifier.baselines.hub import kind_of
+from diffusion_classifier.baselines import kind_of
 from diffusion_classifier.data.fashion import FASHION
 from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.tasks import open_task

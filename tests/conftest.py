@@ -81,6 +81,7 @@ def call(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def call(*arguments):
+        capsys.readouterr()  # what fixtures printed that were built for this test
         monkeypatch.setattr(sys, "argv", ["diffusion-classifier", *map(str, arguments)])
         with pytest.raises(SystemExit) as e:
             cli.main()

@@ -11,7 +11,7 @@ from evaluations import pairs, pixels, single
 from PIL import Image
 
 from diffusion_classifier.baselines.contrastive import Contrastive
-from diffusion_classifier.baselines.hub import kind_of
+from diffusion_classifier.baselines.load import kind_of
 from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.evaluation import evaluate
@@ -75,7 +75,7 @@ def test_embeddings_of_several_templates_are_averaged(built):
     """And brought to length 1 again, as CLIP's authors do."""
     _, model, tokens, images = built["clip"]
     image, templates = Image.fromarray(pixels(0)), ("a photo of a {}", "the {}.")
-    found = load(built).scorer(["cat", "dog"], templates)(image, [1, 0])
+    found = load(built).logits_for(["cat", "dog"], templates)(image, [1, 0])
     values = images(images=image, return_tensors="pt")["pixel_values"]
     embedded = torch.nn.functional.normalize(model.get_image_features(pixel_values=values).pooler_output)[0]
     for logit, name in zip(found, ("dog", "cat"), strict=True):
@@ -96,7 +96,7 @@ def test_texts_that_are_too_long_are_refused(built, kind):
         clip.encode_texts(["x" * (MAX_TOKENS - 1)])
 
 
-def test_what_is_one(built, model_folder, tmp_path):
+def test_files_that_are_recognized(built, model_folder, tmp_path):
     assert all(kind_of(folder) == "contrastive" for folder, *_ in built.values())
     for other in ("fashion", "no/model", "neither", model_folder("sd-epsilon"), tmp_path, __file__):
         assert not kind_of(other)
@@ -114,7 +114,7 @@ def test_a_hub_id_is_known_by_its_config(built, monkeypatch):
         assert (source, name) == ("openai/clip", "config.json")
         return str(built["clip"][0] / name)
 
-    monkeypatch.setattr("diffusion_classifier.baselines.hub.hf_hub_download", download)
+    monkeypatch.setattr("diffusion_classifier.baselines.pretrained.hf_hub_download", download)
     assert kind_of("openai/clip") == "contrastive"
 
 

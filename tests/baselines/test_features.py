@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline, DiTPipeline
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.baselines.encoders import features, middle
 from diffusion_classifier.baselines.features import Features
-from diffusion_classifier.baselines.hub import kind_of
+from diffusion_classifier.baselines.load import kind_of
 from diffusion_classifier.diffusion.draws import Draws
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.training.images import TrainingImages

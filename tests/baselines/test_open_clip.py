@@ -7,8 +7,9 @@ import torch
 from PIL import Image
 from safetensors.torch import save_model
 
+from diffusion_classifier.baselines import find_baseline, kind_of, load_baseline
 from diffusion_classifier.baselines.contrastive import Contrastive
-from diffusion_classifier.baselines.hub import kind_of, of_open_clip
+from diffusion_classifier.baselines.open_clip import OpenClip
 from diffusion_classifier.errors import InputError
 
 CONFIG = {
@@ -25,13 +26,13 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_is_one(folder):
+def test_files_that_are_recognized(folder):
     """The hub has configs of timm beside those of open_clip."""
-    assert (kind_of(folder), of_open_clip(folder)) == ("contrastive", True)
+    assert (kind_of(folder), find_baseline(folder)) == ("contrastive", OpenClip)
     (folder / "config.json").write_text(json.dumps({"architecture": "resnet50"}))
-    assert (kind_of(folder), of_open_clip(folder)) == ("contrastive", True)
+    assert (kind_of(folder), find_baseline(folder)) == ("contrastive", OpenClip)
     (folder / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    assert (kind_of(folder), of_open_clip(folder)) == ("contrastive", False)
+    assert (kind_of(folder), find_baseline(folder)) == ("contrastive", Contrastive)
 
 
 class TestModel:
@@ -47,20 +48,20 @@ class TestModel:
     def test_it_embeds_and_scores_as_the_library(self, folder, model):
         import open_clip
 
-        own = Contrastive.from_pretrained(folder, device="cpu")
+        own = load_baseline(folder, device="cpu")
         image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
         _, _, transform = open_clip.create_model_and_transforms(f"local-dir:{folder}")
         with torch.inference_mode():
             texts = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
             _, logits = model.get_logits(transform(image)[None], texts)
-        scored = own.scorer(TEXTS)(image, range(3))
+        scored = own.logits_for(TEXTS)(image, range(3))
         torch.testing.assert_close(scored, logits[:, 0], rtol=1e-4, atol=1e-4)
         assert (own.image_size, own.device.type) == (32, "cpu")
-        assert len(own.fingerprint()) == len(Contrastive.from_pretrained(folder, device="cpu").fingerprint())
+        assert len(own.fingerprint()) == len(load_baseline(folder, device="cpu").fingerprint())
 
     @pytest.mark.usefixtures("model")
     def test_no_text_is_cut_short(self, folder):
-        own = Contrastive.from_pretrained(folder, device="cpu")
+        own = load_baseline(folder, device="cpu")
         own.encode_texts(["cat " * 10])
         for count in (11, 12, 100):
             with pytest.raises(InputError, match="tokens too long"):
@@ -70,11 +71,11 @@ class TestModel:
     def test_weights_that_could_run_code_are_refused(self, folder):
         (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")
         with pytest.raises(InputError, match="other formats are not loaded") as e:
-            Contrastive.from_pretrained(folder)
+            load_baseline(folder)
         assert "cannot be loaded" not in str(e.value)
 
 
 def test_without_the_library(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "open_clip", None)
     with pytest.raises(InputError, match="needs open_clip"):
-        Contrastive.from_pretrained(folder)
+        load_baseline(folder)

@@ -43,7 +43,7 @@ def tables(model, photos, tmp_path_factory):
 def on_terminal(monkeypatch, name):
     """Standard output or error of the commands as if it were a terminal."""
     console = Console(stderr=name == "stderr", force_terminal=True)
-    for module in (cli, cli.common, cli.training, cli.classify):
+    for module in (cli, cli.options, cli.training_options, cli.classify):
         if hasattr(module, name):
             monkeypatch.setattr(module, name, console)
 
@@ -122,7 +122,7 @@ class TestRoot:
 
 class TestTrain:
     def test_reports_on_standard_error_line_by_line(self, call, photos, tmp_path, monkeypatch):
-        monkeypatch.setattr(cli.training, "LINE_EVERY", 2)
+        monkeypatch.setattr(cli.training_options, "LINE_EVERY", 2)
         out = tmp_path / "[red]m"
         arguments = ["train", photos, "--out", out, "--epochs", 2, "--checkpoint-every", 3, *TRAIN]
         code, printed, err = call(*arguments)

@@ -8,7 +8,7 @@ from commands import error, save
 from PIL import Image
 from transformers import AutoModelForImageClassification
 
-from diffusion_classifier.baselines.hub import kind_of
+from diffusion_classifier.baselines.load import kind_of
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.data.labelled import LabelledSource
@@ -69,7 +69,7 @@ def test_a_trained_network_is_one_of_the_hubs(architecture, tmp_path):
     logits = torch.stack([model.logits(picture) for picture in pictures])
     right = float((logits.argmax(1) == fresh.labels).float().mean())
     assert right == told[-1]["accuracy"] >= 11 / 12
-    scored = model.scorer(["light", "dark"])(pictures[0], [1, 0])
+    scored = model.logits_for(["light", "dark"])(pictures[0], [1, 0])
     torch.testing.assert_close(scored, logits[0, [0, 2]])
     # By transformers alone, of the very pixels that training saw.
     x = torch.nn.functional.interpolate(

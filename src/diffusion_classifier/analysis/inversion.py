@@ -158,11 +158,11 @@ class Captioner:
         device: device of the network.
 
     Raises:
-        InputError: as `hub.load_hub_model`.
+        InputError: as `load_hub_model`.
     """
 
     def __init__(self, source: str | Path, device: str | torch.device = "auto") -> None:
-        from ..baselines.hub import load_hub_model
+        from ..baselines.pretrained import load_hub_model
 
         kind = "AutoModelForImageTextToText"
         self.model, self.images, self.tokenizer = load_hub_model(source, kind, device, with_tokenizer=True)

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..baselines.hub import kind_of
+from ..baselines.load import kind_of
 from ..errors import InputError
 from . import captions_tab, classify_tab, runs_tab
 from .html_parts import STYLE

@@ -250,8 +250,8 @@ def _contrastive(
     reader = models.contrastive(name)
     if reader is None:
         return None
-    scorer = reader.scorer(result.class_names, (prompt,) if prompt else ())
-    logits = scorer(image, range(len(result.class_names)))
+    logits_of = reader.logits_for(result.class_names, (prompt,) if prompt else ())
+    logits = logits_of(image, range(len(result.class_names)))
     shares = torch.softmax(logits.double(), 0).tolist()
     return bars(dict(zip(result.class_names, shares, strict=True)), title="The same, read by a contrastive model")
 

@@ -14,7 +14,8 @@ import gradio as gr
 import numpy as np
 from PIL import ImageOps
 
-from ..baselines.contrastive import Contrastive
+from ..baselines.base import Baseline
+from ..baselines.load import load_baseline
 from ..classifier import DiffusionClassifier
 from ..data.images import ImageError, Picture, load_image
 from ..denoisers.devices import one_line, out_of_memory
@@ -56,14 +57,15 @@ class Models:
                 self._loaded[name] = DiffusionClassifier.from_pretrained(name, **self._options)
             return self._loaded[name]  # type: ignore[no-any-return]
 
-    def contrastive(self, name: str) -> Contrastive | None:
+    def contrastive(self, name: str) -> Baseline | None:
         """What a model is compared with, if anything."""
         source = self._contrastive or ("scenes/contrastive" if name == "scenes" else None)
         if source is None or self[name].denoiser.class_names is not None:
             return None
         with self.turn:
             if source not in self._loaded:
-                self._loaded[source] = Contrastive.from_pretrained(source, device=self._options.get("device", "auto"))
+                device = self._options.get("device", "auto")
+                self._loaded[source] = load_baseline(source, "contrastive", device=device)
             return self._loaded[source]  # type: ignore[no-any-return]
 
 

@@ -1,6 +1,6 @@
-"""What makes features of images: the middle of a diffusion model, or an encoder of transformers.
+"""Encoders from images to features: the middle block of a diffusion model, or an encoder of transformers.
 
-Shape legend: B images, C channels, S edge of the features.
+Shape legend: B images, C channels, S height and width of the features.
 """
 
 from __future__ import annotations
@@ -16,24 +16,26 @@ from torch import Tensor
 
 from ..data.images import preprocess
 from ..denoisers import load_denoiser
-from ..denoisers.base import Denoiser, fingerprint
+from ..denoisers.base import Denoiser
 from ..denoisers.devices import to_device
 from ..denoisers.families.late import LateConditioned
 from ..diffusion.draws import Draws
 from ..diffusion.schedules import add_noise
 from ..errors import InputError
-from .hub import as_in_training, image_size_of, kind_of, load_hub_model
+from .base import HubNetwork
+from .pretrained import ModelFiles, as_in_training, load_hub_model
+from .supervised import Supervised
 
 ENCODERS = ("diffusion", "hub")
 TIME = 0.1
-"""Fraction of the schedule at which the paper takes features."""
+"""Fraction of the schedule at which the paper takes features: t = 100 of 1,000."""
 
 
 def middle(denoiser: Denoiser) -> torch.nn.Module:
-    """The block whose output is read.
+    """Return the middle block of the network, whose output is used as features.
 
     Raises:
-        InputError: the network has none.
+        InputError: the network has no middle block.
     """
     network: Any = denoiser.network
     if isinstance(network, LateConditioned):
@@ -50,10 +52,15 @@ def middle(denoiser: Denoiser) -> torch.nn.Module:
 
 @torch.no_grad()
 def features(denoiser: Denoiser, latents: Tensor, noise: Tensor | None = None) -> Tensor:
-    """(B, C, S, S), float32, of latents (B, *) and noise (B, *), on the model's device; the same for all if None.
+    """Return features (B, C, S, S), float32.
+
+    Args:
+        denoiser: the diffusion model.
+        latents: (B, *), on the model's device.
+        noise: (B, *), on the model's device; the same noise for all images if None.
 
     Raises:
-        InputError: the model has no null condition, or its middle holds more than a map of the image.
+        InputError: the model has no null condition, or its middle block holds more than a map of the image.
     """
     b = len(latents)
     if noise is None:
@@ -79,7 +86,7 @@ def features(denoiser: Denoiser, latents: Tensor, noise: Tensor | None = None) -
 
 
 class Encoder(Protocol):
-    """What makes features of images.
+    """A network that computes features of images.
 
     Attributes:
         kind: one of `ENCODERS`.
@@ -94,20 +101,20 @@ class Encoder(Protocol):
     @property
     def image_size(self) -> int: ...
     def modules(self) -> Sequence[torch.nn.Module]:
-        """All whose weights decide the features."""
+        """Return the modules whose weights determine the features."""
 
     def fingerprint(self) -> str:
-        """Tells encoders apart; see `Denoiser.fingerprint`."""
+        """Return a hash of the weights; see `Denoiser.fingerprint`."""
 
     def __call__(self, images: Sequence[Image]) -> Tensor:
-        """Features (B, C, S, S), float32, of RGB images; on the encoder's device."""
+        """Return features (B, C, S, S), float32, of RGB images, on the encoder's device."""
 
 
 class DiffusionFeatures:
-    """The middle block of a diffusion model, which sees the image at t = 100 of 1,000 without a class.
+    """The middle block of a diffusion model at t = 100 of 1,000, under the null condition.
 
-    The paper's features (section 5.1, appendix D.5, after Baranchuk et al. 2022), under noise that is the same for all
-    images.
+    These are the paper's features (section 5.1, appendix D.5, after Baranchuk et al. 2022). All images get the same
+    noise.
     """
 
     kind: ClassVar[str] = "diffusion"
@@ -146,11 +153,11 @@ class DiffusionFeatures:
         return features(self.denoiser, self.denoiser.encode(pixels.to(self.device)))
 
 
-class HubEncoder:
-    """An image encoder of transformers: what a model embeds images to, else the last layer of its tower.
+class HubEncoder(HubNetwork):
+    """An image encoder of transformers.
 
-    A contrastive model gives its embedding; a classifier, or any other encoder, what its last layer holds: a map, or
-    the mean of its tokens.
+    A contrastive model gives its image embedding. A classifier or another encoder gives its last hidden state: a map,
+    or the mean of its tokens.
     """
 
     kind: ClassVar[str] = "hub"
@@ -158,28 +165,9 @@ class HubEncoder:
     def __init__(self, model: Any, image_processor: Any) -> None:
         self.model, self.image_processor = model.eval().requires_grad_(False), image_processor
 
-    @property
-    def device(self) -> torch.device:
-        """See `Encoder`."""
-        return self.model.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """See `Encoder`."""
-        return self.model.dtype  # type: ignore[no-any-return]
-
-    @property
-    def image_size(self) -> int:
-        """See `Encoder`."""
-        return image_size_of(self.image_processor)
-
     def modules(self) -> Sequence[torch.nn.Module]:
         """See `Encoder`."""
         return [self.model]
-
-    def fingerprint(self) -> str:
-        """See `Encoder`."""
-        return fingerprint(self.modules())
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Image]) -> Tensor:
@@ -200,14 +188,14 @@ class HubEncoder:
 def load_encoder(
     source: str | Path, kind: str, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
 ) -> Encoder:
-    """An encoder of one of the `ENCODERS`.
+    """Load an encoder of one of the `ENCODERS`.
 
     Raises:
-        InputError: as `load_denoiser`, and as `hub.load_hub_model`.
+        InputError: as in `load_denoiser` and `load_hub_model`.
     """
     if kind == "diffusion":
         return DiffusionFeatures(load_denoiser(source, device=device, dtype=dtype))
-    classifier = kind_of(source) == "supervised"
+    classifier = Supervised.recognizes(ModelFiles(source))
     model, images, _ = load_hub_model(
         source, "AutoModelForImageClassification" if classifier else "AutoModel", device, dtype, headless=not classifier
     )

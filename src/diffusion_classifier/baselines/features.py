@@ -1,6 +1,6 @@
-"""A head on features of images: of the middle of a diffusion model, or of any encoder.
+"""Classifier heads on features of images, from a diffusion model or any other encoder.
 
-Shape legend: B images, C channels, S edge of the features.
+Shape legend: B images, C channels, S height and width of the features, K classes.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from PIL.Image import Image
@@ -22,19 +22,22 @@ from ..denoisers.networks import FAULTS
 from ..denoisers.weight_files import check_floating, stored_dtypes
 from ..errors import InputError
 from ..files import write_durably
+from .base import KnownClasses
 from .encoders import ENCODERS, Encoder, load_encoder
-from .hub import FEATURES, KnownClasses
+from .pretrained import ModelFiles
 
+FEATURES = "features.json"
+"""File by which a folder with a head on features is recognized."""
 HEADS = ("linear", "conv")
-"""That can be trained."""
+"""Heads that can be trained by gradient descent."""
 
 
 class Gaussians(torch.nn.Module):
-    """Half the negative squared Mahalanobis distances (B, K) of features (B, C) from the means of the classes.
+    """Layer from features (B, C) to half the negative squared Mahalanobis distances (B, K) from the class means.
 
     Args:
         means: (K, C).
-        covariance: of all classes, (C, C).
+        covariance: (C, C), shared by all classes.
 
     Raises:
         InputError: the covariance is singular.
@@ -55,8 +58,13 @@ class Gaussians(torch.nn.Module):
 
 
 def build_head(kind: str, channels: int, num_classes: int) -> torch.nn.Module:
-    """Reads features (B, C, S, S): "linear", of their mean; "conv", the paper's two residual blocks before it; or
-    "gaussian", Gaussians of their mean.
+    """Build a head for features (B, C, S, S).
+
+    Args:
+        kind: "linear" for a linear layer on the mean over the map, "conv" for the paper's two residual blocks before
+            it, or "gaussian" for `Gaussians` of the mean.
+        channels: C.
+        num_classes: K.
     """
     blocks: list[torch.nn.Module] = []
     if kind == "conv":
@@ -70,15 +78,15 @@ def build_head(kind: str, channels: int, num_classes: int) -> torch.nn.Module:
 
 
 class Features(KnownClasses):
-    """An encoder with a head.
+    """An encoder with a classifier head.
 
     Args:
-        encoder: of images.
+        encoder: encoder from images to features.
         head: see `build_head`.
-        class_names: those that the head was trained with.
+        class_names: classes that the head was trained on.
 
     Attributes:
-        batch_size: images that are classified at once.
+        batch_size: images per batch: 1, so that no result depends on other images.
         model_kind: kind of the model, as in `RunSpec.model_kind`.
     """
 
@@ -90,16 +98,20 @@ class Features(KnownClasses):
         self.class_names = tuple(class_names)
 
     @classmethod
+    def recognizes(cls, files: ModelFiles) -> bool:
+        """See `Baseline.recognizes`. Heads are loaded from folders only."""
+        return (files.folder / FEATURES).is_file()
+
+    @classmethod
     def from_pretrained(
         cls, source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
-    ) -> Features:
+    ) -> Self:
         """Load a folder that `save` wrote, and the encoder that it names.
 
-        Where the dtype is "auto", it is that in which the head met the encoder.
+        The dtype "auto" is the one in which the head was trained.
 
         Raises:
-            InputError: a file cannot be used; the encoder is another one than the head was trained for, or in another
-                dtype.
+            InputError: a file cannot be used, or the head was trained with another encoder or in another dtype.
         """
         folder = Path(source)
         try:
@@ -123,7 +135,7 @@ class Features(KnownClasses):
         return cls(encoder, head.to(encoder.device), about["class_names"])
 
     def save(self, folder: Path, model: str, kind: str, channels: int) -> None:
-        """Head, and what is needed to find its encoder again."""
+        """Save the head and the name, fingerprint and dtype of its encoder."""
         about = {
             "model": model, "encoder": self.encoder.kind, "fingerprint": self.encoder.fingerprint(), "head": kind,
             "channels": channels, "class_names": self.class_names,
@@ -134,25 +146,25 @@ class Features(KnownClasses):
 
     @property
     def device(self) -> torch.device:
-        """Where the networks are."""
+        """Device of the networks."""
         return self.encoder.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the encoder computes in."""
+        """Dtype of the encoder's weights and computations."""
         return self.encoder.dtype
 
     @property
     def image_size(self) -> int:
-        """Edge of the images that the encoder sees; 0 where that is left to each image."""
+        """Height and width in pixels of the encoder's input; 0 if the size of each image is kept."""
         return self.encoder.image_size
 
     def fingerprint(self) -> str:
-        """Tells models apart; see `Denoiser.fingerprint`."""
+        """Return a hash of the weights; see `Denoiser.fingerprint`."""
         return fingerprint([*self.encoder.modules(), self.head])
 
     @torch.no_grad()
     def logits(self, image: Image) -> Tensor:
-        """Of all classes, (K,), float32, for an RGB image."""
+        """Return the logits of all classes, (K,), float32, for an RGB image."""
         found: Tensor = self.head(self.encoder([image]))[0]
         return found

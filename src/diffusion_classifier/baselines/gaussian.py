@@ -1,7 +1,8 @@
-"""The fast generative classifier: a Gaussian for each class in the space of features (Lee et al. 2018).
+"""A fast generative classifier: one Gaussian per class in feature space (Lee et al. 2018).
 
-Fitted to images that a diffusion model drew, or to any others of known classes; the nearest mean by Mahalanobis
-distance wins. All classes share one covariance, so that the classifier is linear: Fisher's discriminant.
+The Gaussians are fitted to labelled images, which a diffusion model may have generated. The prediction is the class
+with the nearest mean by Mahalanobis distance. All classes share one covariance, so that the classifier is linear:
+Fisher's discriminant.
 
 Shape legend: M images, C channels, K classes.
 """
@@ -19,20 +20,19 @@ from ..data.images import load_image
 from ..data.labelled import LabelledSource
 from ..errors import InputError
 from .encoders import Encoder
-from .features import Features, Gaussians, build_head
-from .hub import FEATURES
+from .features import FEATURES, Features, Gaussians, build_head
 
 _AT_ONCE = 64
-"""Images that are encoded together."""
+"""Images per batch of the encoder."""
 
 
 def mean_features(
     encoder: Encoder, source: LabelledSource, on_image: Callable[[int], None] = lambda _: None
 ) -> NDArray[np.float64]:
-    """Features (M, C) of images, averaged over the map.
+    """Return features (M, C) of images, averaged over the map.
 
     Raises:
-        InputError: a broken image, which is named.
+        InputError: an image is broken; the message names it.
     """
     parts = []
     for start in range(0, len(source), _AT_ONCE):
@@ -44,7 +44,7 @@ def mean_features(
 
 
 def fit_gaussians(features: NDArray[np.float64], labels: NDArray[np.int64], num_classes: int) -> torch.nn.Module:
-    """A head whose logits are half the negative squared Mahalanobis distances.
+    """Fit a head whose logits are half the negative squared Mahalanobis distances.
 
     Args:
         features: (M, C).
@@ -52,7 +52,7 @@ def fit_gaussians(features: NDArray[np.float64], labels: NDArray[np.int64], num_
         num_classes: K.
 
     Raises:
-        InputError: a class with fewer than two images; the library that fits is missing.
+        InputError: a class has fewer than two images, or scikit-learn is missing.
     """
     few = np.flatnonzero(np.bincount(labels, minlength=num_classes) < 2)
     if len(few):
@@ -61,7 +61,7 @@ def fit_gaussians(features: NDArray[np.float64], labels: NDArray[np.int64], num_
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     except ImportError as e:
         raise InputError("Gaussians need scikit-learn: pip install 'diffusion-classifier[gaussian]'") from e
-    # The covariance is drawn towards a sphere as Ledoit and Wolf (2004) say, without which few images would not do.
+    # Shrinkage of the covariance (Ledoit and Wolf 2004) makes it invertible when there are few images.
     fitted = LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto", priors=np.full(num_classes, 1 / num_classes))
     fitted.fit(features, labels)
     head = build_head("gaussian", features.shape[1], num_classes)
@@ -76,14 +76,14 @@ def save_gaussians(
     """Fit Gaussians to the features of a data set, and save them to a folder that `Features` loads.
 
     Args:
-        encoder: of images.
-        model: what it is called, by which it will be found again.
-        source: images of known classes.
-        out: the folder, which must not be there, or be empty.
-        on_image: called with the number of images that are encoded.
+        encoder: encoder from images to features.
+        model: name of the encoder, by which `Features` loads it again.
+        source: labelled images.
+        out: the folder, which must be new or empty.
+        on_image: called with the number of images encoded so far.
 
     Raises:
-        InputError: as `mean_features` and `fit_gaussians`; the folder is not empty, or cannot be written.
+        InputError: as in `mean_features` and `fit_gaussians`, or the folder is not empty or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already: choose another --out, or remove it")

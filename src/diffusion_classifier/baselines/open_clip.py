@@ -1,10 +1,10 @@
-"""Contrastive models of the library open_clip, for those that transformers has not, such as CLIP with a ResNet-50."""
+"""Contrastive models of the library open_clip that transformers lacks, such as CLIP with a ResNet-50."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from huggingface_hub import snapshot_download
@@ -18,19 +18,21 @@ from ..denoisers.networks import FAULTS
 from ..denoisers.weight_files import check_floating, missing_library, stored_dtypes
 from ..errors import InputError
 from .contrastive import Contrastive, unit
-from .hub import OPEN_CLIP
+from .pretrained import ModelFiles
 
+CONFIG = "open_clip_config.json"
+"""File by which a model of open_clip is recognized."""
 WEIGHTS = "open_clip_model.safetensors"
-_FILES = [OPEN_CLIP, WEIGHTS, "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
+_FILES = [CONFIG, WEIGHTS, "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt", "*.model"]
 
 
 class OpenClip(Contrastive):
     """A model of open_clip.
 
     Args:
-        model: with `encode_image`, `encode_text`, `logit_scale` and, as SigLIP, `logit_bias`.
-        tokenizer: of its texts.
-        transform: makes a tensor of an image.
+        model: network with `encode_image`, `encode_text`, `logit_scale` and, for SigLIP, `logit_bias`.
+        tokenizer: tokenizer of the model.
+        transform: function from an image to a tensor.
     """
 
     def __init__(self, model: Any, tokenizer: Any, transform: Any) -> None:
@@ -38,9 +40,14 @@ class OpenClip(Contrastive):
         self.max_tokens = tokenizer.context_length
 
     @classmethod
+    def recognizes(cls, files: ModelFiles) -> bool:
+        """See `Baseline.recognizes`. A model that transformers can load is left to `Contrastive`."""
+        return not Contrastive.recognizes(files) and files.find(CONFIG) is not None
+
+    @classmethod
     def from_pretrained(
         cls, source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
-    ) -> OpenClip:
+    ) -> Self:
         """Load a folder with `open_clip_config.json`, or a hub id; see `Contrastive.from_pretrained`."""
         try:
             import open_clip
@@ -69,19 +76,19 @@ class OpenClip(Contrastive):
 
     @property
     def image_size(self) -> int:
-        """Edge of the images that the network sees."""
+        """Height and width in pixels of the network's input."""
         size = self.model.visual.image_size
         return int(size if isinstance(size, int) else size[0])
 
     def tokens(self, texts: Sequence[str]) -> Tensor:
-        """Of texts, (T, L); none is cut short.
+        """Return the tokens of texts, (T, L).
 
         Raises:
-            InputError: a text is too long.
+            InputError: a text is too long. No text is truncated.
         """
         padding = self.tokenizer([""])[0, -1]
         tokens: Tensor = self.tokenizer(list(texts))
-        # The tokenizer cuts: what it makes of a text where there is room says whether it did.
+        # The tokenizer truncates silently. A longer context length shows whether it did.
         roomy = self.tokenizer(list(texts), context_length=4 * self.max_tokens)
         for text, own, whole in zip(texts, tokens, roomy, strict=True):
             length = int((whole != padding).nonzero().max()) + 1

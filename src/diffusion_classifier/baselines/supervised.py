@@ -1,29 +1,29 @@
-"""Networks that were trained to classify: any image classifier of transformers, from the hub or a folder."""
+"""Image classifiers of transformers, from a folder or the hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..denoisers.base import fingerprint
-from .hub import KnownClasses, as_in_training, image_size_of, load_hub_model
+from .base import HubNetwork, KnownClasses
+from .pretrained import ModelFiles, as_in_training, load_hub_model
 
 
-class Supervised(KnownClasses):
+class Supervised(HubNetwork, KnownClasses):
     """An image classifier.
 
     Args:
-        model: with `config.id2label`; returns `logits`.
-        image_processor: of its images.
+        model: network with `config.id2label`, which returns `logits`.
+        image_processor: image processor of the model.
 
     Attributes:
-        batch_size: images that are classified at once.
+        batch_size: images per batch: 1, so that no result depends on other images.
         model_kind: kind of the model, as in `RunSpec.model_kind`.
-        class_names: those that it was trained with.
+        class_names: classes that the model was trained on.
     """
 
     batch_size: int | str = 1
@@ -34,35 +34,21 @@ class Supervised(KnownClasses):
         self.class_names = tuple(name for _, name in sorted(model.config.id2label.items()))
 
     @classmethod
+    def recognizes(cls, files: ModelFiles) -> bool:
+        """See `Baseline.recognizes`. An image classifier with the backbone of CLIP is one, too."""
+        return str((files.config.get("architectures") or [""])[0]).endswith("ForImageClassification")
+
+    @classmethod
     def from_pretrained(
         cls, source: str | Path, *, device: str | torch.device = "auto", dtype: str | torch.dtype = "auto"
-    ) -> Supervised:
-        """Load a folder that transformers saved to, or a hub id; see `hub.load_hub_model`."""
+    ) -> Self:
+        """Load a folder that transformers saved, or a hub id; see `load_hub_model`."""
         model, images, _ = load_hub_model(source, "AutoModelForImageClassification", device, dtype)
         return cls(model, images)
 
-    @property
-    def device(self) -> torch.device:
-        """Where the network is."""
-        return self.model.device  # type: ignore[no-any-return]
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What it computes in."""
-        return self.model.dtype  # type: ignore[no-any-return]
-
-    @property
-    def image_size(self) -> int:
-        """Edge of the images that the network sees; 0 where that is left to each image."""
-        return image_size_of(self.image_processor)
-
-    def fingerprint(self) -> str:
-        """Tells models apart; see `Denoiser.fingerprint`."""
-        return fingerprint([self.model])
-
     @torch.inference_mode()
     def logits(self, image: Image) -> Tensor:
-        """Of all classes, (K,), float32, for an RGB image."""
+        """Return the logits of all classes, (K,), float32, for an RGB image."""
         inputs = self.image_processor(images=as_in_training(self.model, image), return_tensors="pt").to(
             self.device, self.dtype
         )

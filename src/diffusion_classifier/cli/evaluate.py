@@ -150,10 +150,7 @@ def evaluate(
 
     `diffusion-classifier evaluate winoground --model openai/clip-vit-base-patch32 --out runs/clip`
     """
-    from ..baselines.contrastive import Contrastive
-    from ..baselines.features import Features
-    from ..baselines.hub import kind_of
-    from ..baselines.supervised import Supervised
+    from ..baselines.load import kind_of, load_baseline
     from ..classifier import DiffusionClassifier
     from ..data.captioned import CaptionedSource
     from ..denoisers.load import reads_text
@@ -227,11 +224,10 @@ def evaluate(
         question = CaptionEvaluator(unconditional=unconditional, **settings)
     else:
         question = ClassEvaluator(shortlist=narrowing, preset=published, **settings)
-    kinds: dict[str, Any] = {"contrastive": Contrastive, "supervised": Supervised, "features": Features}
 
     def load_model() -> Any:
         if baseline is not None:
-            return kinds[baseline].from_pretrained(model, device=device, dtype=dtype)
+            return load_baseline(model, device=device, dtype=dtype)
         return DiffusionClassifier.from_pretrained(**load)
 
     if show_prompts:

@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..metrics import Interval
-
 if TYPE_CHECKING:
     from ..analysis.calibration import Calibration
     from ..analysis.frontier import Point
     from ..analysis.outliers import Outliers
     from ..analysis.robustness import Robustness
     from ..analysis.speed import Bench
+    from ..metrics import Interval
     from ..runs.summary import Comparison, Summary
     from ..training.confusable_classes import Gain
 

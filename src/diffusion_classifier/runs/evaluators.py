@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeAlias
 
-from ..baselines.hub import Baseline
+from ..baselines.base import Baseline
 from ..classifier import DiffusionClassifier
 from ..data.captioned import CaptionedSource
 from ..data.images import ImageError, load_image
@@ -313,7 +313,7 @@ class BaselineEvaluator:
     ) -> Iterator[ResultRow]:
         """See `Evaluator`."""
         names, choices = self._choices(classifier, source, run)
-        scorer = classifier.scorer(names, self.prompts(classifier.class_names, source).templates or ())
+        scorer = classifier.logits_for(names, self.prompts(classifier.class_names, source).templates or ())
         for i in positions:
             row, own, among = choices(i)
             started = time.perf_counter()

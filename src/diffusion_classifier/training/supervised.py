@@ -18,8 +18,8 @@ from torch.optim.swa_utils import update_bn
 from transformers import ResNetConfig, ResNetForImageClassification, ViTConfig, ViTForImageClassification
 
 from ..baselines.encoders import DiffusionFeatures, features
-from ..baselines.features import HEADS, Features, build_head
-from ..baselines.hub import FEATURES, TRAINING_SIZE
+from ..baselines.features import FEATURES, HEADS, Features, build_head
+from ..baselines.pretrained import TRAINING_SIZE
 from ..denoisers.base import Denoiser
 from ..denoisers.devices import native_bfloat16
 from ..denoisers.load import quiet

@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...baselines.contrastive import Contrastive
-from ...baselines.hub import kind_of
-from ...baselines.supervised import Supervised
+from ...baselines.load import kind_of, load_baseline
 from ...classifier import DiffusionClassifier
 from ...data.fashion import FASHION
 from ...denoisers import load_denoiser
@@ -135,9 +133,8 @@ def _run(work: Work, model: str, folder: Path, quick: bool, progress: OnProgress
     source: Any = open_caption_task(task) if of_captions else open_task(work.task)[1]
     limit = work.quick if quick else work.images
     positions = choose_captioned(source, limit=limit) if of_captions else choose(source, limit=limit)
-    one_pass: dict[Any, Any] = {"contrastive": Contrastive, "supervised": Supervised}
-    if kind := kind_of(model):
-        classifier: Any = one_pass[kind].from_pretrained(model, device=options.get("device", "auto"))
+    if kind_of(model):
+        classifier: Any = load_baseline(model, device=options.get("device", "auto"))
         evaluator: Any = BaselineEvaluator(task)
     else:
         classifier = DiffusionClassifier.from_pretrained(model, **options)

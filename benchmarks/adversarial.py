@@ -61,8 +61,8 @@ class Margin(torch.nn.Module):
 def of_diffusion(source: str, draws: int) -> DifferentiableScores:
     """Its scores, at the scale at which it answers."""
     classifier = DiffusionClassifier.from_pretrained(source.partition("@")[0], dtype="float32")
-    reading = classifier.reading(FASHION)
-    scale = scale_of(classifier.num_dimensions, reading.reduction, reading.temperature)
+    reading = classifier.settings_for(FASHION)
+    scale = scale_of(classifier.scorer.num_dimensions, reading.reduction, reading.temperature)
     where = Draws(reading.timesteps, reading.seed)
     return DifferentiableScores(
         classifier.denoiser, FASHION, draws, scale, loss=reading.loss, draws=where, weights=reading.weights, fresh=True

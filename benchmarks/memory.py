@@ -15,7 +15,9 @@ import torch
 from models import text_to_image, transformer
 
 from diffusion_classifier import Staged
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
+from diffusion_classifier.search.settings import ScoringSettings
 
 family, num_classes, num_images = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 
@@ -40,6 +42,6 @@ else:
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
 conditioning = one[torch.zeros(num_classes, dtype=torch.int64)]
-for _ in score(denoiser, jobs(), conditioning, Staged((1, 2), (5, 1)), batch_size=64):
+for _ in score(denoiser, jobs(), conditioning, ScoringSettings(Staged((1, 2), (5, 1))), batch_size=64):
     pass
 print(peak() - before)

@@ -27,6 +27,8 @@ WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "
 """Parts of the schedule (paper, section 4.1); all of it, evenly, is there besides."""
 
 
+STYLES = {"sequential": "o-", "staged": "s--"}
+"""Lines of the families of some kinds of strategies; others are dotted."""
 FEW = 6
 """Families whose intervals are told apart in a figure; of more, those of sequential strategies alone are drawn."""
 
@@ -169,7 +171,7 @@ def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> N
     for i, family in enumerate(families):
         line = sorted((p.num_evaluations, *p.share) for p in points if p.family == family)
         x, y, low, high = zip(*line, strict=True)
-        style = "o-" if family.startswith("sequential") else "s--" if family.startswith("staged") else "."
+        style = STYLES.get(next(p.strategy for p in points if p.family == family).partition(":")[0], ".")
         (drawn,) = axes.plot(x, y, style, color=f"C{i}", ms=4, lw=1.2, label=family, zorder=3 if style == "o-" else 2)
         if style == "o-" or len(families) <= FEW:
             axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, lw=0)

@@ -54,7 +54,7 @@ class _Worker:
         self._source = work.open_labelled()
         self._classifier = DiffusionClassifier.from_pretrained(**work.load)
         as_before(spec, self._classifier)
-        self._classifier.full_batches = True
+        self._classifier.scorer.full_batches = True
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
         positions = [int(i) for i in chunk["position"]]

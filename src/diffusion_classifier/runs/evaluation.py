@@ -151,7 +151,7 @@ class ClassEvaluator:
         return class_prompts(source, self.task, known=known, preset=self.preset, template=template)
 
     def _asked(self, classifier: DiffusionClassifier, source: LabelledSource) -> tuple[Prompts, dict[str, Any]]:
-        """Prompts, and the arguments of `DiffusionClassifier.condition` that they make."""
+        """Prompts, and the arguments of `Candidates.named` that they make."""
         known = classifier.denoiser.class_names
         prompts = self.prompts(known, source)
         classes = candidates(known, self.task, replace(source, class_names=prompts.names))
@@ -178,12 +178,12 @@ class ClassEvaluator:
         notes = prompts.notes
         if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
             notes += (f"the shortlist is by the first template alone, {(prompts.templates or ())[0]!r}",)
-        classifier.full_batches = True
-        names, conditioning = classifier.condition(**asked)
+        classifier.scorer.full_batches = True
+        names, conditioning = classifier.scorer.candidates.named(**asked)
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
             **about_run(source, positions, model, command, notes),
-            **about_reading(classifier, classifier.reading(names, **self.options), conditioning),
+            **about_reading(classifier, classifier.settings_for(names, **self.options), conditioning),
             class_names=source.class_names,
             templates=prompts.templates,
             prompt_names=None if prompts.names == source.class_names else prompts.names,
@@ -206,7 +206,7 @@ class ClassEvaluator:
             (source.read(i) for i in positions),
             **asked,
             shortlist=self.shortlist,
-            also=self.also,
+            extra_losses=self.also,
             **self.options,
         )
         for place, result in results:
@@ -246,14 +246,14 @@ def about_reading(
 ) -> dict[str, Any]:
     """What specs say of a diffusion model, and of how it is read. Readies it."""
     denoiser, lags = classifier.denoiser, getattr(reading.strategy, "lags", None)
-    settings = classifier.table_settings(reading)
+    settings = classifier.scorer.table_settings(reading)
     return {
         "weights_of_model": denoiser.fingerprint(),
         "image_size": denoiser.image_size,
         "dtype": str(denoiser.dtype).removeprefix("torch."),
         "lags": None if lags is None else _digest(map(repr, lags)),
         "device": str(denoiser.device),
-        "batch_size": classifier.prepare(conditioning),
+        "batch_size": classifier.scorer.prepare(conditioning),
         "channels_last": denoiser.channels_last,
         "compiled": denoiser.compiled,
         **{f.name: settings[f.name] for f in fields(RunSpec) if f.name in settings},
@@ -318,9 +318,9 @@ def evaluate(
 
 def as_before(spec: RunSpec, classifier: Any) -> None:
     """Batch size, where it is left to us, and memory layout of a run: how sums are rounded depends on them."""
-    if classifier.batch_size == "auto":
-        classifier.batch_size = spec.batch_size
     if isinstance(classifier, DiffusionClassifier):
+        if classifier.scorer.batch_size == "auto":
+            classifier.scorer.batch_size = spec.batch_size
         set_layout(classifier.denoiser, spec.channels_last)
 
 
@@ -358,5 +358,5 @@ def prediction_of(result: Classification) -> Row:
 
 def errors_of(result: Classification | ScoredImage) -> Row:
     """The error tables of a row."""
-    also = {loss: table.tolist() for loss, table in result.also.items()}
+    also = {loss: table.tolist() for loss, table in result.extra_losses.items()}
     return {"errors": result.errors.tolist(), "timesteps": result.t.double().tolist(), "also": list(also.items())}

@@ -20,7 +20,7 @@ from ..search.candidates import Template, as_templates
 from ..search.caption_scores import caption_scores
 from ..search.posterior import scale_of
 from ..search.settings import ScoringSettings
-from ..search.strategies import TIE, Fixed
+from ..search.strategies import TIE
 from ..tasks import CaptionTask, Prompts, Task, class_prompts
 from .evaluation import (
     Images,
@@ -122,9 +122,9 @@ class CaptionEvaluator:
         """See `evaluate.Evaluator`."""
         captions = _all_captions(source, positions)
         _refuse_unknown(classifier, source, captions)
-        classifier.full_batches = True
+        classifier.scorer.full_batches = True
         reading, unconditional = self._settled(classifier, source, positions)
-        conditioning = classifier.encode(captions, self.template, self.average)
+        conditioning = classifier.scorer.candidates.encode(captions, self.template, self.average)
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
             **about_run(source, positions, model, command),
@@ -142,7 +142,7 @@ class CaptionEvaluator:
     ) -> Iterator[Row]:
         """See `evaluate.Evaluator`."""
         reading, unconditional = self._settled(classifier, source, run)
-        scale = scale_of(classifier.num_dimensions, reading.reduction, reading.temperature)
+        scale = scale_of(classifier.scorer.num_dimensions, reading.reduction, reading.temperature)
         results = classifier.choices(
             (source.read(i) for i in positions),
             [source.captions[i] for i in positions],
@@ -150,7 +150,7 @@ class CaptionEvaluator:
             unconditional=unconditional,
             template=self.template,
             average=self.average,
-            also=self.also,
+            extra_losses=self.also,
             **{**self.options, "strategy": reading.strategy},
         )
         for place, result, scored in results:
@@ -167,13 +167,15 @@ class CaptionEvaluator:
         self, classifier: DiffusionClassifier, source: CaptionedSource, run: Sequence[int]
     ) -> tuple[ScoringSettings, bool]:
         """How the model is read, and whether its null condition is evaluated."""
-        wanted = source.paired and classifier.has_null_condition if self.unconditional is None else self.unconditional
+        wanted = (
+            source.paired and classifier.scorer.has_null_condition if self.unconditional is None else self.unconditional
+        )
         options = dict(self.options)
         if wanted and options.get("strategy") is None:
             options["strategy"] = WITH_NULL
         longest = max((source.captions[i] for i in run), key=len)
-        reading = classifier.reading(longest, **options)
-        if not wanted or (isinstance(reading.strategy, Fixed) and reading.timesteps.kind != "random"):
+        reading = classifier.settings_for(longest, **options)
+        if not wanted or (reading.strategy.exhaustive and reading.draws.timesteps.kind != "random"):
             return reading, wanted
         if self.unconditional is None:
             return reading, False

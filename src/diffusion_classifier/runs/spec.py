@@ -131,7 +131,9 @@ class RunSpec:
     @property
     def sees_all(self) -> bool:
         """Whether every image has the same draws of every class."""
-        return self.strategy.startswith("fixed") and not self.timesteps.startswith("random") and self.shortlist is None
+        from ..search.strategies import is_exhaustive  # here, because torch takes seconds to import
+
+        return is_exhaustive(self.strategy) and not self.timesteps.startswith("random") and self.shortlist is None
 
     def refuse_unlike(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:
         """Complain if another run is of other weights, or they were read otherwise, whatever the images.

@@ -17,6 +17,7 @@ from models import text_to_image, transformer
 from diffusion_classifier import Staged
 from diffusion_classifier.search.engine import score
 from diffusion_classifier.search.jobs import ImageJob
+from diffusion_classifier.search.settings import ScoringSettings
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("family", choices=("dit", "sd"))
@@ -45,6 +46,6 @@ else:
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
 conditioning = one[torch.zeros(options.classes, dtype=torch.int64)]
-for _ in score(denoiser, jobs(), conditioning, Staged((1, 2), (5, 1)), batch_size=64):
+for _ in score(denoiser, jobs(), conditioning, ScoringSettings(Staged((1, 2), (5, 1))), batch_size=64):
     pass
 print(peak() - before)

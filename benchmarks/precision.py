@@ -33,6 +33,7 @@ from diffusion_classifier.diffusion.draws import Draws, Timesteps
 from diffusion_classifier.search.engine import score
 from diffusion_classifier.search.jobs import ImageJob
 from diffusion_classifier.search.posterior import mean_errors
+from diffusion_classifier.search.settings import ScoringSettings
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="fashion")
@@ -100,7 +101,7 @@ def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
     batch_size = tune(denoiser, conditioning)
     if emulate:
         rounded(denoiser, DTYPES[dtype])
-    results = score(denoiser, jobs, conditioning, strategy, draws=draws, loss=loss, batch_size=batch_size)
+    results = score(denoiser, jobs, conditioning, ScoringSettings(strategy, draws, loss), batch_size=batch_size)
     found = {int(r.name): r for r in track(results, total=len(jobs), description=f"engine, {dtype}")}
     ordered = [found[i] for i in range(len(jobs))]
     winners = [int(mean_errors(r.errors).where(r.active, torch.inf).argmin()) for r in ordered]

@@ -39,6 +39,7 @@ from diffusion_classifier.denoisers.tuning import seconds_of_call, tune
 from diffusion_classifier.diffusion.draws import Draws
 from diffusion_classifier.search.engine import score
 from diffusion_classifier.search.jobs import ImageJob
+from diffusion_classifier.search.settings import ScoringSettings
 
 DEVICE = resolve_device()
 QUICK_BATCH_SIZE = 32  # that of the reference loop
@@ -66,8 +67,8 @@ def engine(
     denoiser: Denoiser, jobs: list[ImageJob], conditioning: Conditioning, strategy: Any, batch_size: int
 ) -> tuple[int, float]:
     """Evaluations spent, and their cost in full predictions."""
-    results = list(score(denoiser, jobs, conditioning, strategy, batch_size=batch_size))
-    return sum(r.spent.num_evaluations for r in results), sum(r.spent.cost for r in results)
+    results = list(score(denoiser, jobs, conditioning, ScoringSettings(strategy), batch_size=batch_size))
+    return sum(r.cost.num_evaluations for r in results), sum(r.cost.full_evaluations for r in results)
 
 
 def plain(denoiser: Denoiser, jobs: list[ImageJob], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:

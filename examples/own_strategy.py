@@ -1,6 +1,7 @@
-"""A strategy of one's own: which classes to evaluate at which draws, seeing errors and never a network."""
+"""A custom strategy: it decides which classes to evaluate at which draws, from errors alone."""
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -12,46 +13,68 @@ from diffusion_classifier.search.strategies import Request, State
 
 @dataclass(frozen=True)
 class Halving:
-    """Twice the draws and half the classes each round, until one is left (successive halving).
+    """Double the draws and halve the classes each round, until one is left (successive halving).
 
-    It is immutable and keeps what it knows in a `State`, so that one object serves many images at once.
+    It is immutable and keeps its progress in a `State`, so that one object serves many images at once.
     """
 
+    usage: ClassVar[str] = "halving:DRAWS/ROUNDS as in halving:2/4"
+    exhaustive: ClassVar[bool] = False
     first_draws: int = 2
     num_rounds: int = 4
 
+    @classmethod
+    def parse(cls, argument: str) -> "Halving":
+        """Read the text after "halving:"; needed only to name the strategy on the command line."""
+        first_draws, num_rounds = argument.split("/")
+        return cls(int(first_draws), int(num_rounds))
+
+    @property
+    def num_draws(self) -> int:
+        """Largest number of draws of a class."""
+        return self.first_draws << (self.num_rounds - 1)
+
+    def num_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """Bounds of the evaluations per image."""
+        return self.first_draws * num_classes, self.num_draws * num_classes
+
     def init(self, num_classes: int) -> State:
-        """Nothing evaluated, everyone in."""
-        draws = self.first_draws * 2 ** (self.num_rounds - 1)
-        return State(torch.full((num_classes, draws), torch.nan), torch.ones(num_classes, dtype=torch.bool))
+        """Nothing is evaluated, and no class is ruled out."""
+        everyone = torch.ones(num_classes, dtype=torch.bool)
+        return State(torch.full((num_classes, self.num_draws), torch.nan), everyone, undecided=everyone)
 
     def propose(self, state: State) -> Request | None:
-        """The classes that are left, at the draws that none of them has seen."""
-        if state.stage == self.num_rounds:
+        """Request the draws of the next round for the classes that are left."""
+        assert state.undecided is not None
+        left = state.undecided.nonzero().flatten()
+        if len(left) == 1 or state.num_done == self.num_draws:
             return None
-        seen = 0 if state.stage == 0 else self.first_draws * 2 ** (state.stage - 1)
-        return Request(state.active.nonzero().flatten(), range(seen, self.first_draws * 2**state.stage))
+        return Request(left, range(state.num_done, max(self.first_draws, 2 * state.num_done)))
 
     def update(self, state: State, errors: Tensor) -> State:
-        """Errors (k, n) of what was proposed: the better half stays."""
+        """Store the errors (k, n) of the request, and keep the better half of its classes."""
         request = self.propose(state)
         assert request is not None
+        classes, num_done = request.classes, request.draws.stop
         table = state.errors.clone()
-        table[request.classes, request.draws.start : request.draws.stop] = errors
-        means = state.counted(table[request.classes, : request.draws.stop]).mean(1)
-        kept = request.classes[means.argsort()[: max(1, len(means) // 2)]]
-        stage = state.stage + 1 if len(kept) > 1 else self.num_rounds
-        if stage == self.num_rounds:  # the posterior is over those who saw all of the draws
-            kept = request.classes
-        active = torch.zeros_like(state.active).index_fill(0, kept, True)
-        return replace(state, errors=table, active=active, stage=stage)
+        table[classes, request.draws.start : num_done] = errors
+        order = state.counted(table[classes, :num_done]).mean(1).argsort()
+        kept = classes[order[: max(1, len(classes) // 2)]]
+        nobody = torch.zeros_like(state.active)
+        return replace(
+            state,
+            errors=table,
+            active=nobody.index_fill(0, classes, True),  # the posterior covers those with all draws so far
+            undecided=nobody.index_fill(0, kept, True),
+            num_done=num_done,
+        )
 
     def among(self, num_classes: int) -> "Halving":  # noqa: ARG002 - of the protocol
-        """The same where a shortlist left fewer classes."""
+        """Return the same search for an image whose shortlist left fewer classes."""
         return self
 
     def __str__(self) -> str:
-        """For messages and the specs of runs."""
+        """Spelling for messages and for the specs of runs."""
         return f"halving:{self.first_draws}/{self.num_rounds}"
 
 

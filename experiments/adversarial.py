@@ -28,7 +28,6 @@ from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis.differentiable import DifferentiableScores
 from diffusion_classifier.baselines.supervised import Supervised
 from diffusion_classifier.data.fashion import FASHION
-from diffusion_classifier.diffusion.draws import Draws
 from diffusion_classifier.metrics import share_interval
 from diffusion_classifier.search.posterior import scale_of
 
@@ -62,11 +61,17 @@ class Margin(torch.nn.Module):
 def of_diffusion(source: str, draws: int) -> DifferentiableScores:
     """Its scores, at the scale at which it answers."""
     classifier = DiffusionClassifier.from_pretrained(source.partition("@")[0], dtype="float32")
-    reading = classifier.reading(FASHION)
-    scale = scale_of(classifier.num_dimensions, reading.reduction, reading.temperature)
-    where = Draws(reading.timesteps, reading.seed)
+    settings = classifier.settings_for(FASHION)
+    scale = scale_of(classifier.scorer.num_dimensions, settings.reduction, settings.temperature)
     return DifferentiableScores(
-        classifier.denoiser, FASHION, draws, scale, loss=reading.loss, draws=where, weights=reading.weights, fresh=True
+        classifier.denoiser,
+        FASHION,
+        draws,
+        scale,
+        loss=settings.loss,
+        draws=settings.draws,
+        weights=settings.weights,
+        fresh=True,
     )
 
 

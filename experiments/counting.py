@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import cast
 
 import torch
 from common import denoising_error, draw_samples, pictures, sample_distance, scene_images, tuned
@@ -25,12 +26,14 @@ from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.data.images import ImageSource, load_image
 from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
+from diffusion_classifier.search.caption_scores import CaptionScore
+from diffusion_classifier.search.options import ScoreOptions
 from diffusion_classifier.tasks.scene_tasks import open_counting
 from diffusion_classifier.training.confusable_classes import correctness
 from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, load_contrasted_images
 
 PAIRS = list(combinations(range(len(NUMBERS)), 2))
-WHERE = {"timesteps": "even:0.75-1", "weights": "training", "draws": 32}
+WHERE: ScoreOptions = {"timesteps": "even:0.75-1", "weights": "training", "draws": 32, "pairs": True}
 """Where `scenes` tells arrangements apart; see its card."""
 
 
@@ -62,8 +65,11 @@ def errors_of(
     classifier: DiffusionClassifier, images: Sequence[ImageSource], captions: Sequence[Sequence[str]]
 ) -> Tensor:
     """Of each caption of each image, (M, C)."""
-    errors = [[s.error for s in classifier.score(images, c, pairs=True, **WHERE)] for c in zip(*captions, strict=True)]
-    return torch.tensor(errors).T
+    columns = []
+    for column in zip(*captions, strict=True):
+        scores = classifier.score(images, column, **WHERE)
+        columns.append([score.error for score in cast("list[CaptionScore]", scores)])
+    return torch.tensor(columns).T
 
 
 def images_and_captions(source: CaptionedSource, rows: Sequence[int]) -> tuple[list[ImageSource], list[Sequence[str]]]:

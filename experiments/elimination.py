@@ -35,6 +35,8 @@ from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.search.engine import score
 from diffusion_classifier.search.jobs import ImageJob
+from diffusion_classifier.search.scorer import Scorer
+from diffusion_classifier.search.settings import ScoringSettings
 from diffusion_classifier.search.shortlists import SearchContext
 from diffusion_classifier.search.shortlists.gradient import linearised_errors
 from diffusion_classifier.search.strategies.sequential import largest_lag
@@ -214,7 +216,7 @@ def oracle(options: argparse.Namespace) -> None:
     conditioning = denoiser.condition(range(len(denoiser.means)))
     x, truth = world.images(options.images, 1)
     check = world.table(x[0], 0, 3)
-    (engine,) = score(denoiser, [ImageJob("0", x[0], 0)], conditioning, Fixed(3))
+    (engine,) = score(denoiser, [ImageJob("0", x[0], 0)], conditioning, ScoringSettings(Fixed(3)))
     torch.testing.assert_close(check, engine.errors, rtol=1e-4, atol=1e-5)
     bayes = denoiser.log_likelihood(x).argmax(1)
     print(json.dumps({"name": "Bayes", "accuracy": share_interval(bayes == truth)}))
@@ -235,24 +237,24 @@ def oracle(options: argparse.Namespace) -> None:
         table = world.table(image, i, max(budgets))
         full.append(int(table.double().mean(1).argmin()))
         for name, strategy in strategies.items():
-            found, spent = search_all(strategy, table[None, :, : strategy.init(len(table)).errors.shape[1]])
+            found, spent = search_all(strategy, table[None, :, : strategy.num_draws])
             answers[name].append((int(found.argmin()), float(spent)))
     jobs = [ImageJob(str(i), image, i) for i, image in enumerate(x)]
     last = strategies["sequential, calibrated, 250 draws"]
     held: dict[str, Tensor] = {}
     for keep, num_draws in ((50, 4), (200, 4), (50, 16), (200, 16)):
         name = f"gradient:{num_draws}, {keep} kept, then sequential, 250 draws"
-        setting = SearchContext(
-            denoiser, tuple(denoiser.class_names or ()), None, "error", conditioning, Draws(), "l2", None, 256
-        )
-        narrowed = list(Gradient(keep, num_draws).narrow(setting, iter(jobs)))
+        scorer = Scorer(denoiser, batch_size=256)
+        context = SearchContext(scorer, ScoringSettings(last), conditioning, tuple(denoiser.class_names or ()))
+        narrowed = list(Gradient(keep, num_draws).narrow(context, iter(jobs)))
         held[name] = torch.tensor([bool((job.candidates == c).any()) for job, c in zip(narrowed, truth, strict=True)])
-        results = {int(r.name): r for r in score(denoiser, iter(narrowed), conditioning, last, batch_size=256)}
+        scored = score(denoiser, iter(narrowed), conditioning, ScoringSettings(last), batch_size=256)
+        results = {int(r.name): r for r in scored}
         answers[name] = []
         for i in range(len(x)):
             r = results[i]
             means = r.errors.double().nanmean(1).where(r.active, torch.inf)
-            answers[name].append((int(means.argmin()), r.spent.num_evaluations))
+            answers[name].append((int(means.argmin()), r.cost.num_evaluations))
     reference = torch.tensor([label for label, _ in answers["published schedule"]])
     best = torch.tensor(full)
     report("every class at 1000 draws", best, torch.full((len(x),), 1e6), best, truth)
@@ -271,7 +273,7 @@ def gradient(options: argparse.Namespace) -> None:
     names = tuple(denoiser.class_names or ())
     _, data = load_labelled_images(options.data, split="train", class_names=list(names)).split(5000, 0)
     conditioning = denoiser.condition(range(len(names)))
-    setting = SearchContext(denoiser, names, None, "error", conditioning, Draws(), "l2", None, 64)
+    context = SearchContext(Scorer(denoiser, batch_size=64), ScoringSettings(Fixed(8)), conditioning, names)
     pictures = [load_image(image) for image in data.images[: options.images]]
     jobs = [ImageJob(str(i), preprocess(p.image, denoiser.image_size), p.key) for i, p in enumerate(pictures)]
     truth = data.labels[: options.images]
@@ -282,9 +284,12 @@ def gradient(options: argparse.Namespace) -> None:
 
     for num_draws in (1, 2, 4, 8):
         parts = [jobs[i : i + 16] for i in range(0, len(jobs), 16)]
-        values = torch.cat([linearised_errors(setting, part, num_draws) for part in parts])
+        values = torch.cat([linearised_errors(context, part, num_draws) for part in parts])
         print(json.dumps({"name": f"gradient:{num_draws}", "cost": 2 * num_draws} | recalls(values)), flush=True)
-    tables = {int(r.name): r.errors for r in score(denoiser, iter(jobs), conditioning, Fixed(4), batch_size=64)}
+    tables = {
+        int(r.name): r.errors
+        for r in score(denoiser, iter(jobs), conditioning, ScoringSettings(Fixed(4)), batch_size=64)
+    }
     errors = torch.stack([tables[i] for i in range(len(jobs))]).double()
     for n in (1, 2, 4):
         row = {"name": f"every class at {n} draws", "cost": n * len(names)}

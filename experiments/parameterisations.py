@@ -69,7 +69,7 @@ for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("f
 
     fitted = torch.empty(len(errors), dtype=torch.bool)
     for out in folds(len(errors)):
-        w = fit_weights_to(errors, u, truth, ~out, clf.num_dimensions)
+        w = fit_weights_to(errors, u, truth, ~out, clf.scorer.num_dimensions)
         fitted[out] = right(weights=weights_at(w, u))[out]
     uniform = right()
     ways = {

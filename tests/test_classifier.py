@@ -496,18 +496,18 @@ class TestSequential:
         )
         clf = classifier()
         clf.denoiser.defaults = defaults
-        own = clf.reading(LABELS[::-1])
+        own = clf.settings_for(LABELS[::-1])
         assert own.strategy == Sequential(9, 0.01, tuple(lags))
-        assert clf.reading(LABELS, strategy="sequential:9/0.1").strategy == Sequential(9, 0.1, tuple(lags))
+        assert clf.settings_for(LABELS, strategy="sequential:9/0.1").strategy == Sequential(9, 0.1, tuple(lags))
         for other in (
             {"strategy": "sequential:8"},
             {"strategy": "sequential:9", "loss": "l2"},
             {"strategy": "sequential:9", "timesteps": "even"},
         ):
-            assert clf.reading(LABELS, **other).strategy.lags is None
-        assert clf.reading(LABELS[:2]).strategy == Sequential(9, 0.01)
+            assert clf.settings_for(LABELS, **other).strategy.lags is None
+        assert clf.settings_for(LABELS[:2]).strategy == Sequential(9, 0.01)
         with pytest.raises(InputError, match="at least 999 images; this one has 120"):
-            clf.reading(LABELS, strategy="sequential:9/0.001")
+            clf.settings_for(LABELS, strategy="sequential:9/0.001")
         assert own.as_dict() == {
             "strategy": "sequential:9/0.01", "timesteps": "even:0.25-0.75", "loss": "l1", "weights": None, "seed": 0,
             "reduction": "sum", "temperature": 1.0, "prior": None,
@@ -580,13 +580,13 @@ class TestWeights:
         for weights, found, temperature in (
             (None, (1.5, 0.5), 3.0), ("fitted", (1.5, 0.5), 3.0), ("uniform", None, 1.0), ((1, 1), (1.0, 1.0), 1.0),
         ):  # fmt: skip
-            reading = clf.reading(LABELS, weights=weights)
+            reading = clf.settings_for(LABELS, weights=weights)
             assert (reading.weights, reading.temperature) == (found, temperature)
-        assert clf.reading(LABELS, loss="l1").weights is None
+        assert clf.settings_for(LABELS, loss="l1").weights is None
         with pytest.raises(InputError, match="fitted for the loss l2, not l1"):
-            clf.reading(LABELS, loss="l1", weights="fitted")
+            clf.settings_for(LABELS, loss="l1", weights="fitted")
         with pytest.raises(InputError, match="no weights over time were fitted"):
-            classifier().reading(LABELS, weights="fitted")
+            classifier().settings_for(LABELS, weights="fitted")
 
     def test_draws_that_all_weigh_nothing(self):
         with pytest.raises(InputError, match="times whose weight is 0"):

@@ -9,8 +9,10 @@ import torch
 from diffusion_classifier import Staged
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.diffusion.draws import Draws
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
 from diffusion_classifier.search.posterior import mean_errors
+from diffusion_classifier.search.settings import ScoringSettings
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 from reference import reference
@@ -26,7 +28,7 @@ def test_engine_equals_reference(model_folder, name, schedule):
     size = denoiser.image_size
     generator = torch.Generator().manual_seed(0)
     jobs = [ImageJob(str(i), torch.rand(3, size, size, generator=generator) * 2 - 1, i) for i in range(3)]
-    found = {r.name: r for r in score(denoiser, jobs, conditioning, schedule, batch_size=7)}
+    found = {r.name: r for r in score(denoiser, jobs, conditioning, ScoringSettings(schedule), batch_size=7)}
     for job in jobs:
         errors, winner = reference(denoiser, job.image, job.key, conditioning, schedule, Draws())
         result = found[job.name]

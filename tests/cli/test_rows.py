@@ -8,7 +8,7 @@ import torch
 
 from diffusion_classifier.cli.rows import Format, writer
 from diffusion_classifier.search.classification import decide
-from diffusion_classifier.search.engine import Cost, ScoredImage
+from diffusion_classifier.search.jobs import Cost, ScoredImage
 
 KEYS = ["image", "label", "score", "confidence", "scores", "num_evaluations", "cost", "seconds"]
 

@@ -13,7 +13,7 @@ from diffusion_classifier.runs.error_tables import ROWS_PER_GROUP, read_tables, 
 from diffusion_classifier.runs.row import ResultRow
 from diffusion_classifier.runs.store import open_run
 from diffusion_classifier.search.classification import decide
-from diffusion_classifier.search.engine import Cost, ScoredImage
+from diffusion_classifier.search.jobs import Cost, ScoredImage
 
 NAMES = ("cat", "dog", "owl")
 SETTINGS = {"loss": "l2", "num_dimensions": 48, "strategy": "fixed:4", "prior": None}

@@ -133,14 +133,14 @@ def test_choices_among_captions_of_ones_own(clf):
     captions = [("a dog", "a cat"), ("the moon", "a dog", "a cat"), ("a cat", "the moon")]
     options = {"strategy": "fixed:5", "seed": 3, "weights": (1.0, 2.0)}
     for unconditional in (False, True):
-        found = list(clf.choices(images, captions, unconditional=unconditional, also=("l1",), **options))
+        found = list(clf.choices(images, captions, unconditional=unconditional, extra_losses=("l1",), **options))
         assert sorted(i for i, _, _ in found) == [0, 1, 2]
         for i, answer, scored in found:
-            (alone,) = clf.classify([images[i]], captions[i], also=("l1",), **options)
+            (alone,) = clf.classify([images[i]], captions[i], extra_losses=("l1",), **options)
             assert (answer.label, answer.class_names, answer.shortlist) == (alone.label, captions[i], None)
             k = len(captions[i])
             torch.testing.assert_close(answer.errors, alone.errors, **ERRORS)
-            torch.testing.assert_close(answer.also["l1"], alone.also["l1"], **ERRORS)
+            torch.testing.assert_close(answer.extra_losses["l1"], alone.extra_losses["l1"], **ERRORS)
             torch.testing.assert_close(answer.posterior, alone.posterior, **posteriors(DIMENSIONS))
             assert len(scored.errors) == k + unconditional
             assert answer.num_evaluations == 5 * (k + unconditional)

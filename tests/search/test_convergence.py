@@ -6,8 +6,10 @@ from gaussians import SCHEDULES, gaussian
 
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
 from diffusion_classifier.diffusion.timestep_weights import elbo_weights
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
 from diffusion_classifier.search.posterior import log_posterior, mean_errors, paired_differences
+from diffusion_classifier.search.settings import ScoringSettings
 from diffusion_classifier.search.strategies import Fixed
 
 D = 3 * 2 * 2
@@ -27,7 +29,7 @@ def error_table(denoiser, jobs, num_draws, timesteps="even"):
     """Errors (jobs, K, N) and t (jobs, N)."""
     conditioning = denoiser.condition(denoiser.class_names)
     draws = Draws(Timesteps.parse(timesteps))
-    results = list(score(denoiser, jobs, conditioning, Fixed(num_draws), draws=draws, batch_size=512))
+    results = list(score(denoiser, jobs, conditioning, ScoringSettings(Fixed(num_draws), draws), batch_size=512))
     return torch.stack([r.errors for r in results]).double(), torch.stack([r.t for r in results])
 
 

@@ -11,7 +11,10 @@ from diffusion_classifier.denoisers import base
 from diffusion_classifier.denoisers.base import Conditioning, Denoiser
 from diffusion_classifier.diffusion.draws import Draws, Timesteps
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.search.engine import ImageJob, score
+from diffusion_classifier.search import engine
+from diffusion_classifier.search.engine import score
+from diffusion_classifier.search.jobs import ImageJob
+from diffusion_classifier.search.settings import ScoringSettings
 from diffusion_classifier.search.strategies import Fixed, Sequential, Staged
 
 STAGED = Staged((2, 5), (2, 1))
@@ -84,7 +87,9 @@ def images(n):
 
 def tables(denoiser, jobs, strategy, num_classes=3, **options):
     """Name → result."""
-    results = list(score(denoiser, jobs, denoiser.condition(range(num_classes)), strategy, **options))
+    settings = {name: options.pop(name) for name in ("draws", "loss", "extra_losses") if name in options}
+    settings = ScoringSettings(strategy, **settings)
+    results = list(score(denoiser, jobs, denoiser.condition(range(num_classes)), settings, **options))
     assert len({r.name for r in results}) == len(results)
     return {r.name: r for r in results}
 
@@ -108,7 +113,7 @@ def same(results, others):
         torch.testing.assert_close(result.errors, others[name].errors, equal_nan=True)
         assert torch.equal(result.active, others[name].active)
         assert torch.equal(result.t, others[name].t)
-        assert result.spent.num_evaluations == others[name].spent.num_evaluations
+        assert result.cost.num_evaluations == others[name].cost.num_evaluations
         assert result.failure == others[name].failure
 
 
@@ -127,7 +132,7 @@ def test_equals_a_plain_loop(strategy, timesteps, loss):
         expected = plain_loop(denoiser, job, pairs, draws, functional)
         actual = {(c, n): float(result.errors[c, n]) for c, n in pairs}
         assert actual == pytest.approx(expected, rel=ERRORS["rtol"], abs=ERRORS["atol"])
-        assert result.spent.num_evaluations == len(pairs) == (16 if strategy == Fixed(4) else 4 * 2 + 2 * 3)
+        assert result.cost.num_evaluations == len(pairs) == (16 if strategy == Fixed(4) else 4 * 2 + 2 * 3)
         assert torch.equal(result.t, draws.times(denoiser.schedule, range(result.errors.shape[1]), job.key))
         assert torch.equal(result.active, ~result.errors[:, -1].isnan())
 
@@ -169,13 +174,13 @@ def test_batches_ahead_are_given_before_results_are_read():
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 64])
-def test_cost_counts_shared_work_once_for_each_latent_of_a_batch(batch_size):
+def test_cost_counts_shared_work_once_for_each_latent_of_a_batch(batch_size, monkeypatch):
     stub = Stub()
-    stub.prefix.share = 0.25
+    monkeypatch.setattr(engine, "shared_share", lambda *_: 0.25)
     results = tables(stub, images(3), Fixed(4), num_classes=5, batch_size=batch_size)
     latents = sum(len(noisy) for _, noisy, *_ in stub.batches)
-    assert sum(r.spent.num_evaluations for r in results.values()) == 60
-    assert sum(r.spent.cost for r in results.values()) == pytest.approx(60 - 0.25 * (60 - latents))
+    assert sum(r.cost.num_evaluations for r in results.values()) == 60
+    assert sum(r.cost.full_evaluations for r in results.values()) == pytest.approx(60 - 0.25 * (60 - latents))
 
 
 def test_all_classes_of_an_image_share_their_draws():
@@ -208,7 +213,7 @@ def test_batches_are_full_as_long_as_there_are_images(strategy):
         sizes_at_the_end.append(len(stub.sizes))
 
     results = tables(stub, jobs(), strategy, batch_size=8)
-    spent = sum(r.spent.num_evaluations for r in results.values())
+    spent = sum(r.cost.num_evaluations for r in results.values())
     assert spent == sum(stub.sizes) == 30 * (15 if strategy == Fixed(5) else 3 * 2 + 2 * 3)
     (full,) = sizes_at_the_end
     assert full >= spent / 8 - 4
@@ -226,7 +231,7 @@ def test_memory_does_not_grow_with_images_classes_or_draws():
             taken.append(i)
             yield ImageJob(str(i), torch.zeros(3, 2, 2), i)
 
-    results = score(stub, jobs(), stub.condition(range(30)), Staged((2, 20), (2, 1)), batch_size=8)
+    results = score(stub, jobs(), stub.condition(range(30)), ScoringSettings(Staged((2, 20), (2, 1))), batch_size=8)
     for done in range(25):
         next(results)
         assert len(taken) - done <= 8
@@ -247,7 +252,7 @@ def test_results_come_as_they_are_done():
             taken.append(job.name)
             yield job
 
-    results = score(stub, jobs(), stub.condition(range(3)), Fixed(4), batch_size=12)
+    results = score(stub, jobs(), stub.condition(range(3)), ScoringSettings(Fixed(4)), batch_size=12)
     for i in range(6):
         assert next(results).name == f"image {i}"
         assert len(taken) == i + 1
@@ -255,7 +260,7 @@ def test_results_come_as_they_are_done():
 
 def test_no_images_no_results():
     stub = Stub()
-    assert list(score(stub, [], stub.condition(range(3)), Fixed(1))) == []
+    assert list(score(stub, [], stub.condition(range(3)), ScoringSettings(Fixed(1)))) == []
     assert stub.batches == []
 
 
@@ -318,7 +323,7 @@ def test_a_failure_harms_no_other_image(batch_size):
     )
     failed = results.pop("bad")
     assert "class 1 at t = 100" in failed.failure
-    assert failed.spent.num_evaluations <= 3
+    assert failed.cost.num_evaluations <= 3
     same(results, tables(Stub(), good, Staged((1, 2), (2, 1)), draws=draws, batch_size=64))
 
 
@@ -361,7 +366,7 @@ def test_other_errors_are_raised_as_they_are():
 def test_bad_settings_are_refused_at_once(options, message):
     stub = Stub()
     with pytest.raises(InputError, match=message):
-        score(stub, images(1), stub.condition(range(3)), Fixed(1), **options)
+        tables(stub, images(1), Fixed(1), **options)
 
 
 def test_candidates_alone_are_evaluated():
@@ -372,10 +377,13 @@ def test_candidates_alone_are_evaluated():
     chosen = [None, torch.tensor([1, 3]), torch.tensor([0, 2])]
     jobs = [ImageJob(str(i), image, i, c) for i, (image, c) in enumerate(zip(images, chosen, strict=True))]
     whole = {
-        r.name: r for r in score(denoiser, [ImageJob(j.name, j.image, j.key) for j in jobs], conditioning, Fixed(5))
+        r.name: r
+        for r in score(
+            denoiser, [ImageJob(j.name, j.image, j.key) for j in jobs], conditioning, ScoringSettings(Fixed(5))
+        )
     }
     for strategy in (Fixed(5), Staged((2, 5), (2, 1)), Sequential(5)):
-        for found in score(denoiser, jobs, conditioning, strategy, batch_size=7):
+        for found in score(denoiser, jobs, conditioning, ScoringSettings(strategy), batch_size=7):
             among = chosen[int(found.name)]
             if among is None:
                 continue
@@ -384,7 +392,7 @@ def test_candidates_alone_are_evaluated():
             assert not known[left_out].any()
             assert not found.active[left_out].any()
             torch.testing.assert_close(found.errors[known], whole[found.name].errors[known])
-            assert found.spent.num_evaluations == known.sum()
+            assert found.cost.num_evaluations == known.sum()
             assert known[among].any(1).all()
             if found.doubt is not None:
                 assert (found.doubt[left_out] == 0).all()
@@ -434,14 +442,27 @@ def test_a_guess_that_overflows_is_asked_for_again_if_it_is_wanted():
 
 def test_other_losses_are_of_the_same_predictions():
     stub = Stub()
-    found = tables(stub, images(6), STAGED, also=("l1", "huber"), batch_size=5)
+    found = tables(stub, images(6), STAGED, extra_losses=("l1", "huber"), batch_size=5)
     own = {loss: tables(Stub(), images(6), STAGED, loss=loss, batch_size=5) for loss in ("l1", "huber")}
     plain = Stub()
     same(found, tables(plain, images(6), STAGED, batch_size=5))
     assert stub.sizes == plain.sizes
     for name, result in found.items():
-        for loss, table in result.also.items():
+        for loss, table in result.extra_losses.items():
             both = ~table.isnan() & ~own[loss][name].errors.isnan()
             assert torch.equal(table.isnan(), result.errors.isnan())
             torch.testing.assert_close(table[both], own[loss][name].errors[both])
             assert both.any()
+
+
+def test_a_search_that_has_nothing_to_evaluate_is_done():
+    """As that of a sequential strategy with a single class, which is left from the start."""
+    stub = Stub()
+    jobs = images(3)
+    alone = [ImageJob(job.name, job.image, job.key, candidates=torch.tensor([1])) for job in jobs[:2]]
+    found = tables(stub, [*alone, jobs[2]], Sequential(8), batch_size=5)
+    for job in alone:
+        assert found[job.name].errors.isnan().all()
+        assert found[job.name].active.tolist() == [False, True, False]
+        assert found[job.name].cost.num_evaluations == 0
+    same({"image 2": found["image 2"]}, tables(Stub(), jobs[2:], Sequential(8)))

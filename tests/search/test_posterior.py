@@ -15,7 +15,7 @@ from diffusion_classifier.diffusion.schedules import EDM, RectifiedFlow, read_sc
 from diffusion_classifier.diffusion.timestep_weights import elbo_weights, weights_at
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.search.classification import decide
-from diffusion_classifier.search.engine import Cost, ScoredImage
+from diffusion_classifier.search.jobs import Cost, ScoredImage
 from diffusion_classifier.search.posterior import log_posterior, mean_errors, paired_differences, probabilities
 
 D = 48
@@ -332,7 +332,7 @@ class TestTrainingWeights:
 
     def test_by_name(self, model_folder):
         clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32")
-        reading = clf.reading(("cat", "dog"), weights="training")
+        reading = clf.settings_for(("cat", "dog"), weights="training")
         assert reading.weights == training_weights(clf.denoiser)
         assert len(set(reading.weights)) > 100  # this one predicts x
 
@@ -344,11 +344,11 @@ class TestTrainingWeights:
         for loss in ("l2", "l1"):
             expected = training_weights(denoiser, loss) if prediction_type == "sample" else None
             assert default_weights(denoiser, loss) == expected
-            assert DiffusionClassifier(denoiser).reading(("a", "b"), loss=loss).weights == expected
+            assert DiffusionClassifier(denoiser).settings_for(("a", "b"), loss=loss).weights == expected
 
     def test_they_are_usual_for_stable_diffusion_3(self, model_folder):
         clf = DiffusionClassifier.from_pretrained(model_folder("sd3"), device="cpu", dtype="float32")
-        reading = clf.reading(("cat", "dog"))
+        reading = clf.settings_for(("cat", "dog"))
         assert reading.weights == training_weights(clf.denoiser)
         low, middle, high = weights_at(reading.weights, torch.tensor([0.01, 0.5, 0.999]))
         assert low < 0.1 * middle
@@ -356,12 +356,12 @@ class TestTrainingWeights:
 
     def test_a_model_of_x_can_still_be_read_otherwise(self, model_folder):
         clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32")
-        assert clf.reading(("cat", "dog"), weights="uniform").weights is None
+        assert clf.settings_for(("cat", "dog"), weights="uniform").weights is None
         with pytest.raises(InputError, match="those of training for a model that returns x"):
-            clf.reading(("cat", "dog"), weights="fitted")
+            clf.settings_for(("cat", "dog"), weights="fitted")
         clf.denoiser.defaults = ModelDefaults(temperature=3.0, weights=(1.0, 3.0))
-        assert clf.reading(("cat", "dog")).weights == (0.5, 1.5)
-        assert clf.reading(("cat", "dog"), loss="l1").weights == training_weights(clf.denoiser, "l1")
+        assert clf.settings_for(("cat", "dog")).weights == (0.5, 1.5)
+        assert clf.settings_for(("cat", "dog"), loss="l1").weights == training_weights(clf.denoiser, "l1")
 
 
 def test_weights_of_the_bound_under_edm():

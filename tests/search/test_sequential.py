@@ -169,7 +169,7 @@ class TestSearch:
             known = ~state.errors.isnan()
             assert torch.equal(known, count == 1)
             assert torch.equal(state.errors[known], table[known])
-            means = state.errors[:, : state.stage].mean(1).where(state.active, torch.inf)
+            means = state.errors[:, : state.num_done].mean(1).where(state.active, torch.inf)
             other += int(means.argmin()) != int(table.mean(1).argmin())
             spent += int(count.sum())
         assert other <= 10
@@ -197,7 +197,7 @@ class TestSearch:
         table = tables("gaussian", 1)[0]
         best = int(table.mean(1).argmin())
         state, _ = search(strategy, torch.cat([table, table[best : best + 1]]))
-        assert state.stage == 64
+        assert state.num_done == 64
         assert state.undecided[[best, -1]].all()
         assert state.doubt[[best, -1]].tolist() == [1.0, 1.0]
 

@@ -21,7 +21,7 @@ from transformers import (
 from diffusion_classifier import Coarse, DiffusionClassifier, Gradient, InputError, Screened, Sequential, Tree
 from diffusion_classifier.denoisers.base import Conditioning
 from diffusion_classifier.denoisers.families.gaussian import Gaussian
-from diffusion_classifier.search.engine import Cost, ImageJob
+from diffusion_classifier.search.jobs import Cost, ImageJob
 from diffusion_classifier.search.posterior import mean_errors
 from diffusion_classifier.search.shortlists import gradient, parse_shortlist, read_tree
 from diffusion_classifier.search.shortlists.base import narrowed
@@ -143,13 +143,13 @@ class TestAnySearchFollows:
 
     def test_what_is_not_a_number_rules_nothing_out(self):
         found = narrowed(ImageJob("x", torch.zeros(3, 2, 2), 0), torch.tensor([1.0, torch.nan, 2.0]), 2, Cost(1))
-        assert (found.candidates, found.spent) == (None, Cost(1))
+        assert (found.candidates, found.cost) == (None, Cost(1))
 
     def test_the_last_place_is_shared_by_what_ties(self):
-        job = ImageJob("x", torch.zeros(3, 2, 2), 0, spent=Cost(1, 1.0, 1.0))
+        job = ImageJob("x", torch.zeros(3, 2, 2), 0, cost=Cost(1, 1.0, 1.0))
         found = narrowed(job, torch.tensor([3.0, 1.0, 2.0, 2.0, torch.inf]), 2, Cost(2, 1.5, 0.5))
         assert found.candidates.tolist() == [1, 2, 3]
-        assert found.spent == Cost(3, 2.5, 1.5)
+        assert found.cost == Cost(3, 2.5, 1.5)
 
 
 class TestScreened:
@@ -221,7 +221,7 @@ class TestCoarse:
         image = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
         (result,) = clf.classify(image, shortlist=Coarse(size=8, keep=2, num_draws=4), strategy="fixed:4")
         assert result.screening.num_evaluations == 12
-        assert 0.15 * 12 < result.screening.cost < 0.5 * 12
+        assert 0.15 * 12 < result.screening.full_evaluations < 0.5 * 12
         small = DiffusionClassifier(clf.denoiser, batch_size=32)
         assert small.denoiser.image_size == 16  # as it was
 

@@ -1,12 +1,19 @@
+import json
+import runpy
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from strategy_search import search
 
+from diffusion_classifier.cli import app
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.search.strategies import Fixed, Staged, parse_strategy
+from diffusion_classifier.search.strategies import Fixed, Sequential, Staged, is_exhaustive, parse_strategy, registry
 
 PETS = "staged:25,250/5,1"  # the published schedule
 
@@ -136,3 +143,66 @@ def test_evaluating_no_more_classes_than_are_kept_is_refused(num_classes):
 def test_parse_reads_back_what_str_wrote(text):
     assert str(parse_strategy(text)) == text
     assert parse_strategy(f" {text} ") == parse_strategy(text)
+
+
+def halving():
+    return runpy.run_path(str(Path(__file__).parents[2] / "examples/own_strategy.py"))["Halving"]
+
+
+@pytest.mark.parametrize(
+    "strategy", [Fixed(9), Staged((2, 9), (2, 1)), Staged((9,), (1,)), Sequential(9, 0.2)], ids=str
+)
+def test_what_a_strategy_says_of_itself_is_what_it_does(strategy):
+    """Of random tables, and of one in which a class is best beyond doubt."""
+    tables = [torch.rand(4, 9, generator=torch.Generator().manual_seed(i)) for i in range(5)]
+    tables.append(torch.arange(4.0)[:, None] * 10 + tables[0])
+    counts = [int(search(strategy, table)[1].sum()) for table in tables]
+    least, most = strategy.num_evaluations(4)
+    assert all(least <= count <= most for count in counts)
+    assert least < most or set(counts) == {most}
+    assert not strategy.exhaustive or set(counts) == {4 * strategy.num_draws}
+    for table in tables:
+        assert search(strategy, table)[0].errors.shape == (4, strategy.num_draws)
+
+
+class TestRegistry:
+    @pytest.fixture
+    def plugin(self, monkeypatch):
+        """Registers the strategy of the examples as an installed package would."""
+        entry = EntryPoint("halving", "my_package:Halving", registry.GROUP)
+        monkeypatch.setattr(EntryPoint, "load", lambda _: halving())
+        monkeypatch.setattr(registry, "entry_points", lambda group: [entry] if group == registry.GROUP else [])
+
+    @pytest.mark.usefixtures("plugin")
+    def test_a_strategy_of_another_package_is_read_back(self):
+        strategy = parse_strategy("halving:3/2")
+        assert (strategy.first_draws, strategy.num_rounds) == (3, 2)
+        assert str(parse_strategy(str(strategy))) == "halving:3/2"
+        assert parse_strategy("fixed:3") == Fixed(3)
+        assert not is_exhaustive("halving:3/2")
+
+    @pytest.mark.usefixtures("plugin")
+    def test_it_is_listed_with_an_example(self):
+        for text in ("greedy:5", "halving", "halving:x/2"):
+            with pytest.raises(InputError, match=r"not known: use fixed:.*, or halving:DRAWS/ROUNDS as in halving:2/4"):
+                parse_strategy(text)
+
+    @pytest.mark.usefixtures("plugin")
+    def test_it_can_be_named_on_the_command_line(self, capsys, tmp_path):
+        Image.new("L", (28, 28), 90).save(tmp_path / "x.png")
+        command = ["classify", str(tmp_path / "x.png"), "--strategy", "halving:1/2", "--labels", "Bag,Coat,Dress"]
+        app([*command, "--batch-size", "8", "--device", "cpu", "--format", "jsonl"], standalone_mode=False)
+        row = json.loads(capsys.readouterr().out)
+        assert row["num_evaluations"] == 3  # of three classes the better half is one
+        assert row["label"] in ("Bag", "Coat", "Dress")
+
+    def test_a_package_that_cannot_be_loaded_is_named(self, monkeypatch):
+        entry = EntryPoint("mine", "no_such_package:Mine", registry.GROUP)
+        monkeypatch.setattr(registry, "entry_points", lambda **_: [entry])
+        with pytest.raises(InputError, match="strategy mine of no_such_package:Mine cannot be loaded: No module"):
+            parse_strategy("mine:3")
+        assert parse_strategy("fixed:3") == Fixed(3)
+
+    def test_only_strategies_that_are_known_to_be_are_exhaustive(self):
+        texts = ("fixed:3", PETS, "sequential:9", "contrastive", "mine:3")
+        assert [is_exhaustive(text) for text in texts] == [True, False, False, False, False]

@@ -22,7 +22,7 @@ from diffusion_classifier import DiffusionClassifier, load_denoiser
 from diffusion_classifier.denoisers.base import scheduler_config
 from diffusion_classifier.diffusion.schedules import RectifiedFlow, read_scheduler
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.search.engine import Cost, ScoredImage
+from diffusion_classifier.search.jobs import Cost, ScoredImage
 from diffusion_classifier.training import checkpoint as checkpoints
 from diffusion_classifier.training import class_model as module
 from diffusion_classifier.training import denoising

@@ -25,6 +25,8 @@ from .plotting import pyplot, save
 ERROR_RATES = (0.3, 0.2, 0.1, 0.05, 0.02, 0.01)
 WINDOWS = {"middle half of the times": (0.25, 0.75), "first half": (0.0, 0.5), "last half": (0.5, 1.0)}
 """Parts of the schedule to draw timesteps from (paper, section 4.1), besides all of it."""
+STYLES = {"sequential": "o-", "staged": "s--"}
+"""Line styles by kind of strategy; others are dotted."""
 FEW = 6
 """Maximum number of families for which all intervals are drawn; of more, only those of sequential strategies are."""
 
@@ -169,7 +171,7 @@ def draw_frontier(points: list[Point], title: str, ylabel: str, file: Path) -> N
     for i, family in enumerate(families):
         line = sorted((p.num_evaluations, *p.share) for p in points if p.family == family)
         x, y, low, high = zip(*line, strict=True)
-        style = "o-" if family.startswith("sequential") else "s--" if family.startswith("staged") else "."
+        style = STYLES.get(next(p.strategy for p in points if p.family == family).partition(":")[0], ".")
         (drawn,) = axes.plot(x, y, style, color=f"C{i}", ms=4, lw=1.2, label=family, zorder=3 if style == "o-" else 2)
         if style == "o-" or len(families) <= FEW:
             axes.fill_between(x, low, high, color=drawn.get_color(), alpha=0.15, lw=0)

@@ -16,7 +16,7 @@ from ..denoisers import Denoiser
 from ..denoisers.flops import count_flops, shared_share
 from ..denoisers.tuning import seconds_of_call
 from ..errors import InputError
-from ..search.strategies import Fixed, Sequential, Staged, Strategy, parse_strategy
+from ..search.strategies import Strategy, parse_strategy
 
 PUBLISHED = ("staged:50,500/5,1", "staged:20,50,100,500/20,10,5,1", "staged:50,100,500,1000/500,50,10,1")
 """The paper's adaptive schedules (Algorithm 2) for CIFAR-10, Food101 and ImageNet."""
@@ -91,7 +91,7 @@ def bench(
         raise InputError(f"{model} has no network to measure")
     alone = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(denoiser, conditioning[alone], alone)
-    batch_size = classifier.prepare(conditioning)
+    batch_size = classifier.scorer.prepare(conditioning)
     share = shared_share(denoiser, conditioning)
     seconds = seconds_of_call(denoiser, conditioning, batch_size)
     encode_seconds = median(seconds_of_encoding(denoiser) for _ in range(3))
@@ -116,10 +116,10 @@ def bench(
         encode_seconds=encode_seconds,
         seconds_per_image={
             k: {
-                f"{s}{', at most' if isinstance(s, Sequential) else ''}": encode_seconds
-                + evaluations * seconds / batch_size
+                f"{s}{'' if s.num_evaluations(k)[0] == most else ', at most'}": encode_seconds
+                + most * seconds / batch_size
                 for s in parsed
-                if (evaluations := num_evaluations(s, k)) is not None
+                if (most := num_evaluations(s, k)) is not None
             }
             for k in num_classes
         },
@@ -136,19 +136,11 @@ def seconds_of_encoding(denoiser: Denoiser) -> float:
 
 def num_evaluations(strategy: Strategy, num_classes: int) -> int | None:
     """Return the maximum number of evaluations per image if no classes tie; None if the strategy needs more classes."""
-    if isinstance(strategy, Sequential):
-        return strategy.max_draws * num_classes
-    if isinstance(strategy, Fixed):
-        return strategy.num_draws * num_classes
-    if not isinstance(strategy, Staged):
-        return None
     try:
         strategy.init(num_classes)
     except InputError:
         return None
-    left = (num_classes, *strategy.kept)
-    stages = zip((0, *strategy.evaluated), strategy.evaluated, left, strict=False)
-    return sum((after - before) * k for before, after, k in stages)
+    return strategy.num_evaluations(num_classes)[1]
 
 
 @torch.inference_mode()

@@ -19,7 +19,6 @@ from ..analysis.inversion import reconstruct
 from ..data.fashion import load_sample
 from ..data.images import load_image
 from ..data.prompts import fill_template, parse_labels
-from ..diffusion.draws import Draws
 from ..errors import InputError
 from ..search.classification import Classification
 from ..tasks.scene_tasks import open_pairs
@@ -157,7 +156,9 @@ def build(models: Models) -> None:
             prompts = (
                 fill_template(options["template"], pair) if "template" in options else index if not names else pair
             )
-            reading = models[name].reading(result.class_names, strategy=options.get("strategy"), seed=options["seed"])
+            reading = models[name].settings_for(
+                result.class_names, strategy=options.get("strategy"), seed=options["seed"]
+            )
             found = (name, picture.image, pair, prompts, reading)
             yield status(result, True, picture.notes), *_race(result), hidden, found
             with models.turn:
@@ -178,9 +179,7 @@ def build(models: Models) -> None:
                 raise InputError("classify an image first")
             name, image, pair, prompts, reading = found
             denoiser = models[name].denoiser
-            picture, difference = where(
-                denoiser, image, prompts, draws=Draws(reading.timesteps, reading.seed), weights=reading.weights
-            )  # fmt: skip
+            picture, difference = where(denoiser, image, prompts, draws=reading.draws, weights=reading.weights)
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "where.png"
                 draw_where(picture, difference, pair, file)
@@ -234,8 +233,8 @@ def _asked(
         options["strategy"] = f"sequential:{most}/0.01"
     among = names or models[name].denoiser.class_names
     if among:
-        strategy = models[name].reading(among, strategy=options.get("strategy")).strategy
-        refuse_long_work("labels", among, strategy.init(len(among)).errors.shape[1])
+        strategy = models[name].settings_for(among, strategy=options.get("strategy")).strategy
+        refuse_long_work("labels", among, strategy.num_draws)
     return names, options
 
 

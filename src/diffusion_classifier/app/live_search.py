@@ -16,7 +16,6 @@ from torch import Tensor
 
 from ..classifier import DiffusionClassifier
 from ..data.images import ImageSource, load_image
-from ..diffusion.draws import Draws
 from ..search.candidates import Classes, Template
 from ..search.classification import Classification, decide
 from ..search.jobs import Cost, ScoredImage
@@ -33,6 +32,17 @@ class _Watched:
 
     strategy: Strategy
     tell: Callable[[State], None]
+
+    @property
+    def num_draws(self) -> int:
+        return self.strategy.num_draws
+
+    @property
+    def exhaustive(self) -> bool:
+        return self.strategy.exhaustive
+
+    def num_evaluations(self, num_classes: int) -> tuple[int, int]:
+        return self.strategy.num_evaluations(num_classes)
 
     def init(self, num_classes: int) -> State:
         return self.strategy.init(num_classes)
@@ -78,11 +88,10 @@ def watch(
         InputError: as there; the image cannot be used, or a prediction is not finite.
     """
     with turn or nullcontext():
-        names, conditioning = classifier.condition(classnames, template)
-    reading = classifier.reading(names, **options)
+        names, conditioning = classifier.scorer.candidates.named(classnames, template)
+    reading = classifier.settings_for(names, **options)
     picture = load_image(image)
-    num_draws = reading.strategy.init(len(names)).errors.shape[1]
-    t = Draws(reading.timesteps, reading.seed).times(classifier.denoiser.schedule, range(num_draws), picture.key)
+    t = reading.draws.times(classifier.denoiser.schedule, range(reading.strategy.num_draws), picture.key)
     started = time.perf_counter()
     states: SimpleQueue[State | None] = SimpleQueue()
     left = Event()
@@ -99,12 +108,12 @@ def watch(
             errors=state.errors,
             active=state.active,
             t=t,
-            spent=Cost(evaluations, nan, time.perf_counter() - started),
+            cost=Cost(evaluations, nan, time.perf_counter() - started),
             doubt=state.doubt,
             undecided=state.undecided,
             weights=state.weights,
         )
-        return decide(scored, names, num_dimensions=classifier.num_dimensions, **reading.posterior_settings())
+        return decide(scored, names, num_dimensions=classifier.scorer.num_dimensions, **reading.posterior_settings())
 
     def search() -> Classification:
         with turn or nullcontext():

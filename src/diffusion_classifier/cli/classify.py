@@ -139,9 +139,9 @@ def classify(
     with ExitStack() as stack:
         if save_errors is not None:
             end_in_order()
-            class_names, _ = classifier.condition(names, **prompts)
+            class_names, _ = classifier.scorer.candidates.named(names, **prompts)
             about = {"model": model, **prompts, "shortlist": None if narrowing is None else str(narrowing)}
-            about |= classifier.table_settings(classifier.reading(class_names, **options))
+            about |= classifier.scorer.table_settings(classifier.settings_for(class_names, **options))
             write_table = stack.enter_context(table_writer(save_errors, class_names, about))
             results = _kept(results, write_table)
         write = stack.enter_context(writer(output, top))

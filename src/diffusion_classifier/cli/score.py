@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -93,9 +93,10 @@ def score(
         model, device, dtype, batch_size, compile_network, calibration,
         image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
     )  # fmt: skip
+    prompts: dict[str, Any] = {"template": template or None, "average": average}
     results = classifier.stream_scores(
-        found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, template=template or None,
-        average=average, timesteps=timesteps, loss=loss, weights=weights, temperature=temperature, seed=seed,
+        found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, timesteps=timesteps, loss=loss,
+        weights=weights, temperature=temperature, seed=seed, **prompts,
     )  # fmt: skip
     rows = ({"image": name, "caption": "", "error": reason} for name, reason in missing)
     silent = output is not Format.table and stdout.is_terminal

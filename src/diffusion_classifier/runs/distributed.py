@@ -57,7 +57,7 @@ class _Worker:
         self._source = work.open_labelled()
         self._classifier = DiffusionClassifier.from_pretrained(**work.load)
         restore_tuning(self._classifier, spec)
-        self._classifier.full_batches = True
+        self._classifier.scorer.full_batches = True
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
         positions = [int(i) for i in chunk["position"]]

@@ -65,7 +65,7 @@ def evaluate(
 
 def restore_tuning(classifier: Any, spec: RunSpec) -> None:
     """Give a model the memory layout of a run, and its batch size if that is "auto": rounding depends on both."""
-    if classifier.batch_size == "auto":
-        classifier.batch_size = spec.batch_size
     if isinstance(classifier, DiffusionClassifier):
+        if classifier.scorer.batch_size == "auto":
+            classifier.scorer.batch_size = spec.batch_size
         set_layout(classifier.denoiser, spec.channels_last)

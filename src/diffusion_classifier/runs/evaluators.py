@@ -22,7 +22,7 @@ from ..search.caption_scores import caption_scores
 from ..search.posterior import scale_of
 from ..search.settings import ScoringSettings
 from ..search.shortlists import Screened, Shortlist
-from ..search.strategies import TIE, Fixed
+from ..search.strategies import TIE
 from ..tasks import CaptionTask, Preset, Prompts, Task, class_prompts
 from .row import ResultRow
 from .selection import Images, candidates
@@ -114,12 +114,12 @@ class ClassEvaluator:
         notes = prompts.notes
         if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
             notes += (f"the shortlist is by the first template alone, {(prompts.templates or ())[0]!r}",)
-        classifier.full_batches = True
-        names, conditioning = classifier.condition(**conditions)
+        classifier.scorer.full_batches = True
+        names, conditioning = classifier.scorer.candidates.named(**conditions)
         return RunSpec(
             **about_errors(self.store_errors, self.extra_losses),
             **about_run(source, positions, model, command, notes),
-            **about_reading(classifier, classifier.reading(names, **self.options), conditioning),
+            **about_reading(classifier, classifier.settings_for(names, **self.options), conditioning),
             class_names=source.class_names,
             templates=prompts.templates,
             prompt_names=None if prompts.names == source.class_names else prompts.names,
@@ -142,7 +142,7 @@ class ClassEvaluator:
             (source.read(i) for i in positions),
             **conditions,
             shortlist=self.shortlist,
-            also=self.extra_losses,
+            extra_losses=self.extra_losses,
             **self.options,
         )
         for place, result in results:
@@ -199,9 +199,9 @@ class CaptionEvaluator:
         """See `Evaluator`."""
         captions = _all_captions(source, positions)
         _check_known_captions(classifier, source, captions)
-        classifier.full_batches = True
+        classifier.scorer.full_batches = True
         reading, unconditional = self._settled(classifier, source, positions)
-        conditioning = classifier.encode(captions, self.template, self.average)
+        conditioning = classifier.scorer.candidates.encode(captions, self.template, self.average)
         return RunSpec(
             **about_errors(self.store_errors, self.extra_losses),
             **about_run(source, positions, model, command),
@@ -219,7 +219,7 @@ class CaptionEvaluator:
     ) -> Iterator[ResultRow]:
         """See `Evaluator`."""
         reading, unconditional = self._settled(classifier, source, run)
-        scale = scale_of(classifier.num_dimensions, reading.reduction, reading.temperature)
+        scale = scale_of(classifier.scorer.num_dimensions, reading.reduction, reading.temperature)
         results = classifier.choices(
             (source.read(i) for i in positions),
             [source.captions[i] for i in positions],
@@ -227,7 +227,7 @@ class CaptionEvaluator:
             unconditional=unconditional,
             template=self.template,
             average=self.average,
-            also=self.extra_losses,
+            extra_losses=self.extra_losses,
             **{**self.options, "strategy": reading.strategy},
         )
         for place, result, scored in results:
@@ -241,13 +241,15 @@ class CaptionEvaluator:
         self, classifier: DiffusionClassifier, source: CaptionedSource, run: Sequence[int]
     ) -> tuple[ScoringSettings, bool]:
         """Return the settings, and whether the null condition is evaluated."""
-        wanted = source.paired and classifier.has_null_condition if self.unconditional is None else self.unconditional
+        wanted = (
+            source.paired and classifier.scorer.has_null_condition if self.unconditional is None else self.unconditional
+        )
         options = dict(self.options)
         if wanted and options.get("strategy") is None:
             options["strategy"] = WITH_NULL
         longest = max((source.captions[i] for i in run), key=len)
-        reading = classifier.reading(longest, **options)
-        if not wanted or (isinstance(reading.strategy, Fixed) and reading.timesteps.kind != "random"):
+        reading = classifier.settings_for(longest, **options)
+        if not wanted or (reading.strategy.exhaustive and reading.draws.timesteps.kind != "random"):
             return reading, wanted
         if self.unconditional is None:
             return reading, False

@@ -138,7 +138,7 @@ class ResultRow:
             self,
             errors=result.errors.tolist(),
             timesteps=result.t.double().tolist(),
-            extra_errors={loss: table.tolist() for loss, table in result.also.items()},
+            extra_errors={loss: table.tolist() for loss, table in result.extra_losses.items()},
         )
 
 

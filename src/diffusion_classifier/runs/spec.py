@@ -140,7 +140,9 @@ class RunSpec:
     @property
     def sees_all(self) -> bool:
         """Return whether every image has the same draws for every class."""
-        return self.strategy.startswith("fixed") and not self.timesteps.startswith("random") and self.shortlist is None
+        from ..search.strategies import is_exhaustive  # here, because torch takes seconds to import
+
+        return is_exhaustive(self.strategy) and not self.timesteps.startswith("random") and self.shortlist is None
 
     def check_comparable(self, other: RunSpec, own_folder: Path, other_folder: Path, but: Sequence[str] = ()) -> None:
         """Raise if `other` used another model or other settings. The images may differ.

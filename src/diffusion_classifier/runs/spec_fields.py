@@ -47,14 +47,14 @@ def about_reading(
 ) -> dict[str, Any]:
     """Return the fields of a diffusion model and its settings. Side effect: tunes and compiles the network."""
     denoiser, lags = classifier.denoiser, getattr(reading.strategy, "lags", None)
-    settings = classifier.table_settings(reading)
+    settings = classifier.scorer.table_settings(reading)
     return {
         "weights_of_model": denoiser.fingerprint(),
         "image_size": denoiser.image_size,
         "dtype": str(denoiser.dtype).removeprefix("torch."),
         "lags": None if lags is None else _digest(map(repr, lags)),
         "device": str(denoiser.device),
-        "batch_size": classifier.prepare(conditioning),
+        "batch_size": classifier.scorer.prepare(conditioning),
         "channels_last": denoiser.channels_last,
         "compiled": denoiser.compiled,
         **{f.name: settings[f.name] for f in fields(RunSpec) if f.name in settings},

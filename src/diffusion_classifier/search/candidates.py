@@ -1,4 +1,4 @@
-"""What an image is compared with: names of classes, and their encodings."""
+"""The candidates of a classification: names of classes, and their encodings."""
 
 from __future__ import annotations
 
@@ -15,23 +15,20 @@ from ..denoisers.devices import to_device
 from ..errors import InputError
 
 Classes: TypeAlias = str | Sequence[str] | Sequence[int]
-"""Names, as a list or separated by commas; or indices of classes."""
+"""Class names, as a list or separated by commas, or class indices."""
 Template: TypeAlias = str | Sequence[str] | None
-"""What makes a name a prompt, one or several; None where names are prompts, or the model reads no text."""
+"""One or several prompt templates; None if names are prompts themselves, or for a class-conditional model."""
 
 
 def as_templates(template: Template) -> tuple[str, ...] | None:
-    """The same as a tuple."""
+    """Return the template or templates as a tuple."""
     if template is None:
         return None
     return (template,) if isinstance(template, str) else tuple(template)
 
 
 class Candidates:
-    """Encodes classes by a denoiser.
-
-    What was encoded last is kept, since most programs ask about the same classes again.
-    """
+    """Encodes classes by a denoiser, and keeps the latest encodings: most programs use the same classes again."""
 
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
@@ -40,38 +37,38 @@ class Candidates:
 
     def named(
         self,
-        classes: Classes | None,
+        classnames: Classes | None,
         template: Template,
         average: Average = "error",
         conditioning: Conditioning | None = None,
         prompt_names: Sequence[str] | None = None,
     ) -> tuple[tuple[str, ...], Conditioning]:
-        """Names (K) and conditioning; arguments as in `DiffusionClassifier.stream`.
+        """Return the names (K) and their conditioning; arguments as in `DiffusionClassifier.stream`.
 
         Raises:
-            InputError: fewer than two classes or one twice, a class that the model does not know, no classes for a
-                model that needs some, a template for one that reads no text, or encodings that do not fit.
+            InputError: fewer than two classes, a duplicate or unknown class, no classes for a text-to-image model, a
+                template for a class-conditional model, or encodings that do not fit.
         """
         known = self._denoiser.class_names
         if conditioning is not None:
-            return self._given(classes, template, conditioning)
+            return self._given(classnames, template, conditioning)
         if prompt_names is not None:
-            return self._worded(classes, template, average, prompt_names)
-        if classes is None:
+            return self._worded(classnames, template, average, prompt_names)
+        if classnames is None:
             if known is None:
                 raise InputError("this model reads text: give it the labels to choose from")
-            classes = range(len(known))
-        if known is not None and not isinstance(classes, str) and all(isinstance(c, Integral) for c in classes):
-            ids = [int(c) for c in classes]
+            classnames = range(len(known))
+        if known is not None and not isinstance(classnames, str) and all(isinstance(c, Integral) for c in classnames):
+            ids = [int(c) for c in classnames]
             conditioning = self.encode(ids, template, average)
             return tuple(parse_labels(distinct_names(known, ids))), conditioning
-        names = parse_labels(classes)  # type: ignore[arg-type]
+        names = parse_labels(classnames)  # type: ignore[arg-type]
         return tuple(names), self.encode(names, template, average)
 
     def _worded(
         self, classes: Classes | None, template: Template, average: Average, prompt_names: Sequence[str]
     ) -> tuple[tuple[str, ...], Conditioning]:
-        """Classes whose names only label the results: `prompt_names`, of which some may be equal, make the prompts."""
+        """Return classes whose names only label the results; prompts are made of `prompt_names`, which may repeat."""
         names = tuple(map(str, classes or ()))
         if len(set(names)) < len(names) or len(names) != len(prompt_names):
             raise InputError(
@@ -82,7 +79,7 @@ class Candidates:
     def encode(
         self, classes: Sequence[str] | Sequence[int], template: Template = None, average: Average = "error"
     ) -> Conditioning:
-        """Encodings of K classes, one being enough.
+        """Return the encodings of K classes; one class is enough.
 
         Raises:
             InputError: as in `named`.
@@ -94,10 +91,10 @@ class Candidates:
         return self._last[1]
 
     def null(self) -> Conditioning:
-        """The model's null condition, one row.
+        """Return the model's null condition, one row.
 
         Raises:
-            InputError: it has none.
+            InputError: the model has none.
         """
         device = self._denoiser.device
         if self._null is None or self._null[0] != device:
@@ -105,10 +102,10 @@ class Candidates:
         return self._null[1]
 
     def with_null(self, conditioning: Conditioning) -> Conditioning:
-        """One more class: the model's null condition.
+        """Return the conditioning with the model's null condition as one more class.
 
         Raises:
-            InputError: it has none.
+            InputError: the model has none.
         """
         null = self.null()
         rows = torch.zeros(conditioning.num_prompts, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""How well captions fit images: what a CLIP score is asked for, from a diffusion model.
+"""How well captions fit images: the counterpart of a CLIP score for a diffusion model.
 
 Shape legend: C captions of an image, N draws.
 """
@@ -20,19 +20,19 @@ class CaptionScore:
     """How well one caption fits one image.
 
     Args:
-        image: its name.
+        image: name of the image.
         caption: the text, or the name of a class.
-        score: an estimate in nats over the model's temperature. Against the null condition of log p(x|c) - log p(x),
-            which says how much the caption helps to explain the image, 0 being not at all, and can be compared
-            between images. Else of log p(x|c) up to what does not depend on the caption, which can be compared
-            between captions of one image alone.
-        standard_error: of the score, from draws that are common to both: against the null condition; else of its
-            difference from the score of the image's best caption, for which it is 0. Draws are spread more evenly than
-            by chance: it is an upper estimate. NaN from fewer than two draws, or where there is nothing to compare.
+        score: an estimate in nats, divided by the model's temperature. With the null condition, of log p(x|c) - log
+            p(x): how much the caption helps to explain the image, 0 meaning not at all. It can be compared between
+            images. Without the null condition, of log p(x|c) up to a constant of the image: it can be compared between
+            captions of one image only.
+        standard_error: with the null condition, the standard error of the score. Without it, the standard error of the
+            difference from the image's best caption; 0 for the best. It is an upper estimate, because draws are spread
+            more evenly than at random. NaN for fewer than two draws, or if there is nothing to compare.
         error: mean error.
-        unconditional_error: that of the null condition, where it was asked for.
-        num_evaluations: network predictions spent on the image, shared by all its captions.
-        failure: why there is no score, which then is NaN; None if there is one.
+        unconditional_error: mean error of the null condition, if that was evaluated.
+        num_evaluations: network predictions for the image, shared by all its captions.
+        failure: the reason if there is no score, which then is NaN; otherwise None.
     """
 
     image: str
@@ -45,7 +45,7 @@ class CaptionScore:
     failure: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as the command line gives them; {"image", "caption", "error"} for a failure."""
+        """Return plain values, as the command line prints them; {"image", "caption", "error"} for a failure."""
         row: dict[str, Any] = {"image": self.image, "caption": self.caption}
         if self.failure is not None:
             return row | {"error": self.failure}
@@ -60,13 +60,13 @@ class CaptionScore:
 def caption_scores(
     scored: ScoredImage, captions: Sequence[str], against_null: bool, scale: float
 ) -> Iterator[CaptionScore]:
-    """Scores of an image's captions.
+    """Yield the scores of an image's captions.
 
     Args:
-        scored: what was found out about the image: a row for each of its captions, and one for the null condition.
-        captions: C different ones.
-        against_null: whether there is that row, the last.
-        scale: what a difference of mean errors is worth in nats.
+        scored: errors of the image: a row for each of its captions, and possibly a last row for the null condition.
+        captions: C different captions.
+        against_null: whether there is a row for the null condition.
+        scale: nats per unit of mean error; see `posterior.scale_of`.
     """
     means = mean_errors(scored.errors, scored.weights)
     reference = len(captions) if against_null else int(means.argmin())
@@ -81,7 +81,7 @@ def caption_scores(
             standard_error=scale * float(standard_errors[c]) if against_null or len(captions) > 1 else float("nan"),
             error=error,
             unconditional_error=unconditional,
-            num_evaluations=scored.spent.num_evaluations,
+            num_evaluations=scored.cost.num_evaluations,
             failure=scored.failure,
         )
 
@@ -89,17 +89,17 @@ def caption_scores(
 def choose_caption(
     scored: ScoredImage, captions: Sequence[str], against_null: bool, notes: Sequence[str], **settings: Any
 ) -> Classification:
-    """Which of an image's captions explains it best.
+    """Return which of an image's captions explains it best.
 
     Args:
-        scored: as in `caption_scores`, and so the next two.
-        captions: see there.
-        against_null: see there.
-        notes: as in `posterior.decide`, and so the settings.
-        **settings: see there.
+        scored: as in `caption_scores`.
+        captions: as in `caption_scores`.
+        against_null: as in `caption_scores`.
+        notes: as in `classification.decide`.
+        **settings: other arguments of `classification.decide`.
     """
-    if against_null:  # which is no candidate
+    if against_null:  # the null condition is no candidate
         rows = slice(len(captions))
-        also = {loss: table[rows] for loss, table in scored.also.items()}
-        scored = replace(scored, errors=scored.errors[rows], active=scored.active[rows], also=also)
+        others = {loss: table[rows] for loss, table in scored.extra_losses.items()}
+        scored = replace(scored, errors=scored.errors[rows], active=scored.active[rows], extra_losses=others)
     return decide(replace(scored, candidates=None), captions, notes=notes, **settings)

@@ -1,9 +1,9 @@
-"""The result for one image: labels, probabilities, and how sure they are."""
+"""The result for one image: label, probabilities, and the confidence of the search."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,38 +25,37 @@ from .strategies import TIE
 
 @dataclass(frozen=True)
 class Classification:
-    """The answer for one image; K classes, N draws.
+    """The result for one image; K classes, N draws.
 
     Args:
-        name: of the image.
+        name: name of the image.
         class_names: K candidates.
-        label: the best of them; None where `failure` says why there is none.
-        posterior: (K,), float64: see the module; 0 for classes eliminated on the way.
-        bound: (K,), float64: for an eliminated class an upper limit of the posterior that it would have among the
-            others, at one-sided 95 % (Student's t), from the draws on which it lost; 1 if these are fewer than two. For
-            the others the posterior itself.
+        label: the predicted class; None if there is a `failure`.
+        posterior: (K,), float64; see `search.posterior`. It is 0 for eliminated classes.
+        bound: (K,), float64: for an eliminated class, an upper limit (one-sided 95%, Student's t) of the posterior that
+            it would have among the others, from the draws that it has; 1 for fewer than two draws. For other classes,
+            the posterior itself.
         margin: (K,): mean of error(c) - error(label) over the draws that both have.
-        standard_error: (K,): of the margin.
-        confidence: probability that more draws would not change the label. Where the strategy says how much doubt it
-            left a rival, 1 less the largest such doubt: a bound of the probability that all draws together would have
-            chosen the label, prior aside. Else 1 less the sum over all rivals of the tail of Student's t beyond their
-            margin, prior included, over its standard error; at least 0. It says nothing about whether the label is
-            right.
-        undecided: where the strategy asks, the labels that it could not rule out, if these are more than one.
-        ties: labels that float32 does not tell apart from the winner; of exact ties the first candidate is the `label`.
-        shortlist: the labels that the image had to choose from, where others were ruled out before; None else.
-            Everything above is among these: the posterior of the others is 0 and their bound 1, since nothing is known
-            of them here.
+        standard_error: (K,): standard error of the margin.
+        confidence: search confidence, the probability that more draws would not change the label; not the probability
+            that the label is correct. If the strategy states the doubt left about each rival, 1 minus the largest
+            doubt: a lower bound of the probability that all draws would have led to this label, prior aside. Otherwise
+            1 minus the sum over rivals of the tail of Student's t beyond their margin, prior included, over its
+            standard error; at least 0.
+        undecided: the labels that the strategy could not rule out, if it tests that and there are several.
+        ties: labels that float32 does not tell apart from the winner; among exact ties, the first candidate is `label`.
+        shortlist: the labels that remained after a shortlist; None without one. All fields above are relative to these
+            labels: for the others, the posterior is 0 and the bound 1, because nothing is known about them.
         errors: error table (K, N), float32, NaN where never evaluated.
         t: (N,): timestep of each draw.
-        weights: (N,), float64: what each draw counts; all the same if None.
-        num_evaluations: network predictions spent, on the shortlist too.
-        cost: the same in full predictions, which shared work makes fewer.
+        weights: (N,), float64: weight of each draw; all equal if None.
+        num_evaluations: network predictions, the shortlist's included.
+        cost: their equivalent in full predictions; fewer where rows share work.
         seconds: from the first prediction for this image to the last; images in flight together share them.
         screening: the part of these three that the shortlist took.
-        also: error tables of other losses, where those were asked for.
-        notes: what was decided about the image on the way.
-        failure: why there is no answer; None if there is one.
+        extra_losses: error tables of other losses, if any were requested.
+        notes: decisions made while the image was decoded.
+        failure: the reason if there is no result; otherwise None.
     """
 
     name: str
@@ -77,23 +76,23 @@ class Classification:
     cost: float
     seconds: float
     screening: Cost = NO_COST
-    also: Mapping[str, Tensor] = field(default_factory=dict)
+    extra_losses: Mapping[str, Tensor] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     failure: str | None = None
 
     @property
     def score(self) -> float:
-        """The posterior of the label; 0 without one."""
+        """Posterior of the label; 0 without one."""
         return float(self.posterior.max()) if self.label is not None else 0.0
 
     @property
     def scores(self) -> dict[str, float]:
-        """Label → posterior, best first."""
+        """Map of label to posterior, best first."""
         order = sorted(zip(self.class_names, self.posterior.tolist(), strict=True), key=lambda pair: -pair[1])
         return dict(order)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, as the command line and the web page give them; {"image", "error"} for a failure."""
+        """Return plain values, as the command line and the web page show them; {"image", "error"} for a failure."""
         if self.failure is not None:
             return {"image": self.name, "error": self.failure}
         row: dict[str, Any] = {
@@ -107,7 +106,12 @@ class Classification:
             "seconds": round(self.seconds, 3),
         }
         if self.shortlist is not None:
-            row["shortlist"] = {"labels": list(self.shortlist), **asdict(self.screening)}
+            row["shortlist"] = {
+                "labels": list(self.shortlist),
+                "num_evaluations": self.screening.num_evaluations,
+                "cost": self.screening.full_evaluations,
+                "seconds": self.screening.seconds,
+            }
         if self.undecided:
             row["undecided"] = list(self.undecided)
         if self.ties:
@@ -127,7 +131,7 @@ def decide(
     prior: Sequence[float] | None = None,
     notes: Sequence[str] = (),
 ) -> Classification:
-    """The answer that follows from what was scored; arguments as in `log_posterior`."""
+    """Return the result of a scored image; settings as in `log_posterior`."""
     names = tuple(class_names)
     nothing = torch.full((len(names),), torch.nan, dtype=torch.float64)
     facts: dict[str, Any] = {
@@ -137,11 +141,11 @@ def decide(
         "errors": scored.errors,
         "t": scored.t,
         "weights": scored.weights,
-        "num_evaluations": scored.spent.num_evaluations,
-        "cost": scored.spent.cost,
-        "seconds": scored.spent.seconds,
+        "num_evaluations": scored.cost.num_evaluations,
+        "cost": scored.cost.full_evaluations,
+        "seconds": scored.cost.seconds,
         "screening": scored.screening,
-        "also": scored.also,
+        "extra_losses": scored.extra_losses,
         "notes": tuple(notes),
         "failure": scored.failure,
     }
@@ -159,14 +163,14 @@ def decide(
     margin, standard_error = paired_differences(scored.errors, winner, scored.weights)
     scale = scale_of(num_dimensions, reduction, temperature)
     log_prior = log_prior_of(prior, len(names))
-    # The prior decides as so much error would.
+    # In units of error, so that the prior counts as a difference of errors would.
     lead = margin + (log_prior[winner] - log_prior) / scale
     counts = ~scored.errors.isnan()
     met = counts.any(1)
     counts = counts if scored.weights is None else counts & (scored.weights > 0)
     degrees = counts.sum(1).numpy() - 1
     least = (lead - torch.as_tensor(stdtrit(degrees, 0.95)) * standard_error).nan_to_num(-torch.inf)
-    # Let in again at that lead it would have p / (1 + p), with p = exp(-scale · least) times what the winner has.
+    # With that lead, a class would have p / (1 + p), where p is exp(-scale · least) times the winner's posterior.
     bound = (logs[winner] - scale * least).sigmoid()
     statistic = (lead / standard_error.clamp(min=1e-30)).numpy()
     tail = torch.as_tensor(stdtr(degrees, -statistic)).nan_to_num(0.5)

@@ -1,4 +1,4 @@
-"""Images on their way in: decoded ahead of the search, and called by their own names again afterwards."""
+"""Images decoded ahead of the search, and matched with their results afterwards."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from ..data.images import ImageError, ImageSource, Picture, load_image
 from .jobs import Cost, ImageJob, ScoredImage
 
 _DECODED_AHEAD = 8
-"""Images that are decoded and wait for room in a batch; few, since each may hold megabytes."""
+"""Number of images decoded before a batch has room for them; few, because each may take megabytes."""
 
 _ONE = (str, bytes, os.PathLike, Image.Image, np.ndarray, Tensor, Picture)
 
 
 def is_one(images: ImageSource | Iterable[ImageSource]) -> bool:
-    """Whether this is an image rather than several."""
+    """Whether this is a single image."""
     return isinstance(images, _ONE)
 
 
 def as_many(images: ImageSource | Iterable[ImageSource]) -> Iterable[ImageSource]:
-    """One image as several."""
+    """Return a single image as a list."""
     return [images] if isinstance(images, _ONE) else images
 
 
 def name_of(position: int, source: ImageSource) -> str:
-    """What an image is called: its path, else its position."""
+    """Return the name of an image: its path, or its position if it has none."""
     return str(source) if isinstance(source, str | os.PathLike) else f"image {position}"
 
 
 class ImageQueue:
-    """Images become jobs, and what was scored is given their names. An image that cannot be used fails alone.
+    """Turns images into jobs, and scored jobs into named results. An image that cannot be used fails alone.
 
     Args:
-        images: one or several; taken one by one.
-        as_job: a job from its name and a picture; the position of the image is the name.
+        images: one image or several, taken one by one.
+        as_job: makes a job from a name, which is the position of the image, and its picture.
         num_classes: K.
     """
 
@@ -60,7 +60,7 @@ class ImageQueue:
         self._unusable: list[ScoredImage] = []
 
     def jobs(self) -> Iterator[ImageJob]:
-        """One for each image that can be used, decoded by a thread of its own while those before it are in use."""
+        """Yield a job for each usable image. A thread decodes images while earlier ones are in use."""
         return _prefetch(self._jobs(), _DECODED_AHEAD)
 
     def _jobs(self) -> Iterator[ImageJob]:
@@ -79,7 +79,7 @@ class ImageQueue:
                 yield job
 
     def results(self, scores: Iterable[ScoredImage]) -> Iterator[tuple[int, ScoredImage, tuple[str, ...]]]:
-        """Position, what was found out, and notes, of each image, those that cannot be used among them."""
+        """Yield position, scored image and notes of every image, including those that cannot be used."""
         for scored in chain(scores, [None]):
             while self._unusable:
                 yield self._named(self._unusable.pop(0))
@@ -92,7 +92,7 @@ class ImageQueue:
 
 
 def _prefetch(items: Iterable[ImageJob], ahead: int) -> Iterator[ImageJob]:
-    """The items in their order, each made by a thread of its own while those before it are in use."""
+    """Yield the items in order, each made by another thread while earlier ones are in use."""
     source = iter(items)
     pool = ThreadPoolExecutor(1, "decode")
     try:

@@ -1,4 +1,4 @@
-"""An image on its way through its search: what is asked of the network for it, and what came back."""
+"""The search for one image: what its strategy requests, and the errors that came back."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from .jobs import ImageJob
 from .strategies import Request, State, Strategy
 
 Pair = tuple[int, int]
-"""A class, counted among the candidates of the image, and a draw."""
+"""A class, as an index into the image's candidates, and a draw."""
 
 
 @dataclass(eq=False)
 class ImageSearch:
-    """One image.
+    """One image between its first request and its result.
 
     Args:
         job: the image.
-        latent: of it.
-        strategy: of its search.
-        state: of the search.
-        times: of all draws that it may use, (N,).
-        num_prompts: predictions for one pair.
-        also: tables (k, N) of other losses, to be filled.
+        latent: the encoded image.
+        strategy: the strategy of its search.
+        state: the strategy's state.
+        times: timesteps of all draws of the strategy, (N,).
+        num_prompts: predictions per pair.
+        extra_losses: tables (k, N) of other losses, to be filled.
     """
 
     job: ImageJob
@@ -36,18 +36,24 @@ class ImageSearch:
     state: State
     times: Tensor
     num_prompts: int = 1
-    also: dict[str, Tensor] = field(default_factory=dict)
+    extra_losses: dict[str, Tensor] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
     num_evaluations: int = 0
     num_latents: int = 0
     failure: str | None = None
-    landed: bool = False
-    _early: set[Pair] = field(default_factory=set)  # asked for before they were wanted
-    _known: dict[Pair, Sequence[float]] = field(default_factory=dict)  # of these, what came back and waits
-    _guess: int = 0  # the draw to ask for early
+    finished: bool = False
+    request: Request = field(default_factory=lambda: Request(torch.empty(0, dtype=torch.int64), range(0)))
+    errors: Tensor = field(default_factory=lambda: torch.empty(0, 0))  # of the request
+    _classes: list[int] = field(default_factory=list)
+    _row: dict[int, int] = field(default_factory=dict)
+    _num_taken: int = 0
+    _num_received: int = 0
+    _early: set[Pair] = field(default_factory=set)  # guesses: pairs evaluated before they were requested
+    _known: dict[Pair, Sequence[float]] = field(default_factory=dict)  # errors of guesses not requested so far
+    _next_guess: int = 0  # a draw
 
     def proceed(self) -> bool:
-        """Begin with what the strategy wants next; False where it wants nothing more."""
+        """Start on the strategy's next request. Return False if there is none."""
         while (request := self.strategy.propose(self.state)) is not None:
             self._begin(request)
             if not self.answered:
@@ -56,65 +62,65 @@ class ImageSearch:
         return False
 
     def _begin(self, request: Request) -> None:
-        self.request, self._next, self._done = request, 0, 0
+        self.request, self._num_taken, self._num_received = request, 0, 0
         self.errors = torch.empty(len(request.classes), len(request.draws))
         self._classes = request.classes.tolist()
         self._row = {c: i for i, c in enumerate(self._classes)}
-        self._guess = max(self._guess, request.draws.stop)
+        self._next_guess = max(self._next_guess, request.draws.stop)
         for pair in [pair for pair in self._known if self.wants(pair)]:
             self.receive(pair, self._known.pop(pair))
 
     @property
     def answered(self) -> bool:
-        """Whether all that the strategy asked for is there."""
-        return self._done == self.errors.numel()
+        """Whether all errors of the request have arrived."""
+        return self._num_received == self.errors.numel()
 
     @property
     def num_waiting(self) -> int:
-        """Pairs that the network was not asked for yet, at most."""
-        return self.errors.numel() - self._next
+        """Upper bound of the number of requested pairs that are in no batch so far."""
+        return self.errors.numel() - self._num_taken
 
     def wants(self, pair: Pair) -> bool:
-        """Whether the request under way asks for it."""
+        """Whether the pair is part of the request."""
         return pair[0] in self._row and pair[1] in self.request.draws
 
     def class_of(self, pair: Pair) -> int:
-        """The pair's class, counted among all."""
+        """Return the pair's class as an index into all classes."""
         return pair[0] if self.job.candidates is None else int(self.job.candidates[pair[0]])
 
     def take(self, limit: int) -> list[Pair]:
-        """The next pairs of the request, draw by draw, so that rows of one noisy latent lie together."""
+        """Return the next pairs of the request, draw by draw, so that rows of one noisy latent are adjacent."""
         pairs: list[Pair] = []
         k, draws = len(self._classes), self.request.draws
-        while len(pairs) < limit and self._next < self.errors.numel():
-            pair = self._classes[self._next % k], draws[self._next // k]
-            self._next += 1
+        while len(pairs) < limit and self._num_taken < self.errors.numel():
+            pair = self._classes[self._num_taken % k], draws[self._num_taken // k]
+            self._num_taken += 1
             if pair not in self._early:
                 pairs.append(pair)
         return pairs
 
     def guess(self, limit: int) -> list[Pair]:
-        """Pairs that the strategy may want next: the same classes at the draw after those that were asked for."""
-        if self._guess >= len(self.times):
+        """Return pairs that the strategy may request next: the same classes at the following draw."""
+        if self._next_guess >= len(self.times):
             return []
-        left = [(c, self._guess) for c in self._classes if (c, self._guess) not in self._early]
+        left = [(c, self._next_guess) for c in self._classes if (c, self._next_guess) not in self._early]
         pairs = left[:limit]
         self._early.update(pairs)
-        self._guess += len(pairs) == len(left)
+        self._next_guess += len(pairs) == len(left)
         return pairs
 
     def receive(self, pair: Pair, values: Sequence[float]) -> None:
-        """Errors of a pair, of the loss that the strategy sees first."""
+        """Store the errors of a pair, one per loss."""
         if not self.wants(pair):
             self._known[pair] = values
             return
         c, d = pair
         self.errors[self._row[c], d - self.request.draws.start] = values[0]
-        for table, other in zip(self.also.values(), values[1:], strict=True):
+        for table, other in zip(self.extra_losses.values(), values[1:], strict=True):
             table[c, d] = other
-        self._done += 1
+        self._num_received += 1
         self.num_evaluations += self.num_prompts
 
     def forget(self, pair: Pair) -> None:
-        """A guess of which nothing came back."""
+        """Forget a guess whose error was not finite, so that it is evaluated again if it is requested."""
         self._early.discard(pair)

@@ -1,4 +1,4 @@
-"""What the engine is given for each image, and what it gives back.
+"""What the engine is given for each image, and what it returns.
 
 Shape legend: K classes, N draws.
 """
@@ -14,14 +14,24 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Cost:
-    """What was spent on an image: network predictions, the same in full predictions of the main model, and seconds."""
+    """Cost of one image.
+
+    Args:
+        num_evaluations: forward passes, one for each (class, draw).
+        full_evaluations: their equivalent in full passes of the main model; fewer where rows share work.
+        seconds: from the first forward pass to the last; images in flight together share them.
+    """
 
     num_evaluations: int = 0
-    cost: float = 0.0
+    full_evaluations: float = 0.0
     seconds: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(self.num_evaluations + other.num_evaluations, self.cost + other.cost, self.seconds + other.seconds)
+        return Cost(
+            self.num_evaluations + other.num_evaluations,
+            self.full_evaluations + other.full_evaluations,
+            self.seconds + other.seconds,
+        )
 
 
 NO_COST = Cost()
@@ -32,54 +42,53 @@ class ImageJob:
     """One image to score.
 
     Args:
-        name: of the image, for messages.
+        name: name of the image, for messages.
         image: (3, H, W), float32, in [-1, 1].
-        key: 64-bit hash of the image's content, which its noise depends on.
+        key: 64-bit hash of the image's content. The noise depends on it.
         candidates: (k,), int64: the classes to choose from; all of them if None.
-        whole: whether the others have rows in its tables, too, which then hold nothing.
-        spent: on narrowing the candidates down to these.
-        picture: what `image` was made from, where a shortlist looks at it.
+        pad_to_all_classes: keep a row of NaN for every class that is not a candidate.
+        cost: cost of the shortlist that found these candidates.
+        picture: the image before preprocessing, kept only for a shortlist that needs it.
     """
 
     name: str
     image: Tensor
     key: int
     candidates: Tensor | None = None
-    whole: bool = True
-    spent: Cost = NO_COST
+    pad_to_all_classes: bool = True
+    cost: Cost = NO_COST
     picture: Image | None = None
 
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """What was found out about one image.
+    """The errors of one image, and the state in which its search ended.
 
     Args:
-        name: of the image.
-        errors: error table (K, N), float32, on the CPU, NaN where never evaluated; of the candidates alone, in their
-            order, where the job was not `whole`, and so all else that has a row for each class.
+        name: name of the image.
+        errors: error table (K, N), float32, on the CPU, NaN where never evaluated. Rows are the candidates only, in
+            their order, unless the job had `pad_to_all_classes`; the same holds for everything with a row per class.
         active: (K,), bool: the classes that were not eliminated.
         t: (N,), the timestep of each draw.
-        spent: in all. Work that rows of one noisy latent share makes the cost less than the number of evaluations; the
-            seconds go from the first prediction to the last, and images in flight together share them.
-        failure: why there is no answer; None if there is one.
+        cost: total cost, the shortlist's included.
+        failure: the reason if the image could not be scored; otherwise None.
         doubt: (K,), float64, or None: see `State`.
         undecided: (K,), bool, or None: see `State`.
         weights: (N,), float64, or None: see `State`.
-        candidates: of the job. Any other class has no errors, is not active, and no doubt is left about it.
-        screening: the part of `spent` that narrowed the candidates down.
-        also: error tables of other losses, by their names.
+        candidates: the job's candidates. Other classes have no errors, are not active, and have a doubt of 0.
+        screening: the part of `cost` that the shortlist took.
+        extra_losses: error tables of other losses, by name.
     """
 
     name: str
     errors: Tensor
     active: Tensor
     t: Tensor
-    spent: Cost
+    cost: Cost
     failure: str | None = None
     doubt: Tensor | None = None
     undecided: Tensor | None = None
     weights: Tensor | None = None
     candidates: Tensor | None = None
     screening: Cost = NO_COST
-    also: Mapping[str, Tensor] = field(default_factory=dict)
+    extra_losses: Mapping[str, Tensor] = field(default_factory=dict)

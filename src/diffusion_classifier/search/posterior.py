@@ -1,13 +1,13 @@
-"""From an error table to an answer: paper equations 5 to 8, paired standard errors, ties, confidence.
+"""From an error table to a posterior: equations 5 to 8 of the paper, paired standard errors, ties.
 
-What a score means. `posterior` is p(c|x) of equation 6 over the classes that were still compared at the end:
+`posterior` is p(c|x) of equation 6 over the classes that were still compared at the end:
 
     p(c|x) ∝ p(c) · exp(-S_c / τ),     S_c = Σ_t w(t) · error(c, t) / Σ_t w(t)  ×  (dimensions, or 1)
 
-The paper's equation sums squared errors over dimensions ("sum"), which at τ = 1 is confident far beyond its accuracy;
-the mean over dimensions ("mean") is close to uniform. Both and the temperature τ are explicit; a model carries a
-fitted τ where one was fitted. `confidence` is another number: how sure it is that more draws would give the same
-answer, whether or not that answer is right.
+The paper sums squared errors over dimensions ("sum"), which at τ = 1 is far more confident than accurate. The mean over
+dimensions ("mean") is close to uniform. The reduction and the temperature τ are settings, and a model may have a fitted
+τ. The search confidence is another number: the probability that more draws would give the same label, whether or not
+that label is correct.
 
 Shape legend: K classes, N draws.
 """
@@ -28,7 +28,7 @@ Reduction = Literal["sum", "mean"]
 
 
 def mean_errors(errors: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Σ_n w_n·e_kn / Σ_n w_n over the draws that each class has, (K,), float64; or of many tables at once.
+    """Return Σ_n w_n·e_kn / Σ_n w_n over the draws that each class has, (K,) or (…, K), float64.
 
     Args:
         errors: (…, K, N), NaN where never evaluated.
@@ -48,11 +48,11 @@ def log_posterior(
     temperature: float = 1.0,
     prior: Sequence[float] | Tensor | None = None,
 ) -> Tensor:
-    """log p(c|x), (K,), float64: equations 5 and 6.
+    """Return log p(c|x), (K,), float64: equations 5 and 6.
 
     Args:
-        mean_error: (K,), means over draws and dimensions; infinite for classes that are out.
-        num_dimensions: of a latent.
+        mean_error: (K,), means over draws and dimensions; infinite for eliminated classes.
+        num_dimensions: number of dimensions of a latent.
         reduction: whether errors count as sums or as means over dimensions.
         temperature: τ > 0.
         prior: p(c), (K,), positive up to a factor; uniform if None.
@@ -69,7 +69,10 @@ _UNDERFLOW = -690.0
 
 
 def probabilities(logs: Tensor) -> Tensor:
-    """Of log-probabilities (…, K), float64. What would underflow is 1e-300 or so, in order; what is out stays 0."""
+    """Return probabilities from their logs (…, K), float64.
+
+    Values that would underflow become about 1e-300 in their order; -inf stays 0.
+    """
     low = (logs < _UNDERFLOW) & logs.isfinite()
     if not bool(low.any()):
         return logs.exp()
@@ -78,7 +81,11 @@ def probabilities(logs: Tensor) -> Tensor:
 
 
 def scale_of(num_dimensions: int, reduction: Reduction, temperature: float) -> float:
-    """What a difference of mean errors is worth in logits."""
+    """Return the factor from a difference of mean errors to a difference of logits.
+
+    Raises:
+        InputError: an unknown reduction; a temperature that is not positive.
+    """
     if reduction not in get_args(Reduction):
         raise InputError(f"the reduction must be {' or '.join(get_args(Reduction))}; got {reduction!r}")
     if not 0 < temperature < inf:
@@ -87,7 +94,7 @@ def scale_of(num_dimensions: int, reduction: Reduction, temperature: float) -> f
 
 
 def log_prior_of(prior: Sequence[float] | Tensor | None, num_classes: int) -> Tensor:
-    """log p(c), (K,), float64, up to a constant; see `log_posterior`."""
+    """Return log p(c), (K,), float64, up to a constant; see `log_posterior`."""
     if prior is None:
         return torch.zeros(num_classes, dtype=torch.float64)
     p = torch.as_tensor(prior, dtype=torch.float64)
@@ -97,7 +104,7 @@ def log_prior_of(prior: Sequence[float] | Tensor | None, num_classes: int) -> Te
 
 
 def paired_differences(errors: Tensor, reference: int, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Mean and standard error of error(c) - error(reference) over the draws that both have (paper, section 3.3).
+    """Return mean and standard error of error(c) - error(reference) over the draws that both have (section 3.3).
 
     Args:
         errors: (K, N), NaN where never evaluated.
@@ -121,8 +128,8 @@ def is_correct(means: Tensor, truth: Tensor) -> Tensor:
     """Return whether the true class has the least mean error, and no other class ties with it, (M, …), bool.
 
     Args:
-        means: mean errors (M, K, …), infinite for classes that are out.
-        truth: (M, …).
+        means: mean errors (M, K, …), infinite for eliminated classes.
+        truth: indices of the true classes, (M, …).
     """
     least = means.amin(1, keepdim=True)
     alone = (means - least <= TIE * least.abs()).sum(1) == 1

@@ -1,4 +1,4 @@
-"""A denoiser made ready to be asked about images: batch size, candidates, settings."""
+"""A denoiser made ready to score images: its batch size, its encoded candidates, its fixed or free batches."""
 
 from __future__ import annotations
 
@@ -7,31 +7,29 @@ from math import prod
 from typing import Any
 
 from ..data.images import Picture, preprocess
-from ..denoisers import Average, Conditioning, Denoiser
-from ..denoisers.default_weights import default_weights, training_weights
+from ..denoisers import Conditioning, Denoiser
+from ..denoisers.default_weights import default_weights
 from ..denoisers.tuning import tune
-from ..diffusion.draws import Draws
-from ..diffusion.timestep_weights import Weights
 from ..errors import InputError
-from .candidates import Candidates, Classes, Template
-from .engine import check_weights, score
+from .candidates import Candidates
+from .engine import score
 from .jobs import ImageJob, ScoredImage
-from .settings import ScoringSettings, resolve_settings
-from .strategies import Strategy
+from .settings import ScoringSettings, check_settings
 
 
 class Scorer:
-    """Reads a denoiser as a classifier; what is asked of it is for those who inherit.
+    """A denoiser with everything that scoring images by it needs.
 
     Args:
         denoiser: the model.
-        batch_size: rows of one network call; measured at the first use if "auto", see `batching`. Halved when memory
-            runs out.
-        compile_network: torch.compile; see `Denoiser.compile`.
+        batch_size: rows of one network call. With "auto" it is measured at the first use; see `tuning`. It is halved
+            when memory runs out.
+        compile_network: call torch.compile; see `Denoiser.compile`.
 
     Attributes:
-        full_batches: whether every network call has as many rows as it always has, see `Denoiser.fix_rows`, so that no
-            bit of an error depends on what else is in its batch.
+        candidates: encodes classes and captions, and keeps the latest encodings.
+        full_batches: give every network call the same number of rows; see `Denoiser.fix_rows`. Errors then do not
+            depend, bit for bit, on which other rows share their batch.
 
     Raises:
         InputError: a batch size below 1.
@@ -44,98 +42,72 @@ class Scorer:
             raise InputError(f"the batch size must be a whole number from 1, or auto; got {batch_size}")
         self.denoiser = denoiser
         self.batch_size = batch_size
+        self.candidates = Candidates(denoiser)
         self._compile = compile_network
-        self._candidates = Candidates(denoiser)
 
     @property
     def num_dimensions(self) -> int:
-        """Of a latent."""
+        """Number of dimensions of a latent."""
         return prod(self.denoiser.latent_shape)
 
     @property
     def has_null_condition(self) -> bool:
         """Whether the model can predict without a class."""
         try:
-            self._candidates.null()
+            self.candidates.null()
         except InputError:
             return False
         return True
 
-    def reading(self, class_names: Sequence[str], **options: Any) -> ScoringSettings:
-        """The settings that `stream` will use for these candidates, if given these options."""
-        loss = options.get("loss") or self.denoiser.defaults.loss
-        if isinstance(options.get("weights"), str) and options["weights"] == "training":
-            options["weights"] = training_weights(self.denoiser, loss)
-        return resolve_settings(self.denoiser.defaults, default_weights(self.denoiser, loss), class_names, **options)
-
-    def table_settings(self, reading: ScoringSettings) -> dict[str, Any]:
-        """What `tables.table_writer` keeps beside errors that are read with these settings."""
-        return {
-            "num_dimensions": self.num_dimensions,
-            "num_timesteps": self.denoiser.schedule.num_timesteps,
-            "default_weights": default_weights(self.denoiser, reading.loss),
-            **reading.as_dict(),
-        }
-
-    def _score(
+    def score(
         self,
         jobs: Iterable[ImageJob],
         conditioning: Conditioning,
-        strategy: Strategy,
-        draws: Draws,
-        loss: str,
-        class_names: Sequence[str],
-        weights: Weights | None = None,
-        also: Sequence[str] = (),
+        settings: ScoringSettings,
+        class_names: Sequence[str] | None = None,
     ) -> Iterator[ScoredImage]:
-        batch_size = self._ready(conditioning, strategy, draws, loss, weights)
+        """Score images and yield each as it is done; see `engine.score`.
+
+        Raises:
+            InputError: the settings do not suit the model.
+        """
+        check_settings(settings, self.denoiser)  # before the network is tuned, which takes a while
         return score(
             self.denoiser,
             jobs,
             conditioning,
-            strategy,
-            draws=draws,
-            loss=loss,
-            weights=weights,
-            batch_size=batch_size,
+            settings,
+            batch_size=self.prepare(conditioning),
             class_names=class_names,
             full_batches=self.full_batches,
-            also=also,
         )
 
-    def _ready(
-        self, conditioning: Conditioning, strategy: Strategy, draws: Draws, loss: str, weights: Weights | None
-    ) -> int:
-        """`prepare`; complains of loss, times and weights before the network is tuned, which takes a while."""
-        schedule = self.denoiser.schedule
-        self.denoiser.check_loss(loss)
-        draws.times(schedule, range(max(1, len(draws.timesteps.values))), 0)
-        check_weights(weights, draws, schedule, strategy.init(len(conditioning)).errors.shape[1])
-        return self.prepare(conditioning)
+    def table_settings(self, settings: ScoringSettings) -> dict[str, Any]:
+        """Return what `error_tables.table_writer` stores with the errors of these settings."""
+        return {
+            "num_dimensions": self.num_dimensions,
+            "num_timesteps": self.denoiser.schedule.num_timesteps,
+            "default_weights": default_weights(self.denoiser, settings.loss),
+            **settings.as_dict(),
+        }
 
     def prepare(self, conditioning: Conditioning) -> int:
-        """Tune and compile the network, where that was asked for; returns the batch size."""
+        """Tune and compile the network, if that was asked for, and return the batch size."""
         if self.full_batches:
             self.denoiser.fix_rows()
         if isinstance(self.batch_size, str):
             self.batch_size = tune(self.denoiser, conditioning.first_prompts())
-        if self._compile and not self.denoiser.compiled:  # not before: each size that is tried would be compiled
+        if self._compile and not self.denoiser.compiled:  # after tuning, which would compile each size that it tries
             self.denoiser.compile()
         return self.batch_size
 
-    def _job(self, name: str, picture: Picture) -> ImageJob:
-        return ImageJob(name, preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop), picture.key)
+    def with_denoiser(self, denoiser: Denoiser) -> Scorer:
+        """Return a scorer of another model, with the batch size and the kind of batches of this one."""
+        other = Scorer(denoiser, batch_size=self.batch_size)
+        other.full_batches = self.full_batches
+        return other
 
-    def condition(
-        self,
-        classnames: Classes | None,
-        template: Template,
-        average: Average = "error",
-        prompt_names: Sequence[str] | None = None,
-    ) -> tuple[tuple[str, ...], Conditioning]:
-        """The candidates' names (K) and their conditioning; see `Candidates.named`."""
-        return self._candidates.named(classnames, template, average, prompt_names=prompt_names)
-
-    def encode(self, captions: Sequence[str], template: Template, average: Average = "error") -> Conditioning:
-        """The conditioning of captions; see `Candidates.encode`."""
-        return self._candidates.encode(captions, template, average)
+    def job(self, name: str, picture: Picture) -> ImageJob:
+        """Return the job of a decoded image."""
+        image = preprocess(picture.image, self.denoiser.image_size, crop=self.denoiser.crop)
+        return ImageJob(name, image, picture.key)

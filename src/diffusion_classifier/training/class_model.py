@@ -25,6 +25,7 @@ from ..files import write_durably
 from ..search.engine import score
 from ..search.jobs import ImageJob
 from ..search.posterior import is_correct
+from ..search.settings import ScoringSettings
 from ..search.strategies import Fixed
 from .checkpoint import CHECKPOINT, Checkpoint, check_out
 from .denoising import Noised, TrainConfig, build_scheduler, draw_times, load_start
@@ -264,7 +265,8 @@ def validate(folder: Path, validation: TrainingImages, device: str) -> dict[str,
     labels = validation.labels[rows]
     conditioning = denoiser.condition(range(len(validation.class_names)))
     jobs = (ImageJob(str(i), image, key=i) for i, image in enumerate(images))
-    tables = {int(r.name): r.errors for r in score(denoiser, jobs, conditioning, Fixed(8), batch_size=320)}
+    settings = ScoringSettings(Fixed(8))
+    tables = {int(r.name): r.errors for r in score(denoiser, jobs, conditioning, settings, batch_size=320)}
     errors = torch.stack([tables[i] for i in range(len(labels))])  # (images, K, N)
     of_true_class = errors[torch.arange(len(labels)), labels]
     return {

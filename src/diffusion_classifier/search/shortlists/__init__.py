@@ -1,4 +1,4 @@
-"""Shortlists: which classes are worth a search, found before it. They go with any strategy."""
+"""Shortlists decide, before the search, which classes are worth it. They work with any strategy."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ __all__ = ["Coarse", "Gradient", "Screened", "SearchContext", "Shortlist", "Tree
 
 
 def parse_shortlist(text: str, keep: int | None = None) -> Shortlist:
-    """A shortlist from "model:NAME", "coarse:SIZE" or "coarse:MODEL", "tree:FILE", "gradient" or "gradient:DRAWS".
+    """Return a shortlist from "model:NAME", "coarse:SIZE", "coarse:MODEL", "tree:FILE", "gradient" or "gradient:DRAWS".
 
     Args:
         text: one of these.
-        keep: classes, for a tree branches of each level; each kind's own if None.
+        keep: number of classes to keep, for a tree the number of branches per level. Default: that of each kind.
 
     Raises:
-        InputError: none of these; a tree that cannot be read.
+        InputError: the text is none of these; a tree that cannot be read.
     """
     kind, _, argument = text.strip().partition(":")
     kept: dict[str, Any] = {} if keep is None else {"keep": keep}

@@ -1,4 +1,4 @@
-"""What all shortlists share: they take images and give each the candidates that are worth the full search.
+"""What all shortlists share: they take images, and give each the candidates that are worth the full search.
 
 Shape legend: K classes, k candidates.
 """
@@ -14,60 +14,58 @@ import torch
 from torch import Tensor
 
 from ...denoisers.base import Average, Conditioning, Denoiser
-from ...diffusion.draws import Draws
-from ...diffusion.timestep_weights import Weights
 from ...errors import InputError
-from ..engine import check_weights, score
 from ..jobs import Cost, ImageJob
 from ..posterior import mean_errors
+from ..scorer import Scorer
+from ..settings import ScoringSettings, check_weights
 from ..strategies import TIE, Fixed
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """What the full search will be.
+    """The full search that follows the shortlist.
 
     Args:
-        denoiser: the model.
-        class_names: K, as they stand in prompts.
-        templates: what makes a name a prompt; None where names are prompts, or the model reads no text.
-        average: over what several prompts of a class are averaged.
-        conditioning: K rows.
-        draws: (t, ε) pairs.
-        loss: of an error.
-        weights: over time.
-        batch_size: rows of one network call.
+        scorer: the model, ready to score.
+        settings: settings of the full search.
+        conditioning: encodings of the K classes.
+        class_names: K names, as they stand in prompts.
+        templates: prompt templates; None if names are prompts themselves, or for a class-conditional model.
+        average: what is averaged over several prompts of a class.
     """
 
-    denoiser: Denoiser
-    class_names: tuple[str, ...]
-    templates: tuple[str, ...] | None
-    average: Average
+    scorer: Scorer
+    settings: ScoringSettings
     conditioning: Conditioning
-    draws: Draws
-    loss: str
-    weights: Weights | None
-    batch_size: int
+    class_names: tuple[str, ...]
+    templates: tuple[str, ...] | None = None
+    average: Average = "error"
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """The model."""
+        return self.scorer.denoiser
 
     def check_draws(self, num_draws: int) -> None:
-        """Complain of fewer draws than one, or of none that counts.
+        """Raise if a shortlist cannot use the first `num_draws` draws.
 
         Raises:
-            InputError: so it is.
+            InputError: num_draws < 1, or all of these draws have weight 0.
         """
         if num_draws < 1:
             raise InputError(f"at least 1 draw is needed; got {num_draws}")
-        check_weights(self.weights, self.draws, self.denoiser.schedule, num_draws)
+        check_weights(self.settings, self.denoiser, num_draws)
 
     def condition(self, denoiser: Denoiser, names: Sequence[str]) -> Conditioning:
-        """Rows of another denoiser, or for other names than those of the classes."""
+        """Return the encodings of names by a denoiser, with the templates of the search."""
         if self.templates is None:
             return denoiser.condition(names)
         return denoiser.condition_by_templates(names, self.templates, self.average)
 
 
 class Shortlist(Protocol):
-    """Narrows down the candidates of images, whatever strategy chooses among them afterwards.
+    """Narrows down the candidates of images before the search, for any strategy.
 
     Attributes:
         wants_pictures: whether jobs must hold the picture itself, which takes memory.
@@ -76,23 +74,23 @@ class Shortlist(Protocol):
     wants_pictures: ClassVar[bool]
 
     def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
-        """The jobs with `candidates`, two at least, and with what that took added to `spent`; in any order.
+        """Yield the jobs, in any order, with at least two `candidates` and with the shortlist's cost added.
 
-        An image whose predictions failed on the way, as in a dtype that they overflow in, keeps all its candidates.
+        An image whose predictions fail, for example because they overflow in 16 bits, keeps all its candidates.
 
         Raises:
             InputError: the shortlist does not suit the classes, the model or the weights.
         """
 
     def __str__(self) -> str:
-        """As the command line spells it."""
+        """Return the spelling of the command line."""
 
 
 def check_keep(keep: int, num_classes: int) -> None:
-    """Complain of a number of classes to keep that leaves no choice, or all of them.
+    """Raise if a shortlist would leave no choice, or all classes.
 
     Raises:
-        InputError: fewer than two, or not fewer than there are.
+        InputError: keep < 2, or keep >= num_classes.
     """
     if not 2 <= keep < num_classes:
         raise InputError(
@@ -100,16 +98,16 @@ def check_keep(keep: int, num_classes: int) -> None:
         )
 
 
-def narrowed(job: ImageJob, values: Tensor, keep: int, spent: Cost) -> ImageJob:
-    """The job with the candidates of least value. One that ties with the last is kept too; all are, if one is NaN.
+def narrowed(job: ImageJob, values: Tensor, keep: int, cost: Cost) -> ImageJob:
+    """Keep the `keep` classes of lowest value, ties included. If any value is NaN, keep all.
 
     Args:
         job: an image.
-        values: (K,), infinite for classes that were out before.
-        keep: classes.
-        spent: on finding the values.
+        values: (K,), infinite for classes that were ruled out before.
+        keep: number of classes.
+        cost: cost of the values.
     """
-    job = replace(job, spent=job.spent + spent, picture=None)
+    job = replace(job, cost=job.cost + cost, picture=None)
     if bool(values.isnan().any()):
         return job
     last = values.sort().values[keep - 1]
@@ -117,20 +115,20 @@ def narrowed(job: ImageJob, values: Tensor, keep: int, spent: Cost) -> ImageJob:
 
 
 def by_mean_error(
-    context: SearchContext, denoiser: Denoiser, jobs: Iterable[ImageJob], conditioning: Conditioning, num_draws: int
+    context: SearchContext, scorer: Scorer, jobs: Iterable[ImageJob], conditioning: Conditioning, num_draws: int
 ) -> Iterator[tuple[str, Tensor, Cost]]:
-    """Of each image its name, mean errors (K,) and what they took; infinite for no candidates, NaN if it failed.
+    """Yield (name, mean errors (K,), cost) per image. Errors are inf for non-candidates and NaN for a failed image.
 
     Args:
-        context: for draws, loss, weights and batch size.
-        denoiser: which may be another.
+        context: the full search, for draws, loss and weights.
+        scorer: the model that computes the errors.
         jobs: images.
-        conditioning: K rows.
-        num_draws: of every candidate.
+        conditioning: encodings of K classes.
+        num_draws: draws per candidate.
     """
     elsewhere = 0.0
 
-    def timed() -> Iterator[ImageJob]:  # what comes before is not this one's time
+    def timed() -> Iterator[ImageJob]:  # do not count time spent waiting for `jobs`
         nonlocal elsewhere
         source = iter(jobs)
         while True:
@@ -141,20 +139,12 @@ def by_mean_error(
                 return
             yield job
 
+    settings = replace(context.settings, strategy=Fixed(num_draws), extra_losses=())
     start = time.perf_counter()
-    for scored in score(
-        denoiser,
-        timed(),
-        conditioning,
-        Fixed(num_draws),
-        draws=context.draws,
-        loss=context.loss,
-        weights=context.weights,
-        batch_size=context.batch_size,
-    ):
+    for scored in scorer.score(timed(), conditioning, settings):
         means = mean_errors(scored.errors, scored.weights).where(scored.active, torch.inf)
         if scored.failure is not None:
             means = torch.full_like(means, torch.nan)
         seconds = time.perf_counter() - start - elsewhere
-        yield scored.name, means, Cost(scored.spent.num_evaluations, scored.spent.cost, seconds)
+        yield scored.name, means, replace(scored.cost, seconds=seconds)
         start, elsewhere = time.perf_counter(), 0.0

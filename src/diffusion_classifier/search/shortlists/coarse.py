@@ -1,4 +1,4 @@
-"""A cheaper look first: a smaller model, or the same one at a lower resolution (paper, section 7)."""
+"""Shortlist by a cheaper denoiser: a smaller model, or the same one at a lower resolution (paper, section 7)."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from ...denoisers.flops import count_flops, shared_share
 from ...denoisers.load import load_denoiser
 from ...errors import InputError
 from ..jobs import Cost, ImageJob
+from ..scorer import Scorer
 from .base import SearchContext, by_mean_error, check_keep, narrowed
 
 
 @dataclass(frozen=True)
 class Coarse:
-    """The best classes by a few draws of a cheaper denoiser that knows the same classes.
+    """Keep the best classes by a few draws of a cheaper denoiser that knows the same classes.
 
     Args:
-        model: a denoiser, or what `load_denoiser` takes; the main one if None.
-        size: height and width of the images that it sees, in pixels; its own if None. For U-Nets alone.
-        keep: classes.
-        num_draws: of every class.
+        model: a denoiser, or an argument of `load_denoiser`. Default: the main model.
+        size: height and width of its images in pixels, for U-Nets only. Default: the model's own.
+        keep: number of classes to keep.
+        num_draws: draws per class.
 
     Raises:
         InputError: neither a model nor a size.
@@ -47,20 +48,20 @@ class Coarse:
         """See `Shortlist.narrow`."""
         check_keep(self.keep, len(context.class_names))
         context.check_draws(self.num_draws)
-        shared_share(context.denoiser, context.conditioning)  # now, at the full size, since it is counted but once
+        shared_share(context.denoiser, context.conditioning)  # at the full size: it is counted only once
         denoiser, conditioning = context.denoiser, context.conditioning
         if self.model is not None:
             denoiser = self._denoiser(denoiser.device, denoiser.dtype)
             conditioning = context.condition(denoiser, context.class_names)
         denoiser = denoiser if self.size is None else resized(denoiser, self.size, conditioning)
         share = _flops(denoiser, conditioning) / _flops(context.denoiser, context.conditioning)
-        return self._narrow(context, jobs, denoiser, conditioning, share)
+        return self._narrow(context, jobs, context.scorer.with_denoiser(denoiser), conditioning, share)
 
     def _narrow(
         self,
         context: SearchContext,
         jobs: Iterator[ImageJob],
-        denoiser: Denoiser,
+        scorer: Scorer,
         conditioning: Conditioning,
         share: float,
     ) -> Iterator[ImageJob]:
@@ -70,11 +71,12 @@ class Coarse:
             for job in jobs:
                 waiting[job.name] = replace(job, picture=None)
                 assert job.picture is not None
-                image = preprocess(job.picture, denoiser.image_size, crop=denoiser.crop)
-                yield replace(job, image=image, spent=Cost(), picture=None)
+                image = preprocess(job.picture, scorer.denoiser.image_size, crop=scorer.denoiser.crop)
+                yield replace(job, image=image, cost=Cost(), picture=None)
 
-        for name, means, spent in by_mean_error(context, denoiser, small(), conditioning, self.num_draws):
-            yield narrowed(waiting.pop(name), means, self.keep, replace(spent, cost=spent.cost * share))
+        for name, means, cost in by_mean_error(context, scorer, small(), conditioning, self.num_draws):
+            cost = replace(cost, full_evaluations=cost.full_evaluations * share)
+            yield narrowed(waiting.pop(name), means, self.keep, cost)
 
     def _denoiser(self, device: torch.device, dtype: torch.dtype) -> Denoiser:
         if not isinstance(self.model, str):
@@ -90,15 +92,15 @@ class Coarse:
 
 
 def resized(denoiser: Denoiser, size: int, conditioning: Conditioning) -> Denoiser:
-    """The same network on images of another size.
+    """Return the same network for images of another size.
 
     Args:
         denoiser: the network.
-        size: height and width, in pixels.
-        conditioning: any, to try it.
+        size: height and width in pixels.
+        conditioning: any encodings, for a trial call.
 
     Raises:
-        InputError: the network takes one size alone, or not this one.
+        InputError: the network takes one size only, or not this one.
     """
     channels, height, *_ = denoiser.latent_shape
     side, rest = divmod(size * height, denoiser.image_size)
@@ -114,6 +116,6 @@ def resized(denoiser: Denoiser, size: int, conditioning: Conditioning) -> Denois
 
 
 def _flops(denoiser: Denoiser, conditioning: Conditioning) -> int:
-    """Operations of one prediction; 1 for a closed form, which has no layers to count."""
+    """Return the operations of one prediction; 1 for a closed form, which has no layers to count."""
     row = torch.zeros(1, dtype=torch.int64)
     return count_flops(denoiser, conditioning.first_prompts()[row], row) if denoiser.has_weights else 1

@@ -1,4 +1,4 @@
-"""Another classifier first: the published shortlist by CLIP (appendix of the paper's long version)."""
+"""Shortlist by another classifier, such as CLIP in the appendix of the paper's long version."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .base import SearchContext, check_keep, narrowed
 
 @dataclass(frozen=True)
 class Screened:
-    """The best classes by another classifier.
+    """Keep the best classes by another classifier.
 
     Args:
-        by: a callable that answers as transformers' `ZeroShotImageClassificationPipeline` does, which that is, and so
-            is a `DiffusionClassifier`: `by(image, candidate_labels=[…])` with a PIL image gives a list of
-            `{"score", "label"}`, and takes `hypothesis_template=` where the search has one. Or the name of such a model
-            of transformers, a folder or a hub id, which is read from safetensors only.
-        keep: classes.
+        by: a callable such as transformers' `ZeroShotImageClassificationPipeline` or a `DiffusionClassifier`:
+            `by(image, candidate_labels=[…])` with a PIL image returns a list of `{"score", "label"}`, and it takes
+            `hypothesis_template=` if the search has a template. Or a folder or hub id of such a transformers model,
+            which is read from safetensors only.
+        keep: number of classes to keep.
     """
 
     wants_pictures: ClassVar[bool] = True
@@ -37,7 +37,7 @@ class Screened:
         """See `Shortlist.narrow`.
 
         Raises:
-            InputError: the model cannot be loaded; an answer that does not name all candidates.
+            InputError: the model cannot be loaded; its result lacks a candidate.
         """
         check_keep(self.keep, len(context.class_names))
         return self._narrow(self._classifier(context), context, jobs)

@@ -1,4 +1,4 @@
-"""Superclasses first: whole branches of a tree of labels are out after a few draws."""
+"""Shortlist by superclasses: a few draws eliminate whole branches of a tree of labels."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..jobs import Cost, ImageJob
 from .base import SearchContext, by_mean_error, narrowed
 
 Branches: TypeAlias = Mapping[str, Any]
-"""Name of a superclass → its own branches, or a list of classes: {"animal": {"dog": ["pug", "beagle"]}, …}."""
+"""Map of superclass to its own branches or to a list of classes: {"animal": {"dog": ["pug", "beagle"]}, …}."""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """From level to level of a tree, the classes below the best superclasses.
+    """Keep the classes below the best superclasses, level by level of a tree.
 
-    Superclasses are compared by prompts made of their names, with the template of the classes: for models that read
-    text. A class that stands beside superclasses competes with them under its own name.
+    Superclasses are compared by prompts made of their names, with the template of the classes. This needs a
+    text-to-image model. A class on the same level as superclasses competes with them under its own name.
 
     Args:
-        branches: see `Branches`, `read_tree`.
-        keep: branches of each level that are followed; more where fewer than two classes would be left.
-        num_draws: of every branch.
-        source: where the tree is from.
+        branches: the tree; see `Branches` and `read_tree`.
+        keep: number of branches to follow per level; more if fewer than two classes would be left.
+        num_draws: draws per branch.
+        source: where the tree is from, for `str()`.
 
     Raises:
-        InputError: no branch to follow.
+        InputError: keep < 1.
     """
 
     wants_pictures: ClassVar[bool] = False
@@ -50,7 +50,7 @@ class Tree:
         """See `Shortlist.narrow`.
 
         Raises:
-            InputError: the model reads no text; the tree lacks a class, or has one twice.
+            InputError: the model is class-conditional; the tree lacks a class, or has one twice.
         """
         if context.denoiser.class_names is not None:
             raise InputError("this model knows classes, not text: it cannot be asked about superclasses")
@@ -66,29 +66,29 @@ class Tree:
         self, context: SearchContext, jobs: Iterator[ImageJob], level: _Level, conditioning: Conditioning
     ) -> Iterator[ImageJob]:
         waiting: dict[str, ImageJob] = {}
-        settled: list[ImageJob] = []  # below a single node
+        settled: list[ImageJob] = []  # images whose classes are all below a single node
         below = level.below
 
         def nodes() -> Iterator[ImageJob]:
             for job in jobs:
-                # From the classes that are left to the nodes over them.
+                # The nodes above the remaining classes.
                 over = None if job.candidates is None else below[:, job.candidates].any(1).nonzero().squeeze(1)
                 if over is not None and len(over) == 1:
                     settled.append(job)
                     continue
                 waiting[job.name] = job
-                yield replace(job, candidates=over, spent=Cost())
+                yield replace(job, candidates=over, cost=Cost())
 
-        for name, means, spent in by_mean_error(context, context.denoiser, nodes(), conditioning, self.num_draws):
+        for name, means, cost in by_mean_error(context, context.scorer, nodes(), conditioning, self.num_draws):
             yield from settled
             settled.clear()
             job = waiting.pop(name)
             if bool(means.isnan().any()):
-                yield narrowed(job, means, 1, spent)
+                yield narrowed(job, means, 1, cost)
                 continue
             keep = min(self.keep, int(means.isfinite().sum()))
             while True:
-                found = narrowed(job, means, keep, spent)
+                found = narrowed(job, means, keep, cost)
                 left = below[found.candidates].any(0)
                 if job.candidates is not None:
                     left &= torch.zeros_like(left).index_fill(0, job.candidates, True)
@@ -105,17 +105,17 @@ class Tree:
 
 @dataclass(frozen=True)
 class _Level:
-    """Nodes at one depth, with classes that end above it; `below` (nodes, K), bool, says which classes each holds."""
+    """Nodes at one depth, and classes that end above it. `below` (nodes, K), bool: which classes are below each."""
 
     names: tuple[str, ...]
     below: torch.Tensor
 
 
 def read_tree(file: Path) -> Branches:
-    """A tree from a JSON file of `Branches`, or from lines "child<TAB>parent", as WordNet's is-a relation is listed.
+    """Return the tree of a JSON file of `Branches`, or of lines "child<TAB>parent" as in WordNet's is-a relation.
 
     Raises:
-        InputError: the file cannot be read, is neither, or holds a circle or a child of two parents.
+        InputError: the file cannot be read, has another format, or holds a circle or a child of two parents.
     """
     try:
         text = file.read_text("utf-8-sig")
@@ -156,10 +156,10 @@ def _from_pairs(lines: Sequence[str]) -> Branches:
 
 
 def _levels(branches: Branches, class_names: Sequence[str]) -> list[_Level]:
-    """The levels at which there is something to choose, from the top down; classes themselves are not among them."""
+    """Return the levels with more than one node, from the top down, without the level of all classes."""
     column = {name.lower(): i for i, name in enumerate(class_names)}
     seen: set[int] = set()
-    paths: list[list[tuple[str, ...]]] = [[] for _ in class_names]  # from the top to each class, nodes by their path
+    paths: list[list[tuple[str, ...]]] = [[] for _ in class_names]  # nodes from the top to each class, as paths
 
     def walk(node: Any, path: tuple[str, ...]) -> None:
         for name, inner in node.items() if isinstance(node, Mapping) else ((name, ()) for name in node):

@@ -1,23 +1,23 @@
-"""Sequential elimination: draw by draw, drop every class that is behind beyond doubt.
+"""Sequential elimination: draw by draw, drop every class that is statistically behind the leader.
 
-What is promised: with probability 1 - error_rate or more, the class that has the least mean error over all N draws is
-not dropped. There are two grounds for it.
+The guarantee: with probability 1 - error_rate or more, the class with the lowest mean error over all N draws is not
+dropped. It rests on one of two tests.
 
-*Calibrated*: on images like those to come the model has been seen to choose, and it is known how far the class that won
-in the end was ever behind. If the class to win on a new image is dropped, it has been further behind than on all but a
-share error_rate of those, which happens on no more than that share of images, whatever the errors are distributed like
-(split conformal prediction; Vovk, Gammerman and Shafer 2005, "Algorithmic learning in a random world"). The promise is
-one on average over images. How far behind: by the sum of errors, not their mean, as in Wald's test (1945, "Sequential
-tests of statistical hypotheses"). For the sum the best threshold does not depend on how many draws there were, where
-the variance of a difference between classes is in proportion to its mean; which is so for a good model, whose
-difference of squared errors is ‖Δ‖² plus a multiple of Δ, the difference of predictions.
+*Calibrated.* On calibration images, it was measured how far the final winner was ever behind the leader (its largest
+lag). If the final winner of a new image is dropped, its lag exceeds all but a share error_rate of the calibration lags.
+That happens on at most that share of images, whatever the distribution of errors (split conformal prediction; Vovk,
+Gammerman and Shafer 2005, "Algorithmic learning in a random world"). The guarantee is an average over images. Lags are
+differences of summed errors, not of means, as in Wald's test (1945, "Sequential tests of statistical hypotheses"). For
+sums, the best threshold does not depend on the number of draws so far if the variance of a difference between classes
+is proportional to its mean. That holds for a good model, whose difference of squared errors is ‖Δ‖² plus a multiple of
+Δ, the difference of predictions.
 
-*Not calibrated*: an e-process, whose chance to ever reach 1/error_rate is at most error_rate (Ville 1939), for every
-single image. For each pair of classes it is the ratio of likelihoods of Student's t under a positive effect, drawn from
-half a standard normal distribution, and under none (Lai 1976, "On confidence sequences"; Wang and Ramdas 2024,
-"Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance"); for a class it is the mean
-over its rivals. Differences between classes are taken to be normal and alike over draws; simulations show it to hold
-far beyond that. It is careful, so it takes several times the evaluations.
+*Not calibrated.* An e-process reaches 1/error_rate with probability at most error_rate (Ville 1939), for every single
+image. For each pair of classes it is the likelihood ratio of Student's t under a positive effect, drawn from half a
+standard normal distribution, and under no effect (Lai 1976, "On confidence sequences"; Wang and Ramdas 2024,
+"Anytime-valid t-tests and confidence sequences for Gaussian means with unknown variance"). For a class it is the mean
+over its rivals. It assumes that differences between classes are normal and identically distributed over draws;
+simulations show that it holds far beyond that. It is conservative and needs several times the evaluations.
 
 Shape legend: K classes, N draws, k classes still compared.
 """
@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,27 +42,29 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Sequential:
-    """Drop every class that is behind beyond doubt, until one is left or the draws are used up; see the module.
+    """Drop every class that is statistically behind, until one is left or the draws are used up; see the module.
 
-    The classes that the last round compared stay comparable: the posterior is over them.
+    The classes that the last round compared stay comparable: the posterior covers them.
 
     Args:
-        max_draws: N, after which whoever leads wins.
-        error_rate: accepted chance of dropping the class that would lead after N draws.
-        lags: how far, on images for calibration, the class that led after N draws ever was behind, ascending: see
-            `largest_lag`; None for the bound that holds without any.
+        num_draws: N, after which the leader wins.
+        error_rate: accepted probability of dropping the class that would lead after N draws.
+        lags: largest lags of the class that led after N draws, on calibration images, ascending; see `largest_lag`.
+            If None, the test that needs no calibration is used.
 
     Raises:
         InputError: fewer than one draw, an error rate outside (0, 1) or too small for so few lags, lags out of order.
     """
 
-    max_draws: int
+    usage: ClassVar[str] = "sequential:DRAWS/ERROR_RATE as in sequential:250/0.01"
+    exhaustive: ClassVar[bool] = False
+    num_draws: int
     error_rate: float = 0.01
     lags: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.max_draws < 1:
-            raise InputError(f"at least 1 draw is needed; got {self.max_draws}")
+        if self.num_draws < 1:
+            raise InputError(f"at least 1 draw is needed; got {self.num_draws}")
         if not 0 < self.error_rate < 1:
             raise InputError(f"the error rate must lie between 0 and 1; got {self.error_rate:g}")
         if self.lags is not None and not (np.isfinite(self.lags).all() and (np.diff(self.lags) >= 0).all()):
@@ -72,20 +75,30 @@ class Sequential:
                 f"images; this one has {len(self.lags)}"
             )
 
+    @classmethod
+    def parse(cls, argument: str) -> Sequential:
+        """See `StrategyKind.parse`. The error rate may be left out."""
+        draws, slash, error_rate = argument.partition("/")
+        return cls(int(draws), float(error_rate)) if slash else cls(int(draws))
+
+    def num_evaluations(self, num_classes: int) -> tuple[int, int]:
+        """See `Strategy.num_evaluations`."""
+        return num_classes, self.num_draws * num_classes
+
     def init(self, num_classes: int) -> State:
         """See `Strategy.init`."""
         everyone = torch.ones(num_classes, dtype=torch.bool)
-        errors = torch.full((num_classes, self.max_draws), torch.nan)
+        errors = torch.full((num_classes, self.num_draws), torch.nan)
         return State(errors, everyone, doubt=everyone.double(), undecided=everyone)
 
     def propose(self, state: State) -> Request | None:
-        """See `Strategy.propose`. A draw a round at first; later a sixteenth of those before, since little changes."""
+        """See `Strategy.propose`. A round has one draw at first, later a sixteenth of the draws so far."""
         assert state.undecided is not None
         left = state.undecided.nonzero().squeeze(1)
-        if len(left) == 1 or state.stage == self.max_draws:
+        if len(left) == 1 or state.num_done == self.num_draws:
             return None
-        round_size = 1 + state.stage // 16
-        return Request(left, range(state.stage, min(state.stage + round_size, self.max_draws)))
+        round_size = 1 + state.num_done // 16
+        return Request(left, range(state.num_done, min(state.num_done + round_size, self.num_draws)))
 
     def update(self, state: State, errors: Tensor) -> State:
         """See `Strategy.update`."""
@@ -102,19 +115,19 @@ class Sequential:
         out[sums.argmin()] = False
         undecided = torch.zeros_like(state.active)
         undecided[left[~out]] = True
-        if n == self.max_draws:  # nothing more to come, so that who is behind now is behind
+        if n == self.num_draws:  # all draws are evaluated: the difference is known
             doubt[left] = (sums <= sums.min() * (1 + TIE)).double()
         active = torch.zeros_like(state.active)
         active[left] = True
-        return replace(state, errors=table, active=active, stage=n, doubt=doubt, undecided=undecided)
+        return replace(state, errors=table, active=active, num_done=n, doubt=doubt, undecided=undecided)
 
     def _doubt(self, state: State, left: Tensor, n: int, sums: Tensor) -> Tensor:
-        """(k,): see `State.doubt`. After n draws, with sums (k,) of errors as they count."""
+        """Return `State.doubt` (k,) after n draws, given the sums (k,) of weighted errors."""
         if self.lags is not None:
             as_far = len(self.lags) - torch.searchsorted(self._sorted_lags, sums - sums.min())
             return (1 + as_far).double() / (1 + len(self.lags))
-        counted, num_draws = state.counted(state.errors[:, :n]), self.max_draws
-        if state.weights is not None:  # draws that do not count are none
+        counted, num_draws = state.counted(state.errors[:, :n]), self.num_draws
+        if state.weights is not None:  # draws of weight 0 do not count
             counted, num_draws = counted[:, state.weights[:n] > 0], int((state.weights > 0).sum())
         if not counted.shape[1]:
             return torch.ones(len(left), dtype=torch.float64)
@@ -122,8 +135,8 @@ class Sequential:
         return torch.from_numpy(1 / np.maximum(evidence, 1))
 
     def among(self, num_classes: int) -> Sequential:  # noqa: ARG002 - of the protocol
-        """See `Strategy.among`. Lags remain: if the class that would win among all is still there, it wins among fewer,
-        and is behind no further. If it is not, nothing is promised about the one that wins instead.
+        """See `Strategy.among`. The lags stay valid if the class that wins among all classes is still a candidate: it
+        wins among fewer, and its lag is no larger. If it is not, there is no guarantee.
         """
         return self
 
@@ -133,11 +146,11 @@ class Sequential:
 
     def __str__(self) -> str:
         """sequential:250/0.01."""
-        return f"sequential:{self.max_draws}/{self.error_rate:g}"
+        return f"sequential:{self.num_draws}/{self.error_rate:g}"
 
 
 def largest_lag(errors: Tensor) -> float:
-    """How far the class that led at the end ever was behind whoever led then.
+    """Return how far the class that leads after all draws ever was behind the leader.
 
     Args:
         errors: full error table (K, N).
@@ -150,16 +163,16 @@ def largest_lag(errors: Tensor) -> float:
 
 
 def mean_e_values(table: Array, left: NDArray[np.int64], num_draws: int) -> Array:
-    """For each class that is left the evidence (k,) that it does not win after all draws: the mean over its rivals.
+    """Return the evidence (k,) that each remaining class does not win after all draws: the mean over its rivals.
 
-    A rival that was dropped is met on the draws that it has.
+    A rival that was dropped is compared on the draws that it has.
 
     Args:
-        table: (K, n), NaN where never evaluated; what is known of a class are its first draws.
+        table: (K, n), NaN where never evaluated; every class has its first draws.
         left: (k,), the classes that have all n draws.
-        num_draws: N. The mean over the first n draws differs from that over all N by less than from the expectation: as
-            a Brownian bridge, which in the time n / (1 - n/N) is a Brownian motion. With n = N it is the expectation
-            that is asked about.
+        num_draws: N. The mean over the first n draws differs less from the mean over all N than from the expectation:
+            the difference is a Brownian bridge, which is a Brownian motion in the time n / (1 - n/N). With n = N, the
+            evidence concerns the expectation.
     """
     known = (~np.isnan(table)).astype(np.float64)
     centred = np.nan_to_num(table - table[left].mean(0))
@@ -177,18 +190,18 @@ def mean_e_values(table: Array, left: NDArray[np.int64], num_draws: int) -> Arra
 
 
 def log_e_value(mean: Array, spread: Array, n: Array, effective: Array) -> Array:
-    """log of the one-sided e-value for a positive mean difference, of any shape.
+    """Return the log of the one-sided e-value for a positive mean difference, of any shape.
 
     Args:
-        mean: of n differences.
-        spread: sum of their squared deviations from it, above 0.
-        n: how many there are.
-        effective: how many independent ones would tell as much of the mean.
+        mean: mean of n differences.
+        spread: sum of their squared deviations from the mean, above 0.
+        n: number of differences.
+        effective: number of independent differences that carry the same information about the mean.
     """
     q = effective * mean**2
     shrunk = q / (1 + effective)  # the part of q that an effect from the standard normal does not explain
     two_sided = 0.5 * (n * (np.log1p(q / spread) - np.log1p(shrunk / spread)) - np.log1p(effective))
-    # What is known of the effect then is Student's t with n degrees of freedom: twice its part above 0.
+    # The posterior of the effect is Student's t with n degrees of freedom: take twice its part above 0.
     location = effective * mean / (1 + effective)
     scale = np.sqrt((spread + shrunk) / (n * (1 + effective)))
     result: Array = two_sided + np.log(np.maximum(2 * stdtr(n, location / scale), 1e-300))

@@ -15,9 +15,7 @@ import torch
 from models import text_to_image, transformer
 
 from diffusion_classifier import Staged
-from diffusion_classifier.search.engine import score
-from diffusion_classifier.search.jobs import ImageJob
-from diffusion_classifier.search.settings import ScoringSettings
+from diffusion_classifier.search import ImageJob, ScoringSettings, score
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("family", choices=("dit", "sd"))

@@ -3,9 +3,8 @@
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
 
-from diffusion_classifier.denoisers.base import Conditioning, Denoiser
-from diffusion_classifier.denoisers.families.dit import DiT
-from diffusion_classifier.denoisers.families.stable_diffusion import StableDiffusion
+from diffusion_classifier.denoisers import Conditioning, Denoiser
+from diffusion_classifier.denoisers.families import DiT, StableDiffusion
 
 SD_BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TOKENS = 77

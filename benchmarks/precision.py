@@ -24,16 +24,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.data.images import load_image, preprocess
-from diffusion_classifier.denoisers.base import Denoiser
-from diffusion_classifier.denoisers.devices import DTYPES, resolve_device
-from diffusion_classifier.denoisers.tuning import tune
-from diffusion_classifier.diffusion.draws import Draws, Timesteps
-from diffusion_classifier.search.engine import score
-from diffusion_classifier.search.jobs import ImageJob
-from diffusion_classifier.search.posterior import mean_errors
-from diffusion_classifier.search.settings import ScoringSettings
+from diffusion_classifier.data import load_image, load_sample, preprocess
+from diffusion_classifier.denoisers import DTYPES, Denoiser, resolve_device, tune
+from diffusion_classifier.diffusion import Draws, Timesteps
+from diffusion_classifier.search import ImageJob, ScoringSettings, mean_errors, score
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--model", default="fashion")

@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion_classifier import Fixed, Staged
-from diffusion_classifier.denoisers.base import Conditioning, Denoiser
-from diffusion_classifier.diffusion.draws import Draws
-from diffusion_classifier.diffusion.prediction import split_variance, to_noise
+from diffusion_classifier.denoisers import Conditioning, Denoiser
+from diffusion_classifier.diffusion import Draws, split_variance, to_noise
 
 BATCH_SIZE = 32
 PUBLISHED = Staged((50, 500), (5, 1))

@@ -29,17 +29,19 @@ from reference import PUBLISHED, SHORT, reference
 from rich.progress import track
 
 from diffusion_classifier import DiffusionClassifier, Fixed, load_denoiser
-from diffusion_classifier.analysis.speed import num_evaluations, peak_tflops
-from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.data.images import load_image, preprocess
-from diffusion_classifier.denoisers.base import Conditioning, Denoiser
-from diffusion_classifier.denoisers.devices import resolve_device, resolve_dtype
-from diffusion_classifier.denoisers.flops import count_flops
-from diffusion_classifier.denoisers.tuning import seconds_of_call, tune
-from diffusion_classifier.diffusion.draws import Draws
-from diffusion_classifier.search.engine import score
-from diffusion_classifier.search.jobs import ImageJob
-from diffusion_classifier.search.settings import ScoringSettings
+from diffusion_classifier.analysis import num_evaluations, peak_tflops
+from diffusion_classifier.data import load_image, load_sample, preprocess
+from diffusion_classifier.denoisers import (
+    Conditioning,
+    Denoiser,
+    count_flops,
+    resolve_device,
+    resolve_dtype,
+    seconds_of_call,
+    tune,
+)
+from diffusion_classifier.diffusion import Draws
+from diffusion_classifier.search import ImageJob, ScoringSettings, score
 
 DEVICE = resolve_device()
 QUICK_BATCH_SIZE = 32  # that of the reference loop

@@ -26,15 +26,19 @@ from statistics import median
 import numpy as np
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.labelled import LabelledSource
-from diffusion_classifier.runs.evaluation import evaluate
-from diffusion_classifier.runs.evaluators import ClassEvaluator
+from diffusion_classifier.data import LabelledSource
+from diffusion_classifier.runs import (
+    ClassEvaluator,
+    ResultRow,
+    RunSpec,
+    choose,
+    evaluate,
+    open_run,
+    read_rows,
+    rows_to_table,
+    summarize,
+)
 from diffusion_classifier.runs.rescore import rescore
-from diffusion_classifier.runs.row import ResultRow, rows_to_table
-from diffusion_classifier.runs.selection import choose
-from diffusion_classifier.runs.spec import RunSpec
-from diffusion_classifier.runs.store import open_run, read_rows
-from diffusion_classifier.runs.summary import summarize
 from diffusion_classifier.tasks import open_task
 
 QUESTION = ClassEvaluator()
@@ -73,7 +77,7 @@ def overhead(options: argparse.Namespace) -> None:
 
 def workers(options: argparse.Namespace) -> None:
     """Images a second of two workers over one, from the first row that comes to the last."""
-    from diffusion_classifier.runs.distributed import Work, evaluate_distributed
+    from diffusion_classifier.runs import Work, evaluate_distributed
 
     source = sample()
     positions = choose(source, limit=options.images)

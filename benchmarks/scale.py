@@ -14,8 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffusion_classifier.runs.distributed import chunk_for
-from diffusion_classifier.runs.store import ROWS_PER_SHARD, read_rows
+from diffusion_classifier.runs import ROWS_PER_SHARD, chunk_for, read_rows
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--run", type=Path, required=True, help="whose evaluations an image vary as those here will")

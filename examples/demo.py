@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion_classifier import Classification, DiffusionClassifier, Fixed, InputError
-from diffusion_classifier.data.fashion import load_sample
+from diffusion_classifier.data import load_sample
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from diffusion_classifier import Denoiser, DiffusionClassifier
 from diffusion_classifier.denoisers import Conditioning
-from diffusion_classifier.diffusion.schedules import RectifiedFlow
+from diffusion_classifier.diffusion import RectifiedFlow
 
 NAMES = ("dark", "grey", "light")
 

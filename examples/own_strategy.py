@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.search.strategies import Request, State
+from diffusion_classifier.data import load_sample
+from diffusion_classifier.search import Request, State
 
 
 @dataclass(frozen=True)

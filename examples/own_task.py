@@ -4,11 +4,8 @@ import tempfile
 from pathlib import Path
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.data.labelled import LabelledSource
-from diffusion_classifier.runs.evaluation import evaluate
-from diffusion_classifier.runs.evaluators import ClassEvaluator
-from diffusion_classifier.runs.summary import summarize
+from diffusion_classifier.data import LabelledSource, load_sample
+from diffusion_classifier.runs import ClassEvaluator, evaluate, summarize
 from diffusion_classifier.tasks import Task
 
 SHOES = ("Sandal", "Sneaker", "Ankle boot")

@@ -25,11 +25,11 @@ from art.estimators.classification import PyTorchClassifier
 from common import chosen_by, load, pictures, spread
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.analysis.differentiable import DifferentiableScores
-from diffusion_classifier.baselines.supervised import Supervised
-from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.analysis import DifferentiableScores
+from diffusion_classifier.baselines import Supervised
+from diffusion_classifier.data import FASHION
 from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.search.posterior import scale_of
+from diffusion_classifier.search import scale_of
 
 
 class Logits(torch.nn.Module):

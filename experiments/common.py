@@ -15,24 +15,27 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.analysis.plotting import pyplot, save
+from diffusion_classifier.analysis import pyplot, save
 from diffusion_classifier.baselines import kind_of, load_baseline
-from diffusion_classifier.data.fashion import FASHION
-from diffusion_classifier.data.images import load_image
-from diffusion_classifier.data.labelled import LabelledSource
-from diffusion_classifier.data.scenes import HELD_OUT
-from diffusion_classifier.denoisers import Denoiser, load_denoiser
-from diffusion_classifier.denoisers.sampling import draw_images
-from diffusion_classifier.runs.evaluation import evaluate
-from diffusion_classifier.runs.evaluators import BaselineEvaluator, ClassEvaluator
-from diffusion_classifier.runs.selection import choose
-from diffusion_classifier.search.caption_scores import CaptionScore
+from diffusion_classifier.data import FASHION, HELD_OUT, LabelledSource, load_image
+from diffusion_classifier.denoisers import Denoiser, draw_images, load_denoiser
+from diffusion_classifier.runs import BaselineEvaluator, ClassEvaluator, choose, evaluate
+from diffusion_classifier.search import CaptionScore
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.class_model import build_network, train
-from diffusion_classifier.training.denoising import TrainConfig
+from diffusion_classifier.training import (
+    SupervisedConfig,
+    TrainConfig,
+    TrainingCaptions,
+    TrainingImages,
+    build_classifier,
+    build_network,
+    decode,
+    load_labelled_images,
+    resolution,
+    train,
+    train_supervised,
+)
 from diffusion_classifier.training.finetune import finetune
-from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, decode, load_labelled_images
-from diffusion_classifier.training.supervised import SupervisedConfig, build_classifier, resolution, train_supervised
 
 Config = TrainConfig | SupervisedConfig
 EARLY = TrainConfig(

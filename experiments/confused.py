@@ -16,10 +16,15 @@ from pathlib import Path
 from common import denoising_error, draw_samples, load, sample_distance, scene_images, spread, tuned
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
-from diffusion_classifier.data.fashion import FASHION
-from diffusion_classifier.data.prompts import fill_template
-from diffusion_classifier.training.confusable_classes import confusable_images, correctness, gains, images_of_classes
-from diffusion_classifier.training.images import TrainingImages, load_labelled_images
+from diffusion_classifier.data import FASHION, fill_template
+from diffusion_classifier.training import (
+    TrainingImages,
+    confusable_images,
+    correctness,
+    gains,
+    images_of_classes,
+    load_labelled_images,
+)
 
 TEMPLATE = "a {}"
 

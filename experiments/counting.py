@@ -22,15 +22,11 @@ from common import denoising_error, draw_samples, pictures, sample_distance, sce
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, load_denoiser
-from diffusion_classifier.data.captioned import CaptionedSource
-from diffusion_classifier.data.images import ImageSource, load_image
-from diffusion_classifier.data.scenes import NUMBERS, Thing, phrase
+from diffusion_classifier.data import NUMBERS, CaptionedSource, ImageSource, Thing, load_image, phrase
 from diffusion_classifier.metrics import difference_interval, share_interval
-from diffusion_classifier.search.caption_scores import CaptionScore
-from diffusion_classifier.search.options import ScoreOptions
-from diffusion_classifier.tasks.scene_tasks import open_counting
-from diffusion_classifier.training.confusable_classes import correctness
-from diffusion_classifier.training.images import TrainingCaptions, TrainingImages, load_contrasted_images
+from diffusion_classifier.search import CaptionScore, ScoreOptions
+from diffusion_classifier.tasks import open_counting
+from diffusion_classifier.training import TrainingCaptions, TrainingImages, correctness, load_contrasted_images
 
 PAIRS = list(combinations(range(len(NUMBERS)), 2))
 WHERE: ScoreOptions = {"timesteps": "even:0.75-1", "weights": "training", "draws": 32, "pairs": True}

@@ -14,7 +14,7 @@ import numpy as np
 from common import chosen_by, load, pictures, spread
 from PIL import Image
 
-from diffusion_classifier.data.corruptions import SHIFTS, Corruption
+from diffusion_classifier.data import SHIFTS, Corruption
 from diffusion_classifier.metrics import Interval, share_interval
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -23,24 +23,22 @@ from scipy.stats import t as student
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier, Fixed, Gradient, Sequential, Staged
-from diffusion_classifier.analysis.calibration import calibrated_folds, fit_weights_to, search_all, true_classes
-from diffusion_classifier.analysis.fit_weights import folds
-from diffusion_classifier.data.images import load_image, preprocess
-from diffusion_classifier.denoisers.families.gaussian import Gaussian
-from diffusion_classifier.diffusion.draws import Draws
-from diffusion_classifier.diffusion.schedules import add_noise, read_scheduler
-from diffusion_classifier.diffusion.timestep_weights import weights_at
+from diffusion_classifier.analysis import calibrated_folds, fit_weights_to, folds, search_all, true_classes
+from diffusion_classifier.data import load_image, preprocess
+from diffusion_classifier.denoisers.families import Gaussian
+from diffusion_classifier.diffusion import Draws, add_noise, read_scheduler, weights_at
 from diffusion_classifier.metrics import difference_interval, share_interval
-from diffusion_classifier.runs.error_tables import read_tables
-from diffusion_classifier.runs.store import read_rows
-from diffusion_classifier.search.engine import score
-from diffusion_classifier.search.jobs import ImageJob
-from diffusion_classifier.search.scorer import Scorer
-from diffusion_classifier.search.settings import ScoringSettings
-from diffusion_classifier.search.shortlists import SearchContext
-from diffusion_classifier.search.shortlists.gradient import linearised_errors
-from diffusion_classifier.search.strategies.sequential import largest_lag
-from diffusion_classifier.training.images import load_labelled_images
+from diffusion_classifier.runs import read_rows, read_tables
+from diffusion_classifier.search import (
+    ImageJob,
+    Scorer,
+    ScoringSettings,
+    SearchContext,
+    largest_lag,
+    linearised_errors,
+    score,
+)
+from diffusion_classifier.training import load_labelled_images
 
 ERROR_RATE = 0.01
 

@@ -17,11 +17,9 @@ import numpy as np
 import torch
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.data.scenes import NOUNS, UPSIDE_DOWN, anywhere, generator, load_photographs, phrase
+from diffusion_classifier.data import NOUNS, UPSIDE_DOWN, anywhere, generator, load_photographs, phrase
 from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.training.class_model import train
-from diffusion_classifier.training.denoising import TrainConfig
-from diffusion_classifier.training.images import TrainingImages
+from diffusion_classifier.training import TrainConfig, TrainingImages, train
 
 LOOKS = (
     (), ("dark",), ("bright",), ("small",), ("large",), (UPSIDE_DOWN,), ("small", "dark"), ("small", "bright"),

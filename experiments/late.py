@@ -24,12 +24,11 @@ from common import EARLY, draw_samples, forward_flops, joint, late, load, pictur
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.analysis.calibration import fit_temperature
-from diffusion_classifier.analysis.plotting import pyplot, save
-from diffusion_classifier.data.fashion import FASHION
+from diffusion_classifier.analysis import fit_temperature, pyplot, save
+from diffusion_classifier.data import FASHION
 from diffusion_classifier.denoisers import load_denoiser
 from diffusion_classifier.metrics import expected_calibration_error, share_interval
-from diffusion_classifier.search.posterior import log_posterior, mean_errors
+from diffusion_classifier.search import log_posterior, mean_errors
 
 DRAWS = (1, 2, 4, 8, 40)
 BATCH = 400

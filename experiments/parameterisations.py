@@ -15,14 +15,11 @@ import torch
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.analysis.calibration import fit_weights_to
-from diffusion_classifier.analysis.fit_weights import folds
-from diffusion_classifier.denoisers.default_weights import training_weights
-from diffusion_classifier.diffusion.timestep_weights import weights_at
+from diffusion_classifier.analysis import fit_weights_to, folds
+from diffusion_classifier.denoisers import training_weights
+from diffusion_classifier.diffusion import weights_at
 from diffusion_classifier.metrics import difference_interval, share_interval
-from diffusion_classifier.training.class_model import train
-from diffusion_classifier.training.denoising import OBJECTIVES, TrainConfig
-from diffusion_classifier.training.images import load_labelled_images
+from diffusion_classifier.training import OBJECTIVES, TrainConfig, load_labelled_images, train
 
 HELD_OUT, SEED = 5000, 0
 

@@ -18,8 +18,7 @@ from common import EARLY, Config, chosen_by, joint, late, load, pictures, spread
 from torch import Tensor
 
 from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.training.images import TrainingImages
-from diffusion_classifier.training.supervised import SupervisedConfig
+from diffusion_classifier.training import SupervisedConfig, TrainingImages
 
 KINDS: dict[str, tuple[Config, str]] = {
     "diffusion": (EARLY, "sequential:100/0.01"),

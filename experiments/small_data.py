@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from common import EARLY, Config, chosen_by, joint, late, load, pictures, spread, train_for
 
-from diffusion_classifier.analysis.plotting import pyplot, save
+from diffusion_classifier.analysis import pyplot, save
 from diffusion_classifier.metrics import share_interval
-from diffusion_classifier.training.supervised import SupervisedConfig
+from diffusion_classifier.training import SupervisedConfig
 
 SIZES = (100, 300, 1000, 3000, 10_000, 55_000)
 KINDS: dict[str, tuple[Config, str]] = {

@@ -14,14 +14,10 @@ from time import perf_counter
 
 from common import answered, chosen_by, pictures, spread, train_for
 
-from diffusion_classifier.data.fashion import FASHION
-from diffusion_classifier.data.held_out import held_out_rows
-from diffusion_classifier.data.scenes import HELD_OUT
-from diffusion_classifier.runs.summary import summarize
+from diffusion_classifier.data import FASHION, HELD_OUT, held_out_rows
+from diffusion_classifier.runs import summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.distill import teaching_images
-from diffusion_classifier.training.images import load_labelled_images
-from diffusion_classifier.training.supervised import SupervisedConfig
+from diffusion_classifier.training import SupervisedConfig, load_labelled_images, teaching_images
 
 TIMED = 200
 """Images by which seconds are measured."""

@@ -18,18 +18,19 @@ from rich.progress import track
 
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.analysis.robustness import draw_effective, draw_severities, read_runs, robustness
-from diffusion_classifier.baselines.encoders import load_encoder
-from diffusion_classifier.baselines.features import FEATURES
-from diffusion_classifier.baselines.gaussian import save_gaussians
-from diffusion_classifier.data.corruptions import SHIFTS, Corruption, corrupted
-from diffusion_classifier.data.labelled import open_labelled
+from diffusion_classifier.baselines import FEATURES, load_encoder, save_gaussians
+from diffusion_classifier.data import SHIFTS, Corruption, corrupted, open_labelled
 from diffusion_classifier.metrics import Interval
-from diffusion_classifier.runs.selection import choose
-from diffusion_classifier.runs.summary import summarize
+from diffusion_classifier.runs import choose, summarize
 from diffusion_classifier.tasks import open_task
-from diffusion_classifier.training.images import TrainingImages, load_labelled_images
-from diffusion_classifier.training.supervised import SupervisedConfig, train_features
-from diffusion_classifier.training.synthetic import SyntheticConfig, draw_data_set
+from diffusion_classifier.training import (
+    SupervisedConfig,
+    SyntheticConfig,
+    TrainingImages,
+    draw_data_set,
+    load_labelled_images,
+    train_features,
+)
 
 SUPERVISED = {
     "ResNet-18, short": (SupervisedConfig("resnet-18"), 2e13),

@@ -19,8 +19,7 @@ from common import answered
 
 from diffusion_classifier.analysis.outliers import outliers
 from diffusion_classifier.baselines import kind_of
-from diffusion_classifier.data.fashion import FASHION
-from diffusion_classifier.data.labelled import LabelledSource
+from diffusion_classifier.data import FASHION, LabelledSource
 from diffusion_classifier.tasks import open_task
 
 

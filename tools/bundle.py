@@ -15,9 +15,9 @@ from diffusers import DiffusionPipeline
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from diffusion_classifier.denoisers.families.late import LateConditionedPipeline
-from diffusion_classifier.denoisers.model_settings import SETTINGS_FILE
-from diffusion_classifier.training.text_model import CONTRASTIVE
+from diffusion_classifier.denoisers import SETTINGS_FILE
+from diffusion_classifier.denoisers.families import LateConditionedPipeline
+from diffusion_classifier.training import CONTRASTIVE
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("model", type=Path)

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.denoisers.sampling import draw_images
+from diffusion_classifier.denoisers import draw_images
 
 EACH, EDGE, LINE = 3, 84, 14
 

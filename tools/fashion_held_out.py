@@ -7,9 +7,8 @@ build/held-out.txt --model build/fashion --strategy fixed:64 --store-errors --ou
 
 import argparse
 
-from diffusion_classifier.data.held_out import held_out_rows
-from diffusion_classifier.data.scenes import HELD_OUT
-from diffusion_classifier.training.images import load_labelled_images
+from diffusion_classifier.data import HELD_OUT, held_out_rows
+from diffusion_classifier.training import load_labelled_images
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("number", type=int, help="how many ids to print")

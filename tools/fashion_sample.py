@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import Features, Value
 from PIL import Image
 
-from diffusion_classifier.training.images import load_labelled_images
+from diffusion_classifier.training import load_labelled_images
 
 NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"]
 PER_CLASS = 100

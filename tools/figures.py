@@ -11,9 +11,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.data.images import load_image
-from diffusion_classifier.tasks.scene_tasks import open_winoground
+from diffusion_classifier.data import load_image, load_sample
+from diffusion_classifier.tasks import open_winoground
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("out", type=Path)

@@ -40,11 +40,8 @@ from transformers import (
     T5EncoderModel,
 )
 
-from diffusion_classifier.denoisers import Conditioning, Denoiser
-from diffusion_classifier.denoisers.families.registry import FAMILIES, PIPELINES, why_unsupported
-from diffusion_classifier.denoisers.flops import count_flops
-from diffusion_classifier.denoisers.load import load_denoiser
-from diffusion_classifier.denoisers.model_settings import ModelSettings
+from diffusion_classifier.denoisers import Conditioning, Denoiser, ModelSettings, count_flops, load_denoiser
+from diffusion_classifier.denoisers.families import FAMILIES, PIPELINES, why_unsupported
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 VP, FLOW = DDIMScheduler(**BETAS), FlowMatchEulerDiscreteScheduler()

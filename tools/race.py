@@ -7,11 +7,11 @@ import argparse
 from pathlib import Path
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.analysis.plotting import pyplot
+from diffusion_classifier.analysis import pyplot
 from diffusion_classifier.app.html_parts import dropped
 from diffusion_classifier.app.live_search import watch
-from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.search.classification import Classification
+from diffusion_classifier.data import load_sample
+from diffusion_classifier.search import Classification
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("out", type=Path)

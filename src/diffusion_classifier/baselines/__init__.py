@@ -1,6 +1,5 @@
 """Models that classify an image in one forward pass, to compare diffusion models with."""
 
-from .base import Baseline
-from .load import find_baseline, kind_of, load_baseline
+import lazy_loader
 
-__all__ = ["Baseline", "find_baseline", "kind_of", "load_baseline"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

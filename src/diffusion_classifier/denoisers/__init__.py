@@ -1,7 +1,5 @@
 """Load diffusion models as denoisers, and run them. `load_denoiser` finds the family of a folder or hub id."""
 
-from .base import Average, Conditioning, Denoiser
-from .load import load_denoiser
-from .model_settings import ModelDefaults
+import lazy_loader
 
-__all__ = ["Average", "Conditioning", "Denoiser", "ModelDefaults", "load_denoiser"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,1 +1,5 @@
 """The noise process: schedules, prediction types, draws, losses and timestep weights."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

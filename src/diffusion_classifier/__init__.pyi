@@ -1,0 +1,34 @@
+from .analysis import calibrate as calibrate
+from .baselines import Baseline as Baseline
+from .baselines import load_baseline as load_baseline
+from .classifier import DiffusionClassifier as DiffusionClassifier
+from .data import LabelledSource as LabelledSource
+from .data import find_images as find_images
+from .data import load_image as load_image
+from .data import open_labelled as open_labelled
+from .denoisers import Conditioning as Conditioning
+from .denoisers import Denoiser as Denoiser
+from .denoisers import load_denoiser as load_denoiser
+from .diffusion import Timesteps as Timesteps
+from .errors import InputError as InputError
+from .runs import ClassEvaluator as ClassEvaluator
+from .runs import compare as compare
+from .runs import evaluate as evaluate
+from .runs import summarize as summarize
+from .search import CaptionScore as CaptionScore
+from .search import Classification as Classification
+from .search import Coarse as Coarse
+from .search import Fixed as Fixed
+from .search import Gradient as Gradient
+from .search import Request as Request
+from .search import Screened as Screened
+from .search import Sequential as Sequential
+from .search import Shortlist as Shortlist
+from .search import Staged as Staged
+from .search import State as State
+from .search import Strategy as Strategy
+from .search import Tree as Tree
+from .tasks import Task as Task
+from .tasks import open_task as open_task
+
+__version__: str

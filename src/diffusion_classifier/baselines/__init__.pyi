@@ -1,0 +1,10 @@
+from .base import Baseline as Baseline
+from .contrastive import Contrastive as Contrastive
+from .encoders import load_encoder as load_encoder
+from .features import FEATURES as FEATURES
+from .features import Features as Features
+from .gaussian import save_gaussians as save_gaussians
+from .load import find_baseline as find_baseline
+from .load import kind_of as kind_of
+from .load import load_baseline as load_baseline
+from .supervised import Supervised as Supervised

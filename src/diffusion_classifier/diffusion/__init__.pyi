@@ -1,0 +1,15 @@
+from .draws import Draws as Draws
+from .draws import Timesteps as Timesteps
+from .prediction import split_variance as split_variance
+from .prediction import to_noise as to_noise
+from .schedules import EDM as EDM
+from .schedules import DiscreteVP as DiscreteVP
+from .schedules import RectifiedFlow as RectifiedFlow
+from .schedules import Schedule as Schedule
+from .schedules import add_noise as add_noise
+from .schedules import read_scheduler as read_scheduler
+from .timestep_weights import Weights as Weights
+from .timestep_weights import WeightsSource as WeightsSource
+from .timestep_weights import elbo_weights as elbo_weights
+from .timestep_weights import read_weights as read_weights
+from .timestep_weights import weights_at as weights_at

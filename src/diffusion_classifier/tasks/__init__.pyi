@@ -1,0 +1,15 @@
+from .caption_tasks import CAPTION_TASKS as CAPTION_TASKS
+from .class_tasks import TASKS as TASKS
+from .open import find_preset as find_preset
+from .open import find_task as find_task
+from .open import open_caption_task as open_caption_task
+from .open import open_task as open_task
+from .scene_tasks import open_counting as open_counting
+from .scene_tasks import open_nouns as open_nouns
+from .scene_tasks import open_pairs as open_pairs
+from .scene_tasks import open_winoground as open_winoground
+from .task import CaptionTask as CaptionTask
+from .task import Preset as Preset
+from .task import Task as Task
+from .task_prompts import Prompts as Prompts
+from .task_prompts import class_prompts as class_prompts

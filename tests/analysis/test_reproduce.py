@@ -21,11 +21,12 @@ FEW = {"tables": {"strategy": "fixed:32"}, "pairs": {"strategy": "fixed:4", "tim
 @pytest.fixture
 def small(monkeypatch):
     works = tuple(
-        replace(work, quick=COUNTS[work.model], options=FEW.get(work.name, work.options)) for work in miniature.WORKS
+        replace(plan, quick=COUNTS[plan.model], options=FEW.get(plan.name, plan.options))
+        for plan in miniature.PAPER_RUNS
     )
     nouns = {"options": {"strategy": "fixed:4"}}
-    works = tuple(replace(work, **nouns) if work.name == "nouns" else work for work in works)
-    monkeypatch.setattr(miniature, "WORKS", works)
+    works = tuple(replace(plan, **nouns) if plan.name == "nouns" else plan for plan in works)
+    monkeypatch.setattr(miniature, "PAPER_RUNS", works)
     monkeypatch.setattr(miniature, "DRAWN_STUDENT_RUN", replace(miniature.DRAWN_STUDENT_RUN, quick=8))
     monkeypatch.setattr(miniature, "QUICK_DRAWN", 1)
     monkeypatch.setattr(miniature, "SUPERVISED", replace(miniature.SUPERVISED, epochs=1, batch_size=10))
@@ -42,8 +43,8 @@ def test_every_claim_gets_a_number_and_a_second_call_repeats_no_work(tmp_path, c
     assert page.count("<img") == 4
     assert "http" not in page.split("<img")[0].replace("https://arxiv", "")
     assert out.count("holds") + out.count("not decided") + out.count("does not hold") >= 10
-    for work in (*miniature.WORKS, miniature.DRAWN_STUDENT_RUN):
-        assert len(read_rows(tmp_path / "quick" / work.name)) == COUNTS.get(work.model, 8)
+    for plan in (*miniature.PAPER_RUNS, miniature.DRAWN_STUDENT_RUN):
+        assert len(read_rows(tmp_path / "quick" / plan.name)) == COUNTS.get(plan.model, 8)
 
     def never(*_, **__):
         raise AssertionError("an image is answered twice")
@@ -54,14 +55,14 @@ def test_every_claim_gets_a_number_and_a_second_call_repeats_no_work(tmp_path, c
 
 def test_what_is_expected_is_told(tmp_path, monkeypatch):
     told = []
-    work = miniature.Work("some", "scenes/contrastive", "scenes-nouns", 5, 3, 0.5)
-    miniature._run(work, work.model, tmp_path / "some", True, lambda *a: told.append(a), {})
+    plan = miniature.PaperRun("some", "scenes/contrastive", "scenes-nouns", 5, 3, 0.5)
+    miniature._run(plan, plan.model, tmp_path / "some", True, lambda *a: told.append(a), {})
     assert told == [("some", 0.0), *[("some", 0.5)] * 3]
     told.clear()
-    miniature._run(work, work.model, tmp_path / "some", True, lambda *a: told.append(a), {})
+    miniature._run(plan, plan.model, tmp_path / "some", True, lambda *a: told.append(a), {})
     assert told == [("some", 1.5)]
-    monkeypatch.setattr(miniature, "WORKS", (work,))
-    monkeypatch.setattr(miniature, "DRAWN_STUDENT_RUN", work)
+    monkeypatch.setattr(miniature, "PAPER_RUNS", (plan,))
+    monkeypatch.setattr(miniature, "DRAWN_STUDENT_RUN", plan)
     assert miniature.expected_seconds(True) == 3 + miniature.QUICK_INVERTED + 100 * 0.4
 
 

@@ -76,7 +76,7 @@ def claims_of(
     """Test the paper's claims with finished runs and a model.
 
     Args:
-        runs: name in `reproduce.WORKS` → folder of the finished run.
+        runs: name in `reproduce.PAPER_RUNS` → folder of the finished run.
         classifier: the model "fashion".
         figures: folder for figures.
         count: number of images that are inverted, and evaluated under several noises.

@@ -1,4 +1,4 @@
-"""Folders that a training may write to: empty ones, and those that it wrote to before."""
+"""A training writes to empty folders, and to those that it wrote to before."""
 
 from contextlib import nullcontext
 

@@ -270,13 +270,17 @@ def edm_units(pipe, x, noise, t):
     return image, image + s * noise, s
 
 
+def is_flow(pipe):
+    return type(pipe.scheduler).__name__.startswith("FlowMatch") or pipe.scheduler.config.get("use_flow_sigmas")
+
+
 def noised(pipe, x, noise, t):
     """Noise images by the pipeline's own scheduler, or by the formula of its training."""
     name = type(pipe.scheduler).__name__
     if name.startswith("EDM"):
         _, noisy, s = edm_units(pipe, x, noise, t)
         return pipe.scheduler.precondition_inputs(noisy, s)
-    if name.startswith("FlowMatch") or pipe.scheduler.config.get("use_flow_sigmas"):
+    if is_flow(pipe):
         sigma = t.view(-1, 1, 1, 1) / 1000
         return (1 - sigma) * x + sigma * noise
     return pipe.scheduler.add_noise(x, noise, t)
@@ -316,7 +320,7 @@ def exact_output(saved, pipe, x, noise, t):
         return x - noise
     if saved == "z-image":
         return list((x - noise).unsqueeze(2))
-    if saved.startswith("sd3") or saved == "sana":
+    if is_flow(pipe):
         return noise - x
     velocity = DDPMScheduler.from_config(config).get_velocity
     return {"epsilon": noise, "sample": x}.get(config.prediction_type, velocity(x, noise, t))

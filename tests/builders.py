@@ -31,7 +31,7 @@ ID2LABEL = dict(
 
 
 def tokenizer(words=()):
-    """Every byte is a token, so that a prompt of n letters has n + 2 tokens; and each of the words is one."""
+    """Build a tokenizer in which every byte and each of the words is a token: n letters are n + 2 tokens."""
     letters = sorted(ByteLevel.alphabet())
     vocabulary = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
     tokens = CLIPTokenizer(vocab={w: i for i, w in enumerate(vocabulary)}, merges=[], model_max_length=MAX_TOKENS)
@@ -57,7 +57,7 @@ def text_encoder(tokens, **config):
 
 
 def vae(**config):
-    """Images of 16 × 16 become latents of 4 × 8 × 8."""
+    """Build an autoencoder from images of 16 × 16 to latents of 4 × 8 × 8."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
@@ -104,7 +104,7 @@ def stable_diffusion(folder, unet=None, encoder=None, vae_config=None, words=(),
 
 
 def stable_diffusion_v(folder):
-    """Velocity prediction and zero terminal SNR; and a shift of the latents, which some autoencoders have."""
+    """Save a model with velocity prediction, zero terminal SNR, and shifted latents."""
     stable_diffusion(
         folder,
         vae_config={"shift_factor": 0.1, "scaling_factor": 0.7},
@@ -114,7 +114,7 @@ def stable_diffusion_v(folder):
 
 
 def dit(folder, id2label=ID2LABEL):
-    """Learned variance, and id2label in the model index as on the hub, where save_pretrained does not put it."""
+    """Save a DiT with learned variance, and id2label in its index as on the hub, where save_pretrained omits it."""
     torch.manual_seed(0)
     transformer = DiTTransformer2DModel(
         num_attention_heads=2,
@@ -131,7 +131,7 @@ def dit(folder, id2label=ID2LABEL):
 
 
 def class_unet(folder, settings=None, scheduler=None, **config):
-    """Greyscale images of 16 × 16 as 4 channels of 8 × 8; three classes and a null class."""
+    """Save a U-Net for greyscale images of 16 × 16, as 4 channels of 8 × 8, with three classes and a null class."""
     torch.manual_seed(0)
     unet = UNet2DModel(
         **{
@@ -154,7 +154,7 @@ def class_unet(folder, settings=None, scheduler=None, **config):
 
 
 def late_unet(folder, transformer=False):
-    """As `class_unet`; the class is seen by a head of one level, beside it two channels of a trunk."""
+    """Save a model as `class_unet` does, with a trunk of two output channels and a one-level head for the class."""
     torch.manual_seed(0)
     shared = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
     if transformer:
@@ -194,7 +194,7 @@ def late_unet(folder, transformer=False):
 
 
 def edit_json(path, **values):
-    """Changes values in a JSON file."""
+    """Change values in a JSON file."""
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
@@ -210,7 +210,7 @@ BUILDERS = {
 
 
 def record_rows(module, rows, name):
-    """Has the module note how many rows it computes."""
+    """Record how many rows a module computes."""
     forward = module.forward
 
     def recorded(*args, **kwargs):

@@ -43,6 +43,7 @@ def test_datasets_reads_the_sample(tmp_path):
 def test_bundled_models_are_described_without_loading_them(tmp_path, monkeypatch):
     settings = {"class_names": ["a", "b"], "patch_size": 1, "licence": "MIT"}
     (tmp_path / "diffusion_classifier.json").write_text(json.dumps(settings))
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"}))
     monkeypatch.setattr(known_models, "bundled_models", lambda: {"m": tmp_path})
     assert known_models.describe_bundled() == [("m", "class-unet", "a, b", "MIT")]
 

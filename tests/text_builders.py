@@ -49,7 +49,7 @@ CHAT = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assista
 
 
 def projected(tokens):
-    """CLIP with a projection of its pooled output."""
+    """Build CLIP with a projection of its pooled output."""
     return CLIPTextModelWithProjection(text_encoder(tokens, projection_dim=16).config)
 
 
@@ -61,7 +61,7 @@ def t5():
 
 
 def gemma():
-    """Every letter and every byte is a token."""
+    """Build a tokenizer in which every letter and every byte is a token, and its encoder."""
     special = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
     pieces = [*special, *(f"<0x{i:02X}>" for i in range(256)), "▁", *LETTERS]
     tokens = GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[])
@@ -127,7 +127,7 @@ def stable_diffusion_xl(folder, scheduler=None, vae_config=None, unet=None, **op
 
 
 def playground(folder):
-    """As Playground 2.5: EDM's preconditioning, and latents brought to a mean and standard deviation."""
+    """Save a model like Playground 2.5: EDM's preconditioning, and standardised latents."""
     stable_diffusion_xl(
         folder,
         EDMDPMSolverMultistepScheduler(sigma_data=0.5),
@@ -202,7 +202,7 @@ def pixart(folder, kind=PixArtSigmaPipeline, **config):
 
 
 def pixart_alpha(folder):
-    """As for images of 1,024 pixels, where the network is told the size."""
+    """Save a model like PixArt-α at 1,024 pixels, whose network takes the size."""
     pixart(folder, PixArtAlphaPipeline, use_additional_conditions=True)
 
 
@@ -355,7 +355,7 @@ def z_image(folder):
 
 
 def small(folder):
-    """Images of 16 pixels, where the pipeline's own default is 1,024."""
+    """State images of 16 pixels in the settings, because the pipeline's default is 1,024."""
     (folder / "diffusion_classifier.json").write_text(json.dumps({"image_size": 16}))
 
 

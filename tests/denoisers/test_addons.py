@@ -1,4 +1,4 @@
-"""LoRA, textual inversion, and checkpoints of one file, compared with what diffusers itself makes of them."""
+"""LoRA, textual inversion, and single-file checkpoints, compared with the results of diffusers itself."""
 
 import pickle
 
@@ -33,7 +33,7 @@ def predict(denoiser, prompts=PROMPTS):
 
 @pytest.fixture(scope="module")
 def lora(model_folder, tmp_path_factory):
-    """LoRA weights for the U-Net of the tiny Stable Diffusion, as training would save them."""
+    """Return LoRA weights for the U-Net of the tiny Stable Diffusion, as training saves them."""
     folder = tmp_path_factory.mktemp("lora")
     unet = StableDiffusionPipeline.from_pretrained(model_folder("sd-epsilon"), safety_checker=None).unet
     unet.add_adapter(LoraConfig(r=2, lora_alpha=4, target_modules=["to_q", "to_v"], init_lora_weights=False))

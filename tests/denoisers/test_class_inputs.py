@@ -1,4 +1,4 @@
-"""What networks see of the classes, on tiny pipelines of every family."""
+"""Class inputs of networks, on tiny pipelines of every family."""
 
 from functools import cache
 
@@ -22,7 +22,7 @@ CLASSES = {
 
 @pytest.fixture(scope="module")
 def load(model_folder):
-    """In float64, so that finite differences can be small."""
+    """Load a model in float64, so that finite differences can be small."""
 
     @cache
     def load(name):
@@ -62,7 +62,7 @@ def test_the_mean_of_one_class_is_that_class(case):
 
 
 def test_gradients_are_those_of_finite_differences(case):
-    """Along the way from the mean to each class: a mean that leans to it is had by naming it more often."""
+    """Tests derivatives from the mean towards each class. Naming a class more often moves the mean towards it."""
     denoiser, conditioning, noisy, t = case
 
     def total(rows, backward=False):
@@ -73,7 +73,7 @@ def test_gradients_are_those_of_finite_differences(case):
             return inputs.project(torch.autograd.grad(sums.sum(), inputs.leaves)).double()
 
     def ahead(c, times):
-        """A mean with the class once more lies so far on the way to it."""
+        """Return how far the mean moves towards a class that is named once more."""
         evenly = [0, 1, 2] * times
         return (total([*evenly, c]) - total(evenly)) * (3 * times + 1)
 

@@ -1,4 +1,4 @@
-"""What every family owes to the rest of the package, on tiny pipelines saved and loaded as a user's would be."""
+"""Contract of every family, on tiny pipelines that are saved and loaded as a user's are."""
 
 import random
 import shutil
@@ -69,7 +69,7 @@ def denoiser(name, load):
 
 @pytest.fixture(scope="module")
 def pipeline(model_folder):
-    """The same folder as diffusers itself loads it."""
+    """The same folder, loaded by diffusers itself."""
     without = {"sd3-without-t5": {"text_encoder_3": None, "tokenizer_3": None}, "sd-epsilon": {"safety_checker": None}}
     ours = dict.fromkeys(("late-unet", "late-dit"), LateConditionedPipeline)
     return cache(
@@ -91,7 +91,7 @@ def randn(*shape, seed=0):
 
 
 def predict(denoiser, classes, t=T):
-    """ε̂ for every class (rows) at one noisy latent per time."""
+    """Return ε̂ for every class (rows) at one noisy latent per time."""
     noisy = randn(len(t), *denoiser.latent_shape)
     conditioning = denoiser.condition(classes)[torch.arange(len(classes)).repeat(len(t))]
     latent_index = torch.arange(len(t)).repeat_interleave(len(classes))
@@ -99,7 +99,7 @@ def predict(denoiser, classes, t=T):
 
 
 def reference_noise(pipeline, output, t, noisy):
-    """ε̂ by the library's own conversion: its estimate of x, put into x_t = α·x + σ·ε."""
+    """Return ε̂ by the library's own conversion: its estimate of x, put into x_t = α·x + σ·ε."""
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config, clip_sample=False)
     scheduler.set_timesteps(1000)
     x = scheduler.step(output, int(t), noisy).pred_original_sample
@@ -124,7 +124,7 @@ def dit_row(pipe, image, label, t, noise):
 
 
 def folded(image):
-    """Pixels (…, H, W) as four channels (…, 4, H/2, W/2)."""
+    """Fold pixels (…, H, W) into four channels (…, 4, H/2, W/2)."""
     return torch.stack([image[..., i::2, j::2] for i in (0, 1) for j in (0, 1)], dim=-3)
 
 
@@ -150,7 +150,7 @@ def late_dit_row(pipe, image, label, t, noise):
 
 
 def edm_unet_row(pipe, image, label, t, noise):
-    """As Karras et al. 2022 have it, table 1 and equation 7."""
+    """Return the error by Karras et al. 2022, table 1 and equation 7."""
     low, high, mean = pipe.scheduler.config.sigma_min, pipe.scheduler.config.sigma_max, 0.5
     s = (low ** (1 / 7) + float(t) / 1000 * (high ** (1 / 7) - low ** (1 / 7))) ** 7
     noisy = folded(image[:, 0]) + s * noise
@@ -206,7 +206,7 @@ CALLS = {  # arguments of a pipeline's __call__ that keep guidance away
 @pytest.mark.parametrize("saved", [name for name in CLASSES if name not in ("gaussian", *IN_PIXELS)])
 @torch.no_grad()
 def test_the_network_is_called_as_the_pipeline_calls_it(saved, load, pipeline, monkeypatch):
-    """One step of sampling: what the scheduler is given is what `forward` makes of the same latent and time."""
+    """In one sampling step, the scheduler gets the output of `forward` for the same latent and time."""
     denoiser, pipe = load(saved), pipeline(saved)
     pipe.set_progress_bar_config(disable=True)
     step, seen = pipe.scheduler.step, []
@@ -263,20 +263,24 @@ def test_operations_can_be_counted(name, denoiser):
 
 
 def edm_units(pipe, x, noise, t):
-    """As EDM has it: the image, its noisy version, and the standard deviation s of the noise."""
+    """Return EDM's image, its noisy version, and the standard deviation s of the noise."""
     u, config = t / 1000, pipe.scheduler.config
     s = (config.sigma_min ** (1 / 7) * (1 - u) + config.sigma_max ** (1 / 7) * u).view(-1, 1, 1, 1) ** 7
     image = x * config.sigma_data
     return image, image + s * noise, s
 
 
+def is_flow(pipe):
+    return type(pipe.scheduler).__name__.startswith("FlowMatch") or pipe.scheduler.config.get("use_flow_sigmas")
+
+
 def noised(pipe, x, noise, t):
-    """By the pipeline's own scheduler, or by the formula of what it was trained with."""
+    """Noise images by the pipeline's own scheduler, or by the formula of its training."""
     name = type(pipe.scheduler).__name__
     if name.startswith("EDM"):
         _, noisy, s = edm_units(pipe, x, noise, t)
         return pipe.scheduler.precondition_inputs(noisy, s)
-    if name.startswith("FlowMatch") or pipe.scheduler.config.get("use_flow_sigmas"):
+    if is_flow(pipe):
         sigma = t.view(-1, 1, 1, 1) / 1000
         return (1 - sigma) * x + sigma * noise
     return pipe.scheduler.add_noise(x, noise, t)
@@ -290,7 +294,7 @@ def test_noising_is_the_schedulers_own(saved, load, pipeline):
 
 
 class Exact(torch.nn.Module):
-    """A network that returns what it is told to."""
+    """A network that returns a given output."""
 
     def __init__(self, output):
         super().__init__()
@@ -301,7 +305,7 @@ class Exact(torch.nn.Module):
 
 
 def exact_output(saved, pipe, x, noise, t):
-    """What a perfect network of this family returns, in its own layout."""
+    """Return the output of a perfect network of this family, in its own layout."""
     config = pipe.scheduler.config
     if saved in ("playground", "edm-unet"):
         image, noisy, s = edm_units(pipe, x, noise, t)
@@ -316,7 +320,7 @@ def exact_output(saved, pipe, x, noise, t):
         return x - noise
     if saved == "z-image":
         return list((x - noise).unsqueeze(2))
-    if saved.startswith("sd3") or saved == "sana":
+    if is_flow(pipe):
         return noise - x
     velocity = DDPMScheduler.from_config(config).get_velocity
     return {"epsilon": noise, "sample": x}.get(config.prediction_type, velocity(x, noise, t))

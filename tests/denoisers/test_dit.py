@@ -71,7 +71,7 @@ def test_without_names_the_indices_are_words(tmp_path):
 
 
 def test_the_first_config_of_the_published_model_still_loads(model_folder, tmp_path):
-    """It says Transformer2DModel, as diffusers did before there was a DiTTransformer2DModel."""
+    """It names Transformer2DModel, as diffusers did before DiTTransformer2DModel."""
     folder = shutil.copytree(model_folder("dit"), tmp_path / "dit")
     for path in (folder / "model_index.json", folder / "transformer" / "config.json"):
         path.write_text(path.read_text().replace("DiTTransformer2DModel", "Transformer2DModel"))

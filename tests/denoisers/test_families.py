@@ -1,4 +1,4 @@
-"""Every pipeline class of the installed diffusers is either supported or says why not."""
+"""Every pipeline class of the installed diffusers is supported, or there is a reason why not."""
 
 import importlib.util
 import re

@@ -15,7 +15,7 @@ def denoiser_and_conditioning(request, model_folder):
 
 
 def multiply_adds_by_hand(network, call):
-    """Of convolutions and linear layers, by their textbook formulas, and of attention, 2·S·T·C for each product."""
+    """Count those of convolutions and linear layers by textbook formulas, and of attention as 2·S·T·C per product."""
     total = 0
 
     def layer(module, _, output):

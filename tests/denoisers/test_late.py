@@ -1,4 +1,4 @@
-"""Late-conditioned networks: what is theirs alone; the rest is in the contract suite."""
+"""Properties of late conditioning that the contract suite does not cover."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def predict(denoiser):
 
 
 def rows_seen(denoiser):
-    """Of the trunk, and of the head before and after the class enters it."""
+    """Return the rows of the trunk, and of the head before and after the class enters it."""
     rows, head = {}, denoiser.network.head
     first = next(m for m in denoiser.network.trunk.modules() if isinstance(m, torch.nn.Conv2d))
     block = head.down_blocks[0].resnets[0]
@@ -49,7 +49,7 @@ def test_the_trunk_runs_once_for_each_latent(denoiser):
 
 
 def test_several_classes_of_a_latent_at_once(denoiser):
-    """As training wants them."""
+    """Training uses this."""
     noisy = torch.randn(2, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
     labels = torch.tensor([0, 2, 1, 1, 0, 2])
     rows = rows_seen(denoiser)
@@ -85,7 +85,7 @@ def test_its_batch_size_is_measured(denoiser):
 
 
 def test_no_bit_depends_on_the_other_latents(denoiser):
-    """And the trunk is shared all the same, in calls of eight rows."""
+    """The trunk is shared nevertheless, in calls of eight rows."""
     share = shared_share(denoiser, denoiser.condition([0]))
     denoiser.fix_rows()
     rows, head_alone = rows_seen(denoiser), shared_share(denoiser, denoiser.condition([0]))

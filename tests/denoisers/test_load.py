@@ -1,4 +1,4 @@
-"""Loading: what is refused, and that nothing of a model is run or unpickled."""
+"""Loading rejects unusable models, and runs or unpickles nothing of a model."""
 
 import json
 import pickle
@@ -24,7 +24,7 @@ from diffusion_classifier.errors import InputError
 
 @pytest.fixture
 def copy(model_folder, tmp_path):
-    """A pipeline's folder that may be damaged."""
+    """Return a copy of a pipeline's folder, which a test may damage."""
 
     def make(name):
         return shutil.copytree(model_folder(name), tmp_path / name)
@@ -33,7 +33,7 @@ def copy(model_folder, tmp_path):
 
 
 class Payload:
-    """Unpickling it makes a folder: what a hostile file would do, and worse."""
+    """An object that creates a folder when unpickled, as a hostile file would."""
 
     def __init__(self, path):
         self.path = path
@@ -101,7 +101,7 @@ def test_nor_where_only_a_variant_is_in_safetensors(copy):
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_variants_of_weights(model_folder, tmp_path, sharded):
-    """As diffusers saves them, in whole or in parts; the autoencoder has none of its own."""
+    """Variants are saved by diffusers, in one file or in shards. The autoencoder has none."""
     pipe = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"), safety_checker=None)
     for name in ("unet", "text_encoder"):
         network = pipe.components[name]
@@ -337,7 +337,7 @@ def test_auto_is_a_dtype_that_the_processor_knows(monkeypatch):
     ],
 )
 def test_native_bfloat16(monkeypatch, machine, signs, expected):
-    """On x86 the library says yes of AVX-512 alone, too, where it is slower than float32."""
+    """On x86 the library says yes to AVX-512 alone, too, although it is slower than float32 there."""
     monkeypatch.setattr("platform.machine", lambda: machine)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     for sign in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
@@ -400,7 +400,7 @@ def test_missing_weights_are_not_made_up(copy, name, component, key):
 
 @pytest.mark.parametrize("name", ["class-unet", "late-unet"])
 def test_a_model_of_the_hub_brings_its_settings(name, model_folder, tmp_path, monkeypatch):
-    """From the hub's cache, laid out as huggingface_hub does it, since tests use no network."""
+    """The model is in the hub's cache, in the layout of huggingface_hub, because tests use no network."""
     repository = tmp_path / "models--somebody--digits"
     snapshot = shutil.copytree(model_folder(name), repository / "snapshots" / ("0" * 40))
     (repository / "refs").mkdir()
@@ -420,7 +420,7 @@ def test_a_model_of_the_hub_brings_its_settings(name, model_folder, tmp_path, mo
 
 @pytest.mark.parametrize("known_to_be_missing", [True, False])
 def test_a_model_of_the_hub_without_settings(model_folder, tmp_path, monkeypatch, recwarn, known_to_be_missing):
-    """Without a network: that there are none must be known, or it is said."""
+    """Without a network, a warning is given unless the cache knows that there are none."""
     repository = tmp_path / "models--somebody--digits"
     snapshot = shutil.copytree(model_folder("sd-epsilon"), repository / "snapshots" / ("0" * 40))
     assert not (snapshot / "diffusion_classifier.json").exists()

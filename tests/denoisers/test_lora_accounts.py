@@ -1,4 +1,4 @@
-"""LoRA weights are added whole, as a plain sum would, or rejected with the names of the tensors."""
+"""LoRA weights are added in full, as by a plain sum, or rejected with the names of the tensors."""
 
 import re
 
@@ -26,7 +26,7 @@ def part(denoiser):
 
 
 def matrices(network, modules=MODULES):
-    """LoRA matrices for a network of its own, of random values: name → tensor, as peft calls them."""
+    """Return random LoRA matrices for a network: name → tensor, in peft's naming."""
     torch.manual_seed(0)
     network.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=modules, init_lora_weights=False))
     return {name: tensor.clone().contiguous() for name, tensor in get_peft_model_state_dict(network).items()}
@@ -37,7 +37,7 @@ def peft(layers, prefix, _alpha):
 
 
 def older(layers, prefix, _alpha):
-    """As diffusers wrote them before it had peft."""
+    """Rename matrices as diffusers wrote them before it used peft."""
     names = {"lora_A": "lora.down", "lora_B": "lora.up"}
     return {f"{prefix}.{re.sub('lora_[AB]', lambda m: names[m[0]], n)}": t for n, t in layers.items()}
 
@@ -54,7 +54,7 @@ def kohya(layers, prefix, alpha):
 
 
 def summed(network, layers, alpha=lambda _: float(RANK)):
-    """Adds the change of each layer to its weight."""
+    """Add the change of each layer to its weight."""
     with torch.no_grad():
         for name, down in layers.items():
             if "lora_A" in name:
@@ -157,7 +157,7 @@ ALPHAS = (lambda name: 0.5 if "q" in name else 2.0, lambda name: 0.5 if "2" in n
 
 @pytest.mark.parametrize("prefix", ["unet", "text_encoder"])
 def test_scales_that_differ_between_layers_are_kept_or_rejected(model_folder, tmp_path, prefix):
-    """The loader takes some of them for others, above all those of text encoders."""
+    """The loader confuses some of them, mostly those of text encoders."""
 
     def network(denoiser):
         return denoiser.network if prefix == "unet" else denoiser.pipeline.text_encoder
@@ -258,7 +258,7 @@ def test_of_several_files_none_is_taken(model_folder, layers, tmp_path, name):
 
 @pytest.fixture(scope="module")
 def class_layers(model_folder, tmp_path_factory):
-    """LoRA weights of a class-conditional network, of random values."""
+    """Return random LoRA weights of a class-conditional network."""
     folder = tmp_path_factory.mktemp("class")
     network = load(model_folder("class-unet")).network
     adapt_network(network, RANK)

@@ -20,7 +20,7 @@ def load(folder):
 
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_samples_of_a_gaussian_go_where_its_flow_takes_them(kind):
-    """z in x_t = α·m + √(α²s² + σ²)·z stays the same along the way; what steps add in error goes as their length."""
+    """z in x_t = α·m + √(α²s² + σ²)·z is constant along the flow. The error is proportional to the step length."""
     generator = torch.Generator().manual_seed(0)
     means, variances = torch.randn(2, 3, 3, 4, 4, generator=generator)
     variances = variances.abs() + 0.1
@@ -72,7 +72,7 @@ def test_another_size(model_folder):
 
 
 def test_text_encoders_are_where_the_network_is(model_folder, monkeypatch):
-    """Else drawing fails wherever the network is not on the processor."""
+    """Otherwise sampling fails if the network is not on the CPU."""
     model, seen = load(model_folder("sd-epsilon")), []
     there = type(model).encoders_at_hand
 
@@ -145,7 +145,7 @@ def test_what_else_pipelines_need(model_folder, tmp_path, monkeypatch):
 
 
 def test_pixels_are_kept_within_what_images_hold_as_the_model_scales_them():
-    """A white image under preconditioning as in EDM, whose latents are pixels / σ_d."""
+    """Tests a white image under EDM's preconditioning, whose latents are pixels / σ_d."""
     edge = 1 / EDM().sigma_data
     model = Gaussian(torch.full((1, 3, 4, 4), edge), torch.full((1, 3, 4, 4), 1e-4), EDM(), "epsilon")
     noise = torch.randn(1, *model.latent_shape, generator=torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""Work that rows of one noisy latent share is done once, and changes nothing."""
+"""Rows of one noisy latent share work, and results do not change."""
 
 from contextlib import nullcontext
 
@@ -72,7 +72,7 @@ def test_the_first_layers_see_one_row_of_each_latent_and_the_others_all(denoiser
 
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_calls_of_one_size(at_once):
-    """However many latents there are; and the last call is filled up."""
+    """Calls have one size for any number of latents; the last call is filled up."""
     calls = []
 
     class Layer(torch.nn.Module):
@@ -112,7 +112,7 @@ class Layer(torch.nn.Module):
 @pytest.mark.parametrize("own", [False, True])
 @pytest.mark.parametrize("error", [None, RuntimeError])
 def test_modules_are_as_they_were(own, error):
-    """A `forward` of the module's own, as accelerate's hooks put it, is restored; others have none afterwards."""
+    """A `forward` on the instance, as set by accelerate's hooks, is restored. Other modules have none afterwards."""
     layer = Layer()
     if own:
         layer.forward = lambda x: Layer.forward(layer, x) + 1

@@ -94,7 +94,7 @@ def test_a_scheduler_that_was_put_in_by_hand_is_read(model_folder):
 
 
 def test_settings_of_the_folder_are_those_of_the_denoiser(model_folder):
-    """It is finished when it is made: nothing sets them afterwards."""
+    """The constructor returns a finished denoiser."""
     defaults = ModelDefaults("fixed:8", "l1")
     settings = ModelSettings(image_size=24, defaults=defaults, licence="MIT", times="logit-normal", words=["a", "dog"])
     pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"))

@@ -1,4 +1,4 @@
-"""Prompts: what each tokenizer reads, and what a pipeline that lacks a part says."""
+"""Prompts: token limits of each tokenizer, and errors of pipelines that lack a part."""
 
 import shutil
 
@@ -46,7 +46,7 @@ def test_the_longest_prompt_is_read_and_none_is_cut_short(name, model_folder):
 
 
 def test_every_tokenizer_has_a_limit_of_its_own(model_folder):
-    """Flux reads 512 tokens of T5, but CLIP's limit is met first; where CLIP reads more, T5's is."""
+    """Flux takes 512 T5 tokens, but CLIP's limit is lower. If CLIP takes more, T5's limit applies."""
     denoiser = load(model_folder("flux-schnell"))
     assert [limit for _, limit in denoiser.token_limits()] == [MAX_TOKENS, 256]
     assert [limit for _, limit in load(model_folder("flux-dev")).token_limits()] == [MAX_TOKENS, 512]
@@ -62,7 +62,7 @@ def test_indices_are_no_prompts(name, model_folder):
 
 
 def test_t5_can_be_left_out(model_folder):
-    """As if it had never been saved: zeros stand for it."""
+    """Zeros replace it, as if it had never been saved."""
     without = load(model_folder("sd3"), without=("text_encoder_3", "tokenizer_3"))
     embeds = without.condition(["a dog"]).tensors["prompt_embeds"]
     assert embeds.shape == (1, MAX_TOKENS + 256, 32)
@@ -132,7 +132,7 @@ def test_sizes_that_cannot_be(name, size, message, model_folder):
 
 
 def test_the_refiner_of_sdxl_is_refused(tmp_path):
-    """It is told an aesthetic score in place of a size: five numbers, not six."""
+    """It takes an aesthetic score instead of a size: five numbers, not six."""
     stable_diffusion_xl(tmp_path, unet={"projection_class_embeddings_input_dim": 5 * 8 + 16})
     with pytest.raises(InputError, match="refiner"):
         load(tmp_path)

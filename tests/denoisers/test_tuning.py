@@ -9,7 +9,7 @@ from diffusion_classifier.denoisers.tuning import Tuning, knee, measure, seconds
 
 
 def machine(fixed, per_row, limit=10**9, error=None):
-    """A call costs a fixed time and one for each row, up to what memory holds; keeps what it was asked."""
+    """Simulate calls that take a fixed time plus a time per row, up to a memory limit, and record their sizes."""
     asked = []
 
     def seconds(rows):
@@ -53,7 +53,7 @@ class TestKnee:
             knee(machine(1e-3, 1e-6, limit=8, error=RuntimeError("shapes do not fit")))
 
     def test_few_rows_are_chosen_only_where_more_are_slower(self):
-        """The clock's noise may make one row look best."""
+        """Timing noise may make one row look best."""
         times = {1: 0.9, 2: 2.0, 4: 4.0, 8: 8.0, 16: 16.0}
         assert knee(times.__getitem__) == 8
         assert knee((times | {2: 1.6, 4: 8.0}).__getitem__) == 2
@@ -90,7 +90,7 @@ class TestRemembered:
         assert list(cache.parent.iterdir()) == [cache]
 
     def test_wherever_the_network_was_loaded_from(self, model_folder, measured):
-        """Diffusers notes in a config where it came from, and which of its values were defaults, in random order."""
+        """Configs of diffusers state where they came from, and which values were defaults, in random order."""
         denoiser, conditioning = self.load(model_folder)
         for note in ({"_name_or_path": "elsewhere"}, {"_use_default_values": ["b", "a"]}):
             tune(denoiser, conditioning)

@@ -1,4 +1,4 @@
-"""Every tensor of the files of a model is used, or the model is rejected; and causes are told in one sentence."""
+"""Every tensor of a model's files is used, or the model is rejected with one sentence."""
 
 import json
 import re
@@ -54,7 +54,7 @@ def matrix(tensors):
 
 
 def float8(tensors, suffix=None):
-    """Matrices in float8, with a scale each if there is a suffix."""
+    """Convert matrices to float8, each with a scale if there is a suffix."""
     found = {}
     for name, tensor in tensors.items():
         if name.endswith(".weight") and tensor.ndim == 2:
@@ -110,7 +110,7 @@ def test_a_layer_more_is_not_left_out(copy, name, component):
 
 @pytest.mark.parametrize(("name", "component"), COMPONENTS)
 def test_float8_without_scales_and_halves_are_cast(copy, name, component):
-    """A plain cast is a format of its own: what is stored is the weight."""
+    """Without scales, float8 is a plain cast: the stored values are the weights."""
     for cast in (float8, lambda tensors: {n: t.half() if t.is_floating_point() else t for n, t in tensors.items()}):
         folder = copy(name)
         rewrite(folder / component, cast)
@@ -157,7 +157,7 @@ def test_older_names_of_an_autoencoder_are_still_read(copy, model_folder):
 
 
 def shard(folder):
-    """A U-Net in shards, as diffusers writes them; returns the shards."""
+    """Save a U-Net in shards, as diffusers does, and return the shards."""
     network = load(folder).network
     for file in (folder / "unet").glob("*.safetensors"):
         file.unlink()
@@ -200,7 +200,7 @@ def test_of_two_files_none_is_taken(copy, name, component):
 
 @pytest.fixture(scope="module")
 def original(model_folder):
-    """Tensors of a checkpoint of one file, and the folder with its configs."""
+    """Tensors of a single-file checkpoint, and the folder with its configs."""
     pipeline = DiffusionPipeline.from_pretrained(model_folder("sd-epsilon"), safety_checker=None)
     return checkpoint(pipeline), model_folder("sd-epsilon")
 
@@ -370,7 +370,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("where", CONFIGS, ids=lambda where: where[1])
 def test_values_of_another_kind_are_one_sentence(model_folder, tmp_path, where):
-    """A value may do, or is rejected as the user's mistake; nothing else is raised."""
+    """A value is usable, or raises InputError; nothing else is raised."""
     folder = shutil.copytree(model_folder("sd-epsilon"), tmp_path / "model")
     for value in (None, "x", -1, [], {}, ["diffusers", None]):
         shutil.copy(model_folder("sd-epsilon") / where[0], folder / where[0])

@@ -42,7 +42,7 @@ from diffusion_classifier.training.loop import (
 
 
 def toy(n, seed=0):
-    """The class decides the brightness; classes in turn."""
+    """Return images whose brightness is determined by their class. Classes alternate."""
     labels = torch.arange(n) % 2
     noise = torch.randint(-30, 31, (n, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
     return TrainingImages((60 + 120 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, ("dark", "light"))
@@ -57,14 +57,14 @@ NUM_STEPS = 12
 
 
 def run(out, config=CONFIG, data=DATA, **options):
-    """Losses by step."""
+    """Train, and return the losses by step."""
     losses = {}
     train(data, config, out, on_step=lambda p: losses.update({p.step: p.loss}), **options)
     return losses
 
 
 def checkpoint(out):
-    """The tensors of the checkpoint in a folder, and its step."""
+    """Return the tensors of the checkpoint in a folder, and its step."""
     state = json.loads((out / CHECKPOINT / "run.json").read_text())
     return load_file(out / CHECKPOINT / state["tensors"]), state["step"]
 
@@ -92,7 +92,7 @@ def kill_at(step):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run of `CONFIG` that nothing disturbed, and its losses."""
+    """An uninterrupted run of `CONFIG`, and its losses."""
     out = tmp_path_factory.mktemp("finished")
     return out, run(out, checkpoint_every=4)
 
@@ -160,7 +160,7 @@ class TestConfig:
             TrainConfig(trunk="transformer", **settings)
 
     def test_the_stored_settings_of_older_checkpoints_stay_valid(self):
-        """A run under way is resumed by comparing these: a name or default that changes means one that is refused."""
+        """Resuming compares these: a changed name or default would reject runs under way."""
         assert {f.name: f.default for f in fields(TrainConfig)} == {
             "objective": "v_prediction", "beta_schedule": "linear", "times": "even", "weighting": "output",
             "patch_size": 1, "channels": (64, 128), "layers": 2,
@@ -349,7 +349,7 @@ class TestResume:
             run(finished[0], data=replace(DATA, class_names=("light", "dark")))
 
     def test_more_classes_do_not_fit_the_stored_weights(self, tmp_path, finished):
-        """Of a run that is older than the note of its class names."""
+        """The run is older than the entry with its class names."""
         shutil.copytree(finished[0], tmp_path / "m")
         path = tmp_path / "m" / CHECKPOINT / "run.json"
         state = json.loads(path.read_text())
@@ -436,7 +436,7 @@ class TestRandomness:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective):
-    """Which is that of the output times a factor of t alone."""
+    """This loss is that of the output times a factor that depends on t only."""
     config = replace(CONFIG, objective=objective, weighting="noise", dropout=0.0)
     losses = run(tmp_path, config, mixed_precision=False)
     network, scheduler = build_network(config, DATA)
@@ -457,7 +457,7 @@ def test_weighting_by_noise_minimises_the_error_of_the_noise(tmp_path, objective
 
 @pytest.mark.parametrize("times", ["logit-normal", (3.0, 1.0, 0.0, 0.5)])
 def test_times_of_a_density(times, tmp_path):
-    """By the density that the saved model states; and a batch has one in each B-th of the distribution."""
+    """Times follow the density in the saved model, with one time of a batch in each B-th of the distribution."""
     config = replace(CONFIG, objective="flow", times=times, batch_size=64, epochs=0.1)
     _, scheduler = build_network(config, DATA)
     schedule, _ = read_scheduler(scheduler_config(scheduler))
@@ -484,7 +484,7 @@ def test_muon_is_for_what_lies_between_the_first_and_the_last_layer():
 
 
 def test_the_average_is_the_recursion(tmp_path):
-    """Against a loop in float64 over the weights of every step."""
+    """Compares with a loop in float64 over the weights of every step."""
     seen = []
 
     def remember(step):
@@ -539,7 +539,7 @@ class TestModel:
 
     @pytest.mark.parametrize("objective", OBJECTIVES)
     def test_every_objective_learns_the_classes(self, tmp_path, objective):
-        """Independently of the training code: by the classifier, on images that it has not seen."""
+        """Tests with the classifier on new images, independently of the training code."""
         config = TrainConfig(
             objective=objective, patch_size=2, channels=(8,), layers=1, batch_size=16, epochs=20, learning_rate=1e-2,
             warmup=5, ema=0.95,
@@ -613,7 +613,7 @@ class TestRefusals:
             run(tmp_path)
 
     def test_a_gradient_that_is_not_finite(self, tmp_path, monkeypatch):
-        """It would spoil the weights, of which the loss tells only a step later."""
+        """It would corrupt the weights, which the loss shows only a step later."""
         clip = torch.nn.utils.clip_grad_norm_
 
         def broken(parameters, norm):

@@ -29,7 +29,7 @@ def _small(monkeypatch):
 
 @pytest.fixture
 def unlabelled(tmp_path):
-    """Thirty images in one folder, and no word of their classes."""
+    """Save thirty images in one folder, without their classes."""
     for i in range(30):
         save(tmp_path / "any" / f"{i:02d}.png", (60, 128, 190)[i % 3], i)
     return tmp_path / "any"

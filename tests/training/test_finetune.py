@@ -28,7 +28,7 @@ def load(folder, **options):
 
 
 def images(denoiser, contrasts=True, n=8):
-    """Grey ones of three brightnesses."""
+    """Return grey images of three brightnesses."""
     size, which = denoiser.image_size, torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 3, size, size), generator=torch.Generator().manual_seed(0))
     captions = ("dark", "grey", "light")
@@ -40,7 +40,7 @@ def images(denoiser, contrasts=True, n=8):
 
 
 def of_classes(denoiser, n=8):
-    """Images of the first three classes that the model knows."""
+    """Return images of the model's first three classes."""
     data = images(denoiser, contrasts=False, n=n)
     names = dict(zip(("dark", "grey", "light"), denoiser.class_names[:3], strict=True))
     return replace(data, captions=tuple(names[c] for c in data.captions))
@@ -142,7 +142,7 @@ def test_killed_and_resumed_equals_undisturbed(model_folder, tmp_path):
 
 
 def test_captions_come_to_be_told_apart_otherwise(tmp_path):
-    """By photographs that were not trained on: what the bundled model calls a bag is a dress from now on."""
+    """Tests on photographs that were not trained on: the bundled model learns to call a bag a dress."""
     source, captions = open_nouns(), ("a bag", "a dress")
     shown = [[i for i, y in enumerate(source.labels) if source.class_names[y] == c[2:]] for c in captions]
 

@@ -25,7 +25,7 @@ DEEP = replace(EARLY, channels=(8, 16), head=(8, 16), head_layers=2, features=3,
 
 
 def toy(n, seed=0):
-    """Three classes of brightness, in turn."""
+    """Return images of three classes, which differ in brightness and alternate."""
     labels = torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 1, 8, 8), generator=torch.Generator().manual_seed(seed))
     images = (40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8)
@@ -157,7 +157,7 @@ def test_the_global_generator_is_left_alone(config, tmp_path):
 
 
 def test_the_joint_objective_makes_a_late_head_heed_the_class(tmp_path):
-    """From a single draw, on images that it has not seen."""
+    """Tests with a single draw, on new images."""
     config = replace(LATE, patch_size=2, batch_size=16, epochs=30, label_dropout=0.1, joint=0.1, ema=0.95)
     train(toy(64), config, tmp_path)
     fresh = toy(30, seed=2)

@@ -14,7 +14,7 @@ class TestOrthogonalise:
     @settings(max_examples=30, deadline=None)
     @given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 99), st.floats(1e-6, 1e6))
     def test_keeps_the_directions_and_levels_their_sizes(self, rows, columns, seed, scale):
-        """Against the singular value decomposition; directions that hardly exist need not be levelled."""
+        """Compares with the singular value decomposition. Directions with tiny singular values may stay small."""
         m = matrix((rows, columns), seed).double() * scale
         u, s, vt = torch.linalg.svd(m, full_matrices=False)
         levelled = u.T @ orthogonalise(m).double() @ vt.T
@@ -31,7 +31,7 @@ SETTINGS = {"lr": 0.1, "betas": (0.9, 0.99), "weight_decay": 0.5}
 
 
 def steps(optimizer, *parameters):
-    """Three steps whose gradients are made up, the same at every call."""
+    """Do three steps with artificial gradients, which are the same in every call."""
     for step in range(3):
         for i, parameter in enumerate(parameters):
             parameter.grad = matrix(parameter.shape, 10 * step + i + 1)

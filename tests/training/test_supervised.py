@@ -23,7 +23,7 @@ NAMES = ("dark", "grey", "light")
 
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
-    """The same kinds of networks, a few channels wide."""
+    """Make the networks a few channels wide."""
     for name, kind in supervised._RESNETS.items():
         sizes = {"embedding_size": 8, "hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
         monkeypatch.setitem(supervised._RESNETS, name, kind | sizes)
@@ -47,7 +47,7 @@ def test_networks_have_as_many_parameters_as_published(monkeypatch):
 
 
 def toy(n, size=14, seed=0):
-    """Three classes of brightness, in turn."""
+    """Return images of three classes, which differ in brightness and alternate."""
     labels = torch.arange(n) % 3
     noise = torch.randint(-30, 31, (n, 1, size, size), generator=torch.Generator().manual_seed(seed))
     return TrainingImages((40 + 80 * labels.view(-1, 1, 1, 1) + noise).to(torch.uint8), labels, NAMES)
@@ -153,7 +153,7 @@ def test_what_is_refused_leaves_the_model_as_it_was(tmp_path):
 
 @pytest.mark.parametrize("architecture", ["vit-tiny", "resnet-18"])
 def test_photographs_are_seen_as_in_training(architecture, tmp_path):
-    """Brought to the same size by the same way, however large they are."""
+    """All images are resized in the same way, whatever their size."""
     rng = np.random.default_rng(0)
     photo = np.full((300, 500, 3), 200, np.uint8)
     photo[:, 100:400] = rng.integers(0, 256, (300, 300, 3))

@@ -36,7 +36,7 @@ CAPTIONS = ("a dark t-shirt", "a bright t-shirt", "a dark bag", "two bright bags
 
 
 def toy(n=24, size=16):
-    """The caption decides the brightness of the halves."""
+    """Return images whose halves have the brightness in their caption."""
     levels = torch.tensor([[40, 40], [200, 40], [40, 120], [200, 200]], dtype=torch.float)
     halves = levels[torch.arange(n) % 4].repeat_interleave(size // 2, 1)[:, None, None].expand(-1, 1, size, -1)
     noise = torch.randint(-30, 31, (n, 1, size, size), generator=torch.Generator().manual_seed(0))
@@ -102,7 +102,7 @@ class TestPipeline:
 
     @pytest.mark.slow
     def test_all_is_learned(self, tmp_path):
-        """From which half is bright to the words that say so."""
+        """The model learns which words describe which half."""
         config = TrainConfig(channels=(16, 16), layers=1, epochs=60, batch_size=24, warmup=10, learning_rate=4e-3)
         towers = Towers(width=32, layers=1, patch_size=4, max_tokens=12, epochs=40, batch_size=24, warmup=10)
         latents = Latents(channels=(16, 16), latent_channels=4, epochs=40, batch_size=24, warmup=10, learning_rate=4e-3)
@@ -144,7 +144,7 @@ def test_where_prompts_enter(attention, where):
 
 
 def test_plain_attention_has_the_gradient_of_fused_attention():
-    """On the processor the fused one is slow, so that training takes the other."""
+    """Fused attention is slow on a CPU, so training uses plain attention there."""
     generator = torch.Generator().manual_seed(0)
     with seeded(0):
         unet = build_unet(TrainConfig(channels=(16,), layers=1, attention=True), 4, 8, 32)

@@ -21,7 +21,7 @@ def _cache(tmp_path, monkeypatch):
 
 
 def idx(array):
-    """The IDX format, from its description at http://yann.lecun.com/exdb/mnist: 0, 0, type, rank, sizes, values."""
+    """Write the IDX format (http://yann.lecun.com/exdb/mnist): 0, 0, type, rank, sizes, values."""
     return struct.pack(f">4B{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.astype(np.uint8).tobytes()
 
 
@@ -49,7 +49,7 @@ def save(path, color, size=(4, 4), mode="RGB"):
 
 @pytest.fixture
 def image_folder(tmp_path):
-    """Reds are cats, blues are dogs."""
+    """Save red images as cats, and blue ones as dogs."""
     folder = tmp_path / "photos"
     for i in range(3):
         save(folder / "cat" / f"{i}.png", (200 + i, 0, 0))

@@ -193,7 +193,7 @@ class Denoiser(ABC):
             raise InputError(f"this model predicts no variance, which the loss {loss} needs: use {', '.join(LOSSES)}")
 
     def compile(self) -> None:
-        """Apply torch.compile to the network. The first batch of each size takes about a minute, later ones less time.
+        """Apply torch.compile to the network. The first batch of each size takes about a minute; later ones run faster.
 
         Rows no longer share work, because each new number of latents in a batch would cost a compilation.
 

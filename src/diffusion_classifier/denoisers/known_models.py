@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from .class_conditional import ClassConditional
 from .families.registry import FAMILIES
 from .load import bundled_models
-from .model_settings import SETTINGS_FILE
+from .model_index import ModelIndex
+from .model_settings import SETTINGS_FILE, ModelSettings
+from .networks import read_json
 
 KNOWN = tuple(
     (model.name, family.family, model.classes, model.licence)
@@ -21,10 +21,8 @@ def describe_bundled() -> list[tuple[str, str, str, str]]:
     """Return name, family, classes and licence of each bundled model, without loading it."""
     rows = []
     for name, folder in bundled_models().items():
-        settings = json.loads((folder / SETTINGS_FILE).read_text("utf-8"))
-        if "words" in settings:
-            family, classes = "stable-diffusion", f"any text of {len(settings['words'])} words"
-        else:
-            family, classes = "class-unet", ", ".join(settings["class_names"])
-        rows.append((name, family, classes, settings.get("licence", "")))
+        family = ModelIndex.read(read_json(folder / "model_index.json"), name).family
+        settings = ModelSettings.read(read_json(folder / SETTINGS_FILE), folder / SETTINGS_FILE)
+        closed = None if settings.words is None else f"any text of {len(settings.words)} words"
+        rows.append((name, family.family, closed or ", ".join(settings.class_names), settings.licence or ""))
     return rows

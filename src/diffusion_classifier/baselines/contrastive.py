@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..data.prompts import fill_template, refuse_long
+from ..data.prompts import check_prompt_length, fill_template
 from ..denoisers.base import fingerprint, without_advice
 from .hub import Scorer, load_hub_model, of_open_clip
 
@@ -97,7 +97,7 @@ class Contrastive:
         """As `encode_texts`, of few, all at once."""
         with without_advice():
             for text, ids in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
-                refuse_long(text, len(ids), self.max_tokens)
+                check_prompt_length(text, len(ids), self.max_tokens)
         # SigLIP was trained with texts that are filled up; CLIP does not see what they are filled with.
         tokens = self.tokenizer(list(texts), padding="max_length", max_length=self.max_tokens, return_tensors="pt").to(
             self.device

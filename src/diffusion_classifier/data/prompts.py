@@ -68,7 +68,7 @@ def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[st
     return names
 
 
-def refuse_numbers(names: Sequence[str], source: str) -> None:
+def check_names_are_words(names: Sequence[str], source: str) -> None:
     """Raise if the classes are called by numbers, because prompts would be made of these.
 
     Args:
@@ -86,7 +86,7 @@ def refuse_numbers(names: Sequence[str], source: str) -> None:
         )
 
 
-def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:
+def check_prompt_length(prompt: str, num_tokens: int, limit: int) -> None:
     """Complain of a prompt that would have to be cut short, which none is.
 
     Raises:
@@ -118,7 +118,7 @@ def words_of(text: str) -> set[str]:
     return set(re.findall(r"[^\W\d_]+|\d", text.lower()))
 
 
-def refuse_unknown_words(prompts: Sequence[str], known: Collection[str]) -> None:
+def check_known_words(prompts: Sequence[str], known: Collection[str]) -> None:
     """Complain of words that a model has never read.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from common import chosen_by, load, pictures, spread
 from PIL import Image
 
-from diffusion_classifier.data import SHIFTS, Corruption
+from diffusion_classifier.data import CORRUPTIONS, Corruption
 from diffusion_classifier.metrics import Interval, share_interval
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -27,7 +27,7 @@ options = parser.parse_args()
 
 held_out = spread(load(options.data)[1], options.images)
 results: dict[str, dict[str, Interval]] = {}
-for shift in [None, *(Corruption(name, severity) for name in SHIFTS for severity in options.severities)]:
+for shift in [None, *(Corruption(name, severity) for name in CORRUPTIONS for severity in options.severities)]:
     images = pictures(held_out)
     if shift is not None:
         images = [np.asarray(shift(Image.fromarray(image), str(i))) for i, image in enumerate(images)]

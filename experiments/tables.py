@@ -19,7 +19,7 @@ from rich.progress import track
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.analysis.robustness import draw_effective, draw_severities, read_runs, robustness
 from diffusion_classifier.baselines import FEATURES, load_encoder, save_gaussians
-from diffusion_classifier.data import SHIFTS, Corruption, corrupted, open_labelled
+from diffusion_classifier.data import CORRUPTIONS, Corruption, corrupted, open_labelled
 from diffusion_classifier.metrics import Interval
 from diffusion_classifier.runs import choose, summarize
 from diffusion_classifier.tasks import open_task
@@ -132,7 +132,7 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
     models = {name: name for name in tables.diffusion}
     models |= {name: tables.supervised(name, images, how) for name, how in SUPERVISED.items()}
     some = source.take(choose(source, limit=tables.corrupted))
-    shifts = [Corruption(name, severity) for name in SHIFTS for severity in range(1, 6)]
+    shifts = [Corruption(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
     plain, runs = {}, []
     for name, folder in models.items():
         runs.append(answered(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=asked))
@@ -153,7 +153,7 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
         "corruption error": lambda n: f"{found[n].corruption_error:.2f}",
         "effective robustness, points": lambda n: _points(found[n].effective),
     }
-    by_shift = {shift: [_mean(found[n].by_shift[shift]) for n in models] for shift in SHIFTS}
+    by_shift = {shift: [_mean(found[n].by_shift[shift]) for n in models] for shift in CORRUPTIONS}
     return [
         *_header(["model", *columns]),
         *(f"| {name} | " + " | ".join(value(name) for value in columns.values()) + " |" for name in models),

@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from diffusion_classifier.data import load_image, load_sample
-from diffusion_classifier.tasks import open_winoground
+from diffusion_classifier.tasks import open_scene_winoground
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("out", type=Path)
@@ -31,7 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
     samples = {sample.label: sample.image for sample in reversed(load_sample())}
     samples["Shirt"].save(shirt)
     samples["Sneaker"].save(sneaker)
-    world = open_winoground()
+    world = open_scene_winoground()
     load_image(world.read(200)).image.save(scene)
     caption = world.captions[200][world.truth[200]]
     call(f"figure errors {shirt} --labels 'Shirt,T-shirt/top' -o {OUT}/errors.png")

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from diffusion_classifier.runs import row
+from diffusion_classifier.runs import SCHEMA, ResultRow
 
 PAGE = Path(__file__).parents[1] / "docs" / "runs.md"
 BEGIN = "<!-- Written by tools/row_table.py from runs/row.py; change that. -->\n"
@@ -15,7 +15,7 @@ END = "<!-- End of the table. -->\n"
 
 def docstrings() -> dict[str, str]:
     """Return field → the docstring under it."""
-    tree = ast.parse(inspect.getsource(row.ResultRow)).body[0]
+    tree = ast.parse(inspect.getsource(ResultRow)).body[0]
     assert isinstance(tree, ast.ClassDef)
     found = {}
     for field, text in pairwise(tree.body):
@@ -29,7 +29,7 @@ def table() -> str:
     """Return the table in Markdown."""
     text = docstrings()
     lines = ["| column | type | content |", "| --- | --- | --- |"]
-    for column in row.SCHEMA:
+    for column in SCHEMA:
         kind = re.sub(r"(item|element): | \('entries'\)", "", str(column.type))
         lines.append(f"| `{column.name}` | {kind.replace('<', '&lt;')} | {text[column.name]} |")
     return "\n".join(lines) + "\n"

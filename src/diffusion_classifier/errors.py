@@ -1,4 +1,4 @@
-"""The one exception for a user's mistake: its message says what was wrong, with the value, and what to do."""
+"""The exception for mistakes of the user. Its message states the problem, the value, and what to do."""
 
 
 class InputError(ValueError):

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Writing files durably: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def write_durably(path: Path, content: str | bytes) -> None:
-    """Write a file that is either the old or the new one, whenever the process or the machine ends; text as UTF-8.
+    """Replace a file so that a crash leaves either the old or the new content; text is encoded as UTF-8.
 
-    Other processes may write it at the same time, as those that share a run do: one of theirs is kept.
+    Several processes may write the file at the same time, as those that share a run do: one of the contents is kept.
     """
     content = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    if path.exists() and not path.is_file():  # a device, which would be lost to the file that takes its name
+    if path.exists() and not path.is_file():  # a device, which a new file would replace
         path.write_bytes(content)
         return
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
@@ -25,7 +25,7 @@ def write_durably(path: Path, content: str | bytes) -> None:
 
 
 def sync(path: Path) -> None:
-    """Wait until what was written to a file, or the names in a folder, are on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""How good answers are: plain functions over many images."""
+"""Metrics over many images, as plain functions."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ class Interval(NamedTuple):
 
 
 def share_interval(hits: Tensor) -> Interval:
-    """Share of true values of (M,), bool, with the ends of Wilson's 95 % interval (Wilson 1927)."""
+    """Return the share of true values of (M,), bool, with Wilson's 95% interval (Wilson 1927)."""
     interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(method="wilson")
     return Interval(float(hits.double().mean()), float(interval.low), float(interval.high))
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """Mean of independent values (M,) with the ends of its 95 % interval, by the normal distribution."""
+    """Return the mean of independent values (M,) with its 95% interval by the normal distribution."""
     values = values.double()
     mean = float(values.mean())
     margin = 1.959964 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.inf
@@ -40,9 +40,9 @@ def mean_interval(values: Tensor) -> Interval:
 
 
 def difference_interval(a: Tensor, b: Tensor) -> Interval:
-    """Difference of the shares of true values of a and b, (M,), bool, of the same images, with its 95 % interval.
+    """Return the difference of the shares of true values in a and b, (M,), bool, paired, with its 95% interval.
 
-    Wald's interval with half an image added to each cell of the table (Agresti and Min 2005, "Simple improved
+    This is Wald's interval with half an image added to each cell of the table (Agresti and Min 2005, "Simple improved
     confidence intervals for comparing matched proportions").
     """
     n = len(a) + 2
@@ -53,12 +53,14 @@ def difference_interval(a: Tensor, b: Tensor) -> Interval:
 
 
 def expected_calibration_error(scores: Tensor, right: Tensor, num_bins: int = 15) -> float:
-    """Mean distance of score and accuracy over bins of equal width, weighted by their images (Guo et al. 2017).
+    """Return the expected calibration error over bins of equal width (Guo et al. 2017).
+
+    It is the mean distance between score and accuracy, weighted by the number of images in each bin.
 
     Args:
-        scores: of the answers, (M,), in [0, 1].
-        right: whether they are, (M,), bool.
-        num_bins: of [0, 1].
+        scores: Scores of the predictions, (M,), in [0, 1].
+        right: Whether each prediction is correct, (M,), bool.
+        num_bins: Number of bins of [0, 1].
     """
     bins = (scores.double() * num_bins).ceil().long().clamp(1, num_bins) - 1
     gaps = torch.zeros(num_bins, dtype=torch.float64).index_add(0, bins, scores.double() - right.double())

@@ -123,7 +123,7 @@ class TestEvaluate:
             ),
             (("--keep", 2), "--keep says how long a --shortlist is"),
             (("--split", "dev"), "split 'dev'"),
-            (("--shift", "fog:1"), "a shift is a name and a severity from 1 to 5, as jpeg:3, of gaussian-noise"),
+            (("--shift", "fog:1"), "a corruption is a name and a severity from 1 to 5, as jpeg:3, of gaussian-noise"),
             (("--label-column", "kind"), "no column 'kind'; it has image, label"),
             (("--seed", 1), "holds a run of something else (seed 0 there, 1 now): choose another --out"),
         ],

@@ -9,7 +9,7 @@ from caption_files import ROWS, winoground, write_rows
 from image_files import greys, png
 from PIL import Image
 
-from diffusion_classifier.data.captioned import CaptionedSource, open_captions, open_winoground
+from diffusion_classifier.data.captioned import CaptionedSource, open_captioned, open_winoground
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.errors import InputError
 
@@ -87,12 +87,12 @@ def folder(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
 def test_files_of_ones_own(folder, suffix):
-    source = open_captions(data=write_rows(folder / f"d.{suffix}", ROWS), tag_column="kind")
+    source = open_captioned(data=write_rows(folder / f"d.{suffix}", ROWS), tag_column="kind")
     assert source.ids == ("0", "1", "2")
     assert source.captions == tuple((f"a cat {i}", f"a dog {i}") for i in range(3))
     assert (source.truth, source.tags, source.paired) == ((0, 0, 0), ("swap",) * 3, False)
     assert greys(source) == [0, 10, 20]
-    elsewhere = open_captions(data=write_rows(folder / f"e.{suffix}", ROWS))
+    elsewhere = open_captioned(data=write_rows(folder / f"e.{suffix}", ROWS))
     assert elsewhere.tags == ()
 
 
@@ -101,11 +101,11 @@ def test_embedded_images(tmp_path):
     columns = {"image": [{"bytes": png(7), "path": None}], "true_caption": ["a"], "false_captions": [["b", "c", "b"]]}
     features = datasets.Features(**kinds, false_captions=datasets.List(datasets.Value("string")))
     datasets.Dataset.from_dict(columns, features).to_parquet(tmp_path / "d.parquet")
-    source = open_captions(data=str(tmp_path / "d.parquet"))
+    source = open_captioned(data=str(tmp_path / "d.parquet"))
     assert source.captions == (("a", "b", "c"),)
     assert greys(source) == [7]
     with pytest.raises(InputError, match=r"column 'image' of .* holds images, and captions were wanted of it"):
-        open_captions(data=str(tmp_path / "d.parquet"), false_column=["image"])
+        open_captioned(data=str(tmp_path / "d.parquet"), false_column=["image"])
 
 
 def test_columns_of_other_names(folder):
@@ -113,7 +113,7 @@ def test_columns_of_other_names(folder):
         {"x": "0.png", "good": "a", "bad": ["b", "c"], "worse": "d"},
         {"x": "1.png", "good": "a", "bad": ["b"], "worse": ""},
     ]
-    source = open_captions(
+    source = open_captioned(
         data=write_rows(folder / "d.json", rows), images=str(folder / "images"), image_column="x",
         caption_column="good", false_column=["bad", "worse"],
     )  # fmt: skip
@@ -124,7 +124,7 @@ def test_columns_of_other_names(folder):
 def test_sugarcrepes_own(folder):
     content = {str(i): {"filename": f"{i}.png", "caption": "a", "negative_caption": f"b {i}"} for i in (2, 0)}
     (folder / "add_att.json").write_text(json.dumps(content))
-    source = open_captions(data=str(folder / "add_att.json"), images=str(folder / "images"))
+    source = open_captioned(data=str(folder / "add_att.json"), images=str(folder / "images"))
     assert source.ids == ("2", "0")
     assert source.captions == (("a", "b 2"), ("a", "b 0"))
     assert greys(source) == [20, 0]
@@ -139,7 +139,7 @@ def test_aros_own_is_cropped_to_its_box(tmp_path):
         "relation_name": "on",
     }  # fmt: skip
     gone = row | {"image_path": "8.png"}
-    source = open_captions(data=write_rows(tmp_path / "visual_genome_relation.json", [row, gone]))
+    source = open_captioned(data=write_rows(tmp_path / "visual_genome_relation.json", [row, gone]))
     assert source.tags == ("on", "on")
     found = np.asarray(load_image(source.read(0)).image)[..., 0]
     np.testing.assert_array_equal(found, pixels[2:6, 3:8])
@@ -194,19 +194,19 @@ def test_aros_own_is_cropped_to_its_box(tmp_path):
 def test_rows_that_cannot_be_used(tmp_path, row, message):
     good = {"image": "0.png", "caption": "a", "negative_caption": "b"}
     with pytest.raises(InputError, match=message):
-        open_captions(data=write_rows(tmp_path / "d.json", [good | row]))
+        open_captioned(data=write_rows(tmp_path / "d.json", [good | row]))
 
 
 def test_a_caption_in_brackets_is_one(folder):
     rows = [row | {"caption": "[a cat] on a mat", "negative_caption": "(a dog)"} for row in ROWS]
-    assert open_captions(data=write_rows(folder / "d.json", rows)).captions[0] == ("[a cat] on a mat", "(a dog)")
+    assert open_captioned(data=write_rows(folder / "d.json", rows)).captions[0] == ("[a cat] on a mat", "(a dog)")
 
 
 def test_a_box_beyond_the_image_fails_alone(folder):
     boxes = [(0, 0, 2, 2), (4, 0, 2, 2), (3, 3, 9, 9)]
     names = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
     rows = [row | dict(zip(names, box, strict=True)) for row, box in zip(ROWS, boxes, strict=True)]
-    source = open_captions(data=write_rows(folder / "d.json", rows))
+    source = open_captioned(data=write_rows(folder / "d.json", rows))
     assert [load_image(source.read(i)).image.size for i in (0, 2)] == [(2, 2), (9, 9)]
     with pytest.raises(InputError, match="is 0 × 0"):
         load_image(source.read(1))
@@ -226,13 +226,13 @@ def test_a_box_beyond_the_image_fails_alone(folder):
 def test_csv_that_cannot_be_used(tmp_path, content, message):
     (tmp_path / "d.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=message):
-        open_captions(data=str(tmp_path / "d.csv"))
+        open_captioned(data=str(tmp_path / "d.csv"))
 
 
 def test_csv_with_a_byte_order_mark_and_quotes(folder):
     content = 'image,caption,negative_caption\r\nimages/1.png,"a cat, a ""big"" one\nhere",None\r\n'
     (folder / "D.CSV").write_bytes(content.encode("utf-8-sig"))
-    source = open_captions(data=str(folder / "D.CSV"))
+    source = open_captioned(data=str(folder / "D.CSV"))
     assert source.captions == (('a cat, a "big" one\nhere', "None"),)
     assert greys(source) == [10]
 
@@ -254,18 +254,18 @@ def test_csv_with_a_byte_order_mark_and_quotes(folder):
 def test_files_that_cannot_be_used(tmp_path, content, options, message):
     (tmp_path / "d.json").write_text(content)
     with pytest.raises(InputError, match=message):
-        open_captions(data=str(tmp_path / "d.json"), **options)
+        open_captioned(data=str(tmp_path / "d.json"), **options)
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])
 def test_a_file_that_is_not_there(suffix):
     with pytest.raises(InputError, match=f"there is no file data/mine.{suffix}"):
-        open_captions(data=f"data/mine.{suffix}")
+        open_captioned(data=f"data/mine.{suffix}")
 
 
 def test_no_file():
     with pytest.raises(InputError, match="give the file of them by --data"):
-        open_captions()
+        open_captioned()
 
 
 PAIR = {"ids": ("7/0", "7/1"), "captions": (("a", "b"), ("b", "a")), "truth": (0, 0), "paired": True}

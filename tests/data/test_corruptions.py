@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from diffusion_classifier.data.corruptions import SEVERITIES, SHIFTS, Corruption, corrupted
+from diffusion_classifier.data.corruptions import CORRUPTIONS, SEVERITIES, Corruption, corrupted
 from diffusion_classifier.data.fashion import load_sample
 from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.errors import InputError
@@ -28,7 +28,7 @@ def colours(size=24, seed=0):
     return Image.fromarray(small).resize((size, size), Image.Resampling.BICUBIC)
 
 
-@pytest.mark.parametrize("name", SHIFTS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_more_severe_is_farther_away(name):
     means = [
         np.mean([distance(image, Corruption(name, s)(image, str(i))) for i, image in enumerate(PHOTOGRAPHS)])
@@ -38,7 +38,7 @@ def test_more_severe_is_farther_away(name):
     assert all(a < b for a, b in pairwise(means))
 
 
-@pytest.mark.parametrize("name", SHIFTS)
+@pytest.mark.parametrize("name", CORRUPTIONS)
 def test_the_same_at_every_call_and_another_for_another_image(name):
     image, shift = colours(), Corruption(name, 4)
     first = shift(image, "a")
@@ -51,14 +51,14 @@ def test_the_same_at_every_call_and_another_for_another_image(name):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.sampled_from(list(SHIFTS)), st.integers(1, 5), st.integers(1, 30), st.integers(1, 30))
+@given(st.sampled_from(list(CORRUPTIONS)), st.integers(1, 5), st.integers(1, 30), st.integers(1, 30))
 def test_images_of_any_shape(name, severity, width, height):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
     assert Corruption(name, severity)(image, "").size == (width, height)
 
 
 def test_grey_stays_grey():
-    for name in SHIFTS:
+    for name in CORRUPTIONS:
         changed = pixels(Corruption(name, 3)(PHOTOGRAPHS[0], ""))
         assert np.abs(changed - changed[..., :1]).max() <= (3 if name == "jpeg" else 0)
 
@@ -98,7 +98,7 @@ def test_a_source_under_shift():
     assert (changed.name, changed.shift) == ("photos, gaussian-noise:2", "gaussian-noise:2")
     assert changed.fingerprint() != source.fingerprint()
     assert changed.read(1) == b"no image"
-    assert np.array_equal(pixels(changed.read(2)), pixels(Corruption("gaussian-noise", 2)(colours(seed=2), "z")))
+    assert np.array_equal(pixels(changed.read(2).image), pixels(Corruption("gaussian-noise", 2)(colours(seed=2), "z")))
 
 
 @pytest.mark.parametrize("text", ["fog:1", "jpeg", "jpeg:0", "jpeg:6", "jpeg:1.5", ":1", ""])

@@ -11,7 +11,7 @@ import pytest
 from image_files import faulty_images, saved, shard, table
 from PIL import Image
 
-from diffusion_classifier.data.captioned import open_captions
+from diffusion_classifier.data.captioned import open_captioned
 from diffusion_classifier.data.corruptions import Corruption, corrupted
 from diffusion_classifier.data.decoder_warnings import collect_warnings
 from diffusion_classifier.data.formats import is_image
@@ -143,7 +143,7 @@ def test_of_images_that_are_cropped_to_a_box(tmp_path):
     row = {"image_path": "a.jpg", "true_caption": "a", "false_caption": "b"}
     row |= {"bbox_x": 2, "bbox_y": 2, "bbox_w": 4, "bbox_h": 5}
     (tmp_path / "x.json").write_text(json.dumps([row]))
-    picture = load_image(open_captions(data=str(tmp_path / "x.json")).read(0), "a")
+    picture = load_image(open_captioned(data=str(tmp_path / "x.json")).read(0), "a")
     assert (picture.image.size, picture.notes, picture.name) == ((4, 5), (NOTE,), "a")
 
 

@@ -7,7 +7,7 @@ import pytest
 from caption_files import ROWS, winoground, write_rows
 from image_files import folder_of, idx_folder, png, table, webdataset
 
-from diffusion_classifier.data.captioned import open_captions, open_winoground
+from diffusion_classifier.data.captioned import open_captioned, open_winoground
 from diffusion_classifier.data.corruptions import Corruption, corrupted
 from diffusion_classifier.data.images import load_image
 from diffusion_classifier.data.labelled import open_labelled
@@ -67,7 +67,7 @@ def test_of_captions(tmp_path):
     pairs = open_winoground(data=str(winoground(tmp_path / "w.parquet")))
     assert pairs.fingerprint()[:16] == "ea356d8671a231a1"
     folder_of(tmp_path / "images", "0.png", "1.png", "2.png")
-    captions = open_captions(data=write_rows(tmp_path / "d.json", ROWS), tag_column="kind")
+    captions = open_captioned(data=write_rows(tmp_path / "d.json", ROWS), tag_column="kind")
     assert captions.fingerprint()[:16] == "e6554385bc0baee2"
 
 

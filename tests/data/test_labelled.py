@@ -8,7 +8,8 @@ import pytest
 from huggingface_hub.errors import EntryNotFoundError
 from image_files import LABELS, PIXELS, folder_of, greys, idx_folder, png, webdataset
 
-from diffusion_classifier.data.labelled import open_labelled, open_texts, renamed
+from diffusion_classifier.data.labelled import open_labelled, renamed
+from diffusion_classifier.data.texts import open_texts
 from diffusion_classifier.errors import InputError
 
 

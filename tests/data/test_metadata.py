@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from image_files import folder_of, greys
 
-from diffusion_classifier.data.labelled import is_captioned, open_labelled, open_texts
+from diffusion_classifier.data.labelled import open_labelled
+from diffusion_classifier.data.texts import is_text_source, open_texts
 from diffusion_classifier.errors import InputError
 
 
@@ -38,7 +39,7 @@ def test_labels_are_as_they_are_written(tmp_path, suffix):
 def test_captions(tmp_path):
     folder = folder_of(tmp_path / "d", "a.png", "b.png")
     write(folder / "metadata.csv", [{"file_name": "b.png", "text": "NA"}, {"file_name": "a.png", "text": "12"}])
-    assert is_captioned(str(folder))
+    assert is_text_source(str(folder))
     assert open_texts(str(folder)).captions == ("12", "NA")
     write(folder / "metadata.csv", [{"file_name": "b.png", "text": ""}, {"file_name": "a.png", "text": "12"}])
     with pytest.raises(InputError, match="has no caption: column 'text' holds None"):

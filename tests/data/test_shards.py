@@ -9,7 +9,8 @@ import pytest
 from image_files import greys, png, samples, shard, webdataset
 
 from diffusion_classifier.data.file_sets import missing_shards, split_of
-from diffusion_classifier.data.labelled import open_labelled, open_texts
+from diffusion_classifier.data.labelled import open_labelled
+from diffusion_classifier.data.texts import open_texts
 from diffusion_classifier.errors import InputError
 
 

@@ -6,8 +6,14 @@ from scene_reader import check
 
 from diffusion_classifier.data.scenes import NOUNS, UNSEEN_ATTRIBUTES, UNSEEN_PAIRS, generator, load_photographs, seen
 from diffusion_classifier.tasks import scene_tasks as module
-from diffusion_classifier.tasks.scene_tasks import open_binding, open_counting, open_nouns, open_pairs, open_spatial
-from diffusion_classifier.tasks.scene_tasks import open_winoground as open_scenes_winoground
+from diffusion_classifier.tasks.scene_tasks import (
+    open_binding,
+    open_counting,
+    open_nouns,
+    open_pairs,
+    open_scene_winoground,
+    open_spatial,
+)
 
 PHOTOGRAPHS = load_photographs()
 MAKERS = ("_objects", "_attributes", "_relations", "_both", "_unseen_attributes")
@@ -40,7 +46,7 @@ def test_unseen_attributes_have_one_that_training_never_showed():
 @pytest.mark.parametrize(
     ("open_", "tags"),
     [
-        (open_scenes_winoground, {"object": 100, "attribute": 100, "relation": 100, "both": 100}),
+        (open_scene_winoground, {"object": 100, "attribute": 100, "relation": 100, "both": 100}),
         (open_pairs, {"seen": 200, "unseen": 200}),
         (open_binding, {"shade": 100, "size": 100, "turn": 100, "unseen": 100}),
     ],
@@ -70,7 +76,7 @@ def test_seen_and_unseen_pairs():
 
 
 @pytest.mark.parametrize(
-    "open_", [open_nouns, open_scenes_winoground, open_pairs, open_binding, open_counting, open_spatial]
+    "open_", [open_nouns, open_scene_winoground, open_pairs, open_binding, open_counting, open_spatial]
 )
 def test_photographs_of_other_splits(open_, monkeypatch):
     asked = []

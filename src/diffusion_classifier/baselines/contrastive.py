@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from ..data.prompts import fill_template, refuse_long
+from ..data.prompts import check_prompt_length, fill_template
 from ..denoisers.base import without_advice
 from .base import HubNetwork, Logits
 from .pretrained import ModelFiles, load_hub_model
@@ -88,7 +88,7 @@ class Contrastive(HubNetwork):
         """Return the embeddings of one batch of texts; see `encode_texts`."""
         with without_advice():
             for text, ids in zip(texts, self.tokenizer(list(texts)).input_ids, strict=True):
-                refuse_long(text, len(ids), self.max_tokens)
+                check_prompt_length(text, len(ids), self.max_tokens)
         # SigLIP was trained on padded texts; CLIP masks the padding.
         tokens = self.tokenizer(list(texts), padding="max_length", max_length=self.max_tokens, return_tensors="pt").to(
             self.device

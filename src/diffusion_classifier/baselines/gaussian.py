@@ -87,7 +87,7 @@ def save_gaussians(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} is there already: choose another --out, or remove it")
-    found = mean_features(encoder, source.labelled(), on_image)
+    found = mean_features(encoder, source.check_labelled(), on_image)
     head = fit_gaussians(found, np.array(source.labels), len(source.class_names)).to(encoder.device)
     fitted = Features(encoder, head, source.class_names)
     try:

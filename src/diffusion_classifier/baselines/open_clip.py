@@ -11,7 +11,7 @@ from huggingface_hub import snapshot_download
 from PIL.Image import Image
 from torch import Tensor
 
-from ..data.prompts import refuse_long
+from ..data.prompts import check_prompt_length
 from ..denoisers.devices import one_line, resolve_device, resolve_dtype
 from ..denoisers.load import located
 from ..denoisers.networks import FAULTS
@@ -93,7 +93,7 @@ class OpenClip(Contrastive):
         for text, own, whole in zip(texts, tokens, roomy, strict=True):
             length = int((whole != padding).nonzero().max()) + 1
             cut = not torch.equal(own, whole[: self.max_tokens])
-            refuse_long(text, max(length, self.max_tokens + cut), self.max_tokens)
+            check_prompt_length(text, max(length, self.max_tokens + cut), self.max_tokens)
         return tokens
 
     def embeddings(self, texts: Sequence[str]) -> Tensor:

@@ -104,9 +104,9 @@ def finetune(
     import torch
 
     from ..classifier import DiffusionClassifier
-    from ..data.captioned import open_captions
-    from ..data.labelled import is_captioned
-    from ..data.prompts import fill_template, parse_labels, refuse_numbers
+    from ..data.captioned import open_captioned
+    from ..data.prompts import check_names_are_words, fill_template, parse_labels
+    from ..data.texts import is_text_source
     from ..denoisers import load_denoiser
     from ..denoisers.devices import resolve_device, resolve_dtype
     from ..training.confusable_classes import confusable_images, correct_by_scope, gains
@@ -140,7 +140,7 @@ def finetune(
         raise InputError("--classes is for images with labels: leave out --caption-column and --false-column")
     size = denoiser.image_size
     if false_column:
-        source = open_captions(
+        source = open_captioned(
             data=data, split=split, image_column=image_column, caption_column=caption_column, false_column=false_column,
             allow_incomplete=allow_incomplete,
         )  # fmt: skip
@@ -150,7 +150,7 @@ def finetune(
         and not confused
         and label_column is None
         and class_names is None
-        and is_captioned(data, split, allow_incomplete)
+        and is_text_source(data, split, allow_incomplete)
     ):
         images = load_captioned_images(
             data, split=split, size=size, image_column=image_column, caption_column=caption_column,
@@ -163,7 +163,7 @@ def finetune(
             crop=denoiser.crop, allow_incomplete=allow_incomplete,
         )  # fmt: skip
         if reads and not is_given(context, "template"):
-            refuse_numbers(labelled.class_names, data)
+            check_names_are_words(labelled.class_names, data)
         captions = fill_template(template, labelled.class_names) if reads else list(labelled.class_names)
         if confused:
             count = min(1000, len(labelled) // 10) if held_out is None else held_out

@@ -123,7 +123,7 @@ def train(
 
     `diffusion-classifier train captioned/ --out model/ --contrastive layers=4,epochs=10 --epochs 4`
     """
-    from ..data.labelled import is_captioned
+    from ..data.texts import is_text_source
     from ..denoisers.devices import resolve_device
     from ..diffusion.timestep_weights import read_weights
     from ..training.class_model import train as train_classes
@@ -133,7 +133,7 @@ def train(
     from ..training.text_model import train_text
     from ..training.text_networks import Latents, Towers, read_settings
 
-    of_captions = caption_column is not None or (label_column is None and is_captioned(data, split, allow_incomplete))
+    of_captions = caption_column is not None or (label_column is None and is_text_source(data, split, allow_incomplete))
     if not head:
         refuse_unused(context, ("trunk", "head_layers", "features"), "is for --head")
     if not joint:

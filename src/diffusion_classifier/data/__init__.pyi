@@ -1,5 +1,6 @@
 from .captioned import CaptionedSource as CaptionedSource
-from .corruptions import SHIFTS as SHIFTS
+from .captioned import open_captioned as open_captioned
+from .corruptions import CORRUPTIONS as CORRUPTIONS
 from .corruptions import Corruption as Corruption
 from .corruptions import corrupted as corrupted
 from .fashion import FASHION as FASHION
@@ -13,7 +14,6 @@ from .images import find_images as find_images
 from .images import load_image as load_image
 from .images import preprocess as preprocess
 from .labelled import LabelledSource as LabelledSource
-from .labelled import TextSource as TextSource
 from .labelled import open_labelled as open_labelled
 from .prompts import fill_template as fill_template
 from .prompts import parse_labels as parse_labels
@@ -26,3 +26,5 @@ from .scenes import anywhere as anywhere
 from .scenes import generator as generator
 from .scenes import load_photographs as load_photographs
 from .scenes import phrase as phrase
+from .texts import TextSource as TextSource
+from .texts import open_texts as open_texts

@@ -1,4 +1,4 @@
-"""Images where they lie, each with captions of which one is true: files as those of ARO and SugarCrepe, and Winoground.
+"""Images that each have several captions, one of them true: Winoground, and files like those of ARO and SugarCrepe.
 
 Shape legend: M images.
 """
@@ -14,14 +14,14 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import InputError
-from .dataset_columns import Table, check_columns, images_of, refuse_list, short
+from .dataset_columns import Table, check_columns, check_no_list, images_of, short
 from .images import MAX_EDGE, MAX_PIXELS, ImageError, ImageSource, load_image
 from .labelled import distinct
 from .table_files import load_table
 
 WINOGROUND = "facebook/winoground"
 
-_IMAGE_COLUMNS = ("image", "image_path", "filename", "file_name", "path", "file")  # where none is named
+_IMAGE_COLUMNS = ("image", "image_path", "filename", "file_name", "path", "file")  # in the order of preference
 _CAPTION_COLUMNS = ("true_caption", "caption")
 _FALSE_COLUMNS = ("false_caption", "false_captions", "negative_caption", "negative_captions")
 _TAG_COLUMNS = ("tag", "relation_name")
@@ -30,20 +30,20 @@ _BOX = ("bbox_x", "bbox_y", "bbox_w", "bbox_h")
 
 @dataclass(frozen=True)
 class CaptionedSource:
-    """Images, each with captions of which one is true.
+    """Images, each with several captions, one of them true.
 
     Args:
-        name: what was opened.
-        ids: M different names; those of a pair as "17/0" and "17/1".
-        captions: of each image, two or more different ones.
-        truth: (M,), which of them is true.
-        read: image i, as `load_image` takes it; b"" where there is none.
-        tags: M kinds, by which results are given as well; none if ().
-        paired: whether images 2e and 2e + 1 have the same two captions, of which each has its own.
-        notes: as in `sources.LabelledSource`.
+        name: Path or id of the data set.
+        ids: (M,) different names; those of a pair are "17/0" and "17/1".
+        captions: (M,), two or more different captions per image.
+        truth: (M,) indices of the true captions.
+        read: Returns image i for `load_image`; b"" for a missing image.
+        tags: (M,) groups for which results are reported separately. None if empty.
+        paired: Whether images 2e and 2e + 1 share two captions, one true of each.
+        notes: See `LabelledSource`.
 
     Raises:
-        InputError: something of this does not hold; the message names the image.
+        InputError: The values contradict this description; the message names the image.
     """
 
     name: str
@@ -90,7 +90,7 @@ class CaptionedSource:
         return len(self.ids)
 
     def fingerprint(self) -> str:
-        """SHA-256 of ids, captions, truth and tags: the same wherever the data set lies."""
+        """Return the SHA-256 of ids, captions, truth and tags, which does not depend on the location."""
         digest = hashlib.sha256(b"paired" if self.paired else b"captions")
         for values in (self.ids, *self.captions, map(str, self.truth), self.tags):
             digest.update("\0".join(values).encode() + b"\1")
@@ -100,15 +100,15 @@ class CaptionedSource:
 def open_winoground(
     *, data: str | None = None, split: str | None = None, allow_incomplete: bool = False
 ) -> CaptionedSource:
-    """Winoground (Thrush et al. 2022): two images and two captions of the same words an example.
+    """Open Winoground (Thrush et al. 2022): two images and two captions of the same words per example.
 
     Args:
-        data: a copy of it, as Parquet; the hub's, which asks for an accepted licence, if None.
-        split: "test" if None, which is the only one.
-        allow_incomplete: as in `sources.open_labelled`.
+        data: A copy as Parquet. Default: the hub's, whose licence you must have accepted.
+        split: Default: "test", the only one.
+        allow_incomplete: See `open_labelled`.
 
     Raises:
-        InputError: it cannot be had, has other columns, or a caption or tag is missing.
+        InputError: The data cannot be read or has other columns, or a caption or tag is missing.
     """
     source = data or WINOGROUND
     table = load_table(source, split or (None if data else "test"), allow_incomplete)
@@ -129,7 +129,7 @@ def open_winoground(
 
 
 def _required(table: Table, column: str, what: str) -> list[str]:
-    """Texts of a column, none of which is missing."""
+    """Return the texts of a column; raise InputError if one is missing."""
     texts = table.texts(column)
     for i, text in enumerate(texts):
         if text is None or not text.strip():
@@ -137,7 +137,7 @@ def _required(table: Table, column: str, what: str) -> list[str]:
     return [str(text).strip() for text in texts]
 
 
-def open_captions(
+def open_captioned(
     *,
     data: str | None = None,
     images: str | None = None,
@@ -148,23 +148,25 @@ def open_captions(
     tag_column: str | None = None,
     allow_incomplete: bool = False,
 ) -> CaptionedSource:
-    """Images with a true caption and false ones.
+    """Open images with a true caption and false ones.
 
     Args:
-        data: a file of JSON (a list of objects, or an object of them by id), JSON Lines, CSV, tab-separated values
-            (.tsv) or Parquet; a folder of Parquet files; or the id of a data set on the hub. Where a row has bbox_x,
-            bbox_y, bbox_w and bbox_h, the image is cropped to that box, as ARO's own loader does.
-        images: folder where paths of images begin; that of the file if None.
-        split: of a folder or of the hub.
-        image_column: paths or images; if None image, image_path, filename, file_name, path or file.
-        caption_column: true captions; true_caption or caption if None.
-        false_column: false captions, one or a list each; if None those called false_caption, false_captions,
-            negative_caption or negative_captions. Rows may have fewer than others; of equal ones one counts.
-        tag_column: by which results are given as well; tag or relation_name, if there is one, if None.
-        allow_incomplete: as in `sources.open_labelled`.
+        data: A file of JSON (a list of objects, or an object of objects by id), JSON Lines, CSV, tab-separated values
+            (.tsv) or Parquet; a folder of Parquet files; or the id of a data set on the hub. If a row has bbox_x,
+            bbox_y, bbox_w and bbox_h, the image is cropped to that box, as by ARO's own loader.
+        images: Folder at which relative paths of images start. Default: the file's folder.
+        split: Split of a folder or of a data set on the hub.
+        image_column: Column of paths or images. Default: image, image_path, filename, file_name, path or file.
+        caption_column: Column of true captions. Default: true_caption or caption.
+        false_column: Columns of false captions, each a text or a list. Default: those called false_caption,
+            false_captions, negative_caption or negative_captions. Their number may differ between rows; duplicates
+            count once.
+        tag_column: Column of groups for which results are reported separately. Default: tag or relation_name, if
+            there is one.
+        allow_incomplete: See `open_labelled`.
 
     Raises:
-        InputError: the file cannot be read so.
+        InputError: The data cannot be read in this form.
     """
     if data is None:
         raise InputError("captions are of your own: give the file of them by --data")
@@ -189,7 +191,7 @@ def open_captions(
         if not all(isinstance(text, str) for text in texts):
             raise InputError(f"{table.row(i)} has captions that are no text, but {short(texts)}")
         for text in texts:
-            refuse_list(text, f"a caption of {table.row(i)}")
+            check_no_list(text, f"a caption of {table.row(i)}")
         own, *false_ones = (text.strip() for text in texts)
         captions.append((own, *dict.fromkeys(false_ones)))
     read = images_of(table, image)[0]
@@ -250,7 +252,7 @@ def _boxes(table: Table) -> list[tuple[int, ...]]:
 
 
 def _cropped(read: Callable[[int], ImageSource], boxes: Sequence[tuple[int, ...]]) -> Callable[[int], ImageSource]:
-    """The part of each image that a box (left, top, width, height) shows; black where it is beyond the image."""
+    """Crop each image to its box (left, top, width, height); black beyond the image."""
 
     def cropped(i: int) -> ImageSource:
         source = read(i)
@@ -261,6 +263,6 @@ def _cropped(read: Callable[[int], ImageSource], boxes: Sequence[tuple[int, ...]
                 return Image.new("RGB", (0, 0))  # nothing of the image: rejected when it is loaded
             return replace(picture, image=picture.image.crop((left, top, left + width, top + height)))
         except ImageError:
-            return source  # whoever reads it is told what is wrong with it
+            return source  # the error is raised again when it is loaded
 
     return cropped

@@ -1,8 +1,10 @@
-"""Images under shift: noise, blur, contrast and the like, in five severities, the same at every call.
+"""Corruptions that simulate a distribution shift: noise, blur, contrast and others, in five severities.
 
-In the manner of Hendrycks and Dietterich (2019), "Benchmarking neural network robustness to common corruptions and
-perturbations", with lengths in shares of the image's edge, so that small images are changed as much as large ones.
-Images are arrays (H, W, 3) of floats from 0 to 1 within.
+They follow Hendrycks and Dietterich (2019), "Benchmarking neural network robustness to common corruptions and
+perturbations". Lengths are fractions of the image's edge, so that small images change as much as large ones. The same
+image is changed in the same way at every call.
+
+Internally, images are float arrays (H, W, 3) in [0, 1].
 """
 
 from __future__ import annotations
@@ -87,7 +89,7 @@ def _shear(x: Array, size: float, rng: np.random.Generator) -> Array:
 
 
 def _moved(x: Array, matrix: Array) -> Array:
-    """About the middle; what comes from beyond the edge is as the edge is."""
+    """Apply a linear map about the centre; pixels from beyond the edge take the edge's values."""
     middle = (np.array(x.shape[:2]) - 1) / 2
     offset = middle - matrix @ middle
     planes = [ndimage.affine_transform(x[..., c], matrix, offset, order=1, mode="nearest") for c in range(3)]
@@ -107,7 +109,7 @@ def _resolution(x: Array, share: float, _: np.random.Generator) -> Array:
 
 
 def _background(x: Array, size: float, rng: np.random.Generator) -> Array:
-    """Clouds wherever the image is darker: for things on black."""
+    """Draw clouds wherever the image is darker than they are: for objects on black."""
     sigma = 0.08 * _edge(x)
     clouds = ndimage.gaussian_filter(rng.standard_normal(x.shape[:2]), sigma, mode="wrap")
     clouds = (clouds - clouds.min()) / max(float(np.ptp(clouds)), 1e-12)
@@ -115,7 +117,7 @@ def _background(x: Array, size: float, rng: np.random.Generator) -> Array:
     return lighter
 
 
-SHIFTS: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], tuple[float, ...]]] = {
+CORRUPTIONS: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], tuple[float, ...]]] = {
     "gaussian-noise": (_gaussian_noise, (0.04, 0.08, 0.15, 0.25, 0.4)),
     "shot-noise": (_shot_noise, (60, 25, 12, 6, 3)),
     "impulse-noise": (_impulse_noise, (0.01, 0.03, 0.06, 0.12, 0.2)),
@@ -131,34 +133,34 @@ SHIFTS: dict[str, tuple[Callable[[Array, float, np.random.Generator], Array], tu
     "resolution": (_resolution, (0.8, 0.6, 0.45, 0.35, 0.25)),
     "background": (_background, (0.1, 0.2, 0.3, 0.45, 0.6)),
 }
-"""Name → how an image is changed, and the amounts of the five severities."""
+"""Name → function, and its amount at each of the five severities."""
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One way in which images are changed.
+    """A corruption at one severity.
 
     Args:
-        name: one of `SHIFTS`.
-        severity: from 1 to 5.
+        name: Key of `CORRUPTIONS`.
+        severity: 1 to 5.
 
     Raises:
-        InputError: there is no such one.
+        InputError: Unknown name or severity.
     """
 
     name: str
     severity: int
 
     def __post_init__(self) -> None:
-        if self.name not in SHIFTS or not 1 <= self.severity <= SEVERITIES:
+        if self.name not in CORRUPTIONS or not 1 <= self.severity <= SEVERITIES:
             raise _unknown(str(self))
 
     @classmethod
     def parse(cls, text: str) -> Corruption:
-        """From "gaussian-noise:3".
+        """Parse text such as "gaussian-noise:3".
 
         Raises:
-            InputError: it is something else.
+            InputError: The text has another form, or an unknown name or severity.
         """
         found = re.fullmatch(r"([\w-]+):(\d{1,3})", text)
         if found is None:
@@ -169,34 +171,36 @@ class Corruption:
         return f"{self.name}:{self.severity}"
 
     def __call__(self, image: Image.Image, key: str) -> Image.Image:
-        """An image, changed.
+        """Return the corrupted image, in mode RGB.
 
         Args:
-            image: of any mode; the result is RGB.
-            key: decides what chance decides, together with the shift.
+            image: Image in any mode.
+            key: Seed of the random numbers, together with the name of the corruption.
         """
-        change, amounts = SHIFTS[self.name]
+        change, amounts = CORRUPTIONS[self.name]
         seed = int.from_bytes(hashlib.sha256(f"{self.name} {key}".encode()).digest()[:8])
         return _to_image(change(_to_array(image), amounts[self.severity - 1], np.random.default_rng(seed)))
 
 
 def _unknown(text: str) -> InputError:
-    known = ", ".join(SHIFTS)
-    return InputError(f"a shift is a name and a severity from 1 to {SEVERITIES}, as jpeg:3, of {known}; got {text}")
+    known = ", ".join(CORRUPTIONS)
+    return InputError(
+        f"a corruption is a name and a severity from 1 to {SEVERITIES}, as jpeg:3, of {known}; got {text}"
+    )
 
 
-def corrupted(source: LabelledSource, shift: Corruption) -> LabelledSource:
-    """The same images, changed as they are read; one that cannot be read is left to whoever reads it."""
+def corrupted(source: LabelledSource, corruption: Corruption) -> LabelledSource:
+    """Return the source with its images corrupted as they are read; a broken image is passed on unchanged."""
 
     def read(i: int) -> ImageSource:
         content = source.read(i)
         try:
             picture = load_image(content, source.ids[i])
-            return replace(picture, image=shift(picture.image, source.ids[i]))
+            return replace(picture, image=corruption(picture.image, source.ids[i]))
         except ImageError:
             return content
 
-    return replace(source, name=f"{source.name}, {shift}", read=read, shift=str(shift))
+    return replace(source, name=f"{source.name}, {corruption}", read=read, shift=str(corruption))
 
 
 def _edge(x: Array) -> int:

@@ -81,7 +81,7 @@ class Table:
             if text is not None and not isinstance(text, str):
                 raise InputError(f"{self.row(i)} has no text in column {name!r}, but {short(text)}")
             if text is not None:
-                refuse_list(text, f"{self.row(i)}, column {name!r}")
+                check_no_list(text, f"{self.row(i)}, column {name!r}")
             texts.append(text)
         return texts
 
@@ -104,7 +104,7 @@ def decoded(value: bytes, where: str) -> str:
         raise InputError(f"{where} is not text in UTF-8: {short(value)}") from e
 
 
-def refuse_list(text: str, where: str) -> None:
+def check_no_list(text: str, where: str) -> None:
     """Raise if the text is a list that pandas or Python wrote as text, such as "['a', 'b']".
 
     Raises:

@@ -12,7 +12,7 @@ from PIL import Image
 FASHION = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-"""Classes of Fashion-MNIST, in the order of its labels."""
+"""Class names of Fashion-MNIST, in the order of its labels."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Sample:
     """One bundled photograph.
 
     Args:
-        image: mode L, 28×28.
-        label: its class.
-        index: its place in the data set that it is from.
+        image: Mode L, 28×28.
+        label: Class name.
+        index: Position in the test set of Fashion-MNIST.
     """
 
     image: Image.Image
@@ -31,7 +31,9 @@ class Sample:
 
 
 def load_sample(limit: int | None = None) -> list[Sample]:
-    """The 1,000 bundled test images of Fashion-MNIST, 100 a class, in the order of the test set; or the first of them.
+    """Return the 1,000 bundled test images of Fashion-MNIST, 100 per class, in the order of the test set.
+
+    With `limit`, return only the first of them.
 
     Copyright 2017 Zalando SE, MIT licence.
     """

@@ -1,4 +1,4 @@
-"""Image formats, recognised by content: which of them can be read here, and why the others cannot."""
+"""Image formats, recognised by content: those that can be read, and why others cannot."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from PIL import Image, UnidentifiedImageError, features
 
 from .decoder_warnings import collect_warnings
 
-# Formats known by their first bytes. Not here: EPS, which runs another program, and TGA, which takes any file for an
-# image. HEIF and JPEG XL count once a plugin for Pillow is installed.
+# Formats with a signature. EPS is excluded because it runs another program, TGA because it accepts any file.
+# HEIF and JPEG XL need a plugin for Pillow.
 _FORMATS = ("AVIF", "BMP", "GIF", "HEIF", "ICO", "JPEG", "JPEG2000", "JXL", "PNG", "PPM", "TIFF", "WEBP")
-_NEEDS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # a build of Pillow may lack them
+_NEEDS = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}  # optional features of Pillow
 
 IMAGE_SUFFIXES = frozenset({
     ".apng", ".avif", ".avifs", ".bmp", ".dib", ".gif", ".heic", ".heics", ".heif", ".heifs", ".hif", ".ico", ".j2c",
@@ -25,12 +25,12 @@ IMAGE_SUFFIXES = frozenset({
     ".arw", ".cr2", ".cr3", ".dcm", ".dds", ".dng", ".exr", ".hdr", ".nef", ".orf", ".pcx", ".psd", ".qoi", ".raf",
     ".rw2", ".tga", ".xcf",
 })  # fmt: skip
-"""Suffixes of pictures, in lower case. Such a file is never skipped in silence: if it cannot be read, that is an error
-of the image. Drawings and documents (SVG, EPS, PDF) are not among them."""
+"""Suffixes of pictures, in lower case. Such a file is never skipped silently: if it cannot be read, it gets an error
+record. Drawings and documents (SVG, EPS, PDF) are not included."""
 
 _RAW = "is a raw photograph, which cannot be read: develop it to PNG or JPEG first, for example with rawpy"
 _DRAWING = "is a vector drawing or a document ({}), which cannot be read: convert it to PNG"
-_SIGNS = (  # pattern of the first bytes, whether it is a picture of pixels, and why it cannot be read
+_SIGNS = (  # pattern of the first bytes, whether it is a raster image, and why it cannot be read
     (rb".{4}ftyp.{0,32}avi[fs]", True, "is of the format AVIF, which this Pillow cannot read: pip install -U Pillow"),
     (
         rb".{4}ftyp(hei[cmsx]|hev[cmsx]|mif1|msf1)",
@@ -59,7 +59,7 @@ _SIGNS = (  # pattern of the first bytes, whether it is a picture of pixels, and
     (rb".{4}ftyp|\x1a\x45\xdf\xa3|RIFF.{4}AVI ", False, "is a video and no image"),
     (rb"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!", False, "is an archive and no image: unpack it"),
 )
-_PLUGINS = (  # first bytes that a plugin of Pillow reads, its module, and the function that registers it
+_PLUGINS = (  # first bytes, module of the Pillow plugin that reads them, and the function that registers it
     (rb".{4}ftyp", "pillow_heif", "register_heif_opener"),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "pillow_jxl", None),  # registers itself
 )
@@ -68,12 +68,12 @@ _SUBFILE_TYPE, _DNG_VERSION = 254, 50706
 
 
 class UnreadableImageError(Exception):
-    """Content that is not an image of a readable format; the message says why, as a predicate: "is a web page"."""
+    """Content that is not an image of a readable format; the message is a predicate, such as "is a web page"."""
 
 
 def readable() -> list[str]:
-    """Return the names of the formats that this Pillow can read."""
-    Image.init()  # fills OPEN; Image.open fails when asked for a format that this Pillow does not have
+    """Return the names of the formats that the installed Pillow can read."""
+    Image.init()  # fills OPEN; Image.open fails if asked for a format that Pillow lacks
     return [f for f in _FORMATS if f in Image.OPEN and (f not in _NEEDS or features.check(_NEEDS[f]))]
 
 
@@ -81,7 +81,7 @@ def open_image(file: BinaryIO) -> Image.Image:
     """Open an image without decoding it. Plugins for HEIC and JPEG XL are used if they are installed.
 
     Raises:
-        UnreadableImageError: it is of no readable format.
+        UnreadableImageError: The format cannot be read.
     """
     head = file.read(_HEAD)
     file.seek(0)
@@ -104,9 +104,9 @@ def open_image(file: BinaryIO) -> Image.Image:
 
 
 def is_image(path: Path) -> bool:
-    """Tell whether a file is a picture: by its suffix, or by its content if the suffix is none of `IMAGE_SUFFIXES`.
+    """Return whether a file is a picture: by its suffix, or by its content if the suffix is not in `IMAGE_SUFFIXES`.
 
-    A file that cannot be opened counts as one, so that it is reported when it is loaded.
+    A file that cannot be opened counts as a picture, so that it is reported when it is loaded.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return True
@@ -121,13 +121,13 @@ def is_image(path: Path) -> bool:
             return True
         try:
             Image.open(file, formats=readable())
-        except Exception as error:  # a text that begins like a picture makes Pillow raise nearly anything
+        except Exception as error:  # Pillow may raise nearly any exception
             return isinstance(error, Image.DecompressionBombError)
     return True
 
 
 def _register_plugin(head: bytes) -> bool:
-    """Register what reads such a file, if it is installed and was not registered before."""
+    """Register the plugin that reads such a file; return False if it is not installed or was registered before."""
     for sign, module, function in _PLUGINS:
         if re.match(sign, head, re.DOTALL) and find_spec(module) is not None:
             before = readable()

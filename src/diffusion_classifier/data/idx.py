@@ -1,4 +1,4 @@
-"""Folders of IDX files, as those of MNIST and its kin: images and labels in files of their own."""
+"""Folders of IDX files, the format of MNIST: images and labels in separate files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .splits import split_of
 _NAME = re.compile(
     r"(.+)[-_.](images|labels)[-_.]idx\d[-_.](?:ubyte|byte|short|int|float|double)(?:\.gz)?", re.IGNORECASE
 )
-"""As train-images-idx3-ubyte, train-images.idx3-ubyte or emnist-letters-test-images-idx3-ubyte.gz."""
+"""Names such as train-images-idx3-ubyte, train-images.idx3-ubyte or emnist-letters-test-images-idx3-ubyte.gz."""
 _TYPES = {8: "u1", 9: "i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
 
 
@@ -29,8 +29,8 @@ class IdxImages(NamedTuple):
     Args:
         images: (M, H, W), uint8.
         labels: (M,), at least 0.
-        known: labels that occur in any split of the data set, ascending.
-        notes: as in `sources.LabelledSource`.
+        known: Labels that occur in any split of the data set, ascending.
+        notes: See `LabelledSource`.
     """
 
     images: NDArray[np.uint8]
@@ -40,7 +40,7 @@ class IdxImages(NamedTuple):
 
 
 def is_idx_folder(path: Path) -> bool:
-    """Tell whether there are IDX files by their usual names."""
+    """Return whether a folder has IDX files with the usual names."""
     return path.is_dir() and bool(_files(path))
 
 
@@ -48,11 +48,11 @@ def read_idx_folder(folder: Path, split: str | None) -> IdxImages:
     """Read the images and labels of a split.
 
     Args:
-        folder: of the files, whose names begin with the split: t10k or test, train …
-        split: "train", "test" …, or all of a name before "-images"; the only one, or "test", if None.
+        folder: Folder of the files, whose names begin with the split: t10k or test, train …
+        split: "train", "test" …, or the part of a name before "-images". Default: the only split, or "test".
 
     Raises:
-        InputError: files are missing or broken, do not belong together, or differ from their compressed copies.
+        InputError: Files are missing or broken, do not belong together, or differ from their compressed copies.
     """
     files = _files(folder)
     sets = sorted({name for name, part in files if part == "images"} or {name for name, _ in files})
@@ -103,7 +103,7 @@ def _files(folder: Path) -> dict[tuple[str, str], list[Path]]:
 
 
 def _parts(name: str) -> tuple[str, str]:
-    """The data set, often "", and the split of files whose names begin so: emnist-letters-train, t10k."""
+    """Split the prefix of a file name, such as emnist-letters-train or t10k, into data set (often "") and split."""
     before, word = re.fullmatch(r"(.*?)([^-_.]*)", name).groups()  # type: ignore[union-attr]
     split = "test" if word.lower() in ("t10k", "test10k") else split_of(word)
     return (before, split) if split else ("", name)
@@ -123,7 +123,7 @@ def _check_labels(path: Path, labels: NDArray[Any]) -> None:
 
 
 def _read_idx(path: Path) -> NDArray[Any]:
-    """The array of an IDX file, plain or gzipped: two zero bytes, type, rank, sizes in big endian, values."""
+    """Read an IDX file, plain or gzipped: two zero bytes, type, rank, big-endian sizes, values."""
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix.lower() == ".gz" else path.read_bytes()
         zeros, kind, rank = struct.unpack_from(">HBB", data)

@@ -1,4 +1,4 @@
-"""Images in: found, decoded, checked, set upright, resized. The rest of the package never meets a bad one."""
+"""Find, decode, check and resize images. The rest of the package only receives valid ones."""
 
 import hashlib
 import math
@@ -26,14 +26,14 @@ Crop: TypeAlias = Literal["center", "adm"]
 ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor | Picture"
 
 MAX_PIXELS = 89_478_485
-"""Larger images are refused before they are decoded. Pillow itself only warns of a bomb from this size on."""
+"""Larger images are rejected before they are decoded. Pillow itself only warns from this size on."""
 MAX_EDGE = 65_535
-"""As long as JPEG and GIF can be. Pillow may need time that grows with the square of a row's length."""
+"""Maximum edge of JPEG and GIF. Pillow may need time that grows with the square of a row's length."""
 WARNED = "warning: "
 """Prefix of a note that quotes a warning of Pillow."""
 
 _CLUTTER = ("thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "icon\r")
-"""Files of Windows, macOS and network storage that are in folders of images unasked, in lower case."""
+"""Files that Windows, macOS and network storage add to folders, in lower case."""
 
 _ORIENTATION_TAG = 0x0112
 _UPRIGHT = {
@@ -48,7 +48,7 @@ _UPRIGHT = {
 
 
 class ImageError(InputError):
-    """An image that cannot be used; the message names it and says why, in one sentence."""
+    """An image that cannot be used. The message is one sentence with its name and the reason."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Picture:
 
     Attributes:
         image: Upright, mode RGB, 8 bit, without metadata.
-        name: The path as given, or what the caller named it.
-        notes: What was decided on the way, such as "first of 12 frames".
+        name: The path as given, or the caller's name.
+        notes: Choices that were made, such as "first of 12 frames", and warnings of Pillow.
     """
 
     image: Image.Image
@@ -67,19 +67,19 @@ class Picture:
 
     @cached_property
     def key(self) -> int:
-        """Hash of size and pixels, in [0, 2⁶⁴): the same under any file name and in any lossless format."""
+        """Hash of size and pixels, in [0, 2⁶⁴): independent of the file name and of the (lossless) format."""
         content = b"%d %d " % self.image.size + self.image.tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Lists files as given, and folders by what they hold at any depth, sorted.
+    """Return the files as given, and the files in folders at any depth, sorted.
 
-    Of a folder every file is listed that is `visible`, whatever its suffix: one that is no image shall be reported
-    when it is loaded, not be missing. Links are followed, but not back into a folder above.
+    All `visible` files of a folder are listed, whatever their suffix, so that a file that is no image is reported when
+    it is loaded. Links are followed, but not to a folder above.
 
     Raises:
-        ImageError: A path does not exist, is a URL, or is a folder that holds no file or cannot be read.
+        ImageError: A path does not exist or is a URL; or a folder is empty or cannot be read.
     """
     found: list[Path] = []
     for given in [paths] if isinstance(paths, str | os.PathLike) else paths:
@@ -95,30 +95,30 @@ def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
 
 
 def visible(name: str) -> bool:
-    """Tell whether a file or folder of that name counts: not hidden, nor what an operating system leaves behind."""
+    """Return whether a name is neither hidden nor that of a file that an operating system adds."""
     return not name.startswith(".") and name.lower() not in _CLUTTER
 
 
 def load_image(
     source: ImageSource, name: str | None = None, background: tuple[int, int, int] = (255, 255, 255)
 ) -> Picture:
-    """Decodes and checks one image.
+    """Decode and check one image.
 
-    Of an animation the first frame is taken, EXIF orientation is applied, transparent parts are laid on `background`,
-    and a 16-bit grey v becomes v / 257, rounded; of 16-bit colours Pillow reads the high byte. A file of 32-bit
-    integers counts as 8 bit if no value exceeds 255, else as 16 bit. Colour profiles are ignored, as in the published
-    evaluations.
+    The first frame of an animation is used, EXIF orientation is applied, and transparent parts are laid on
+    `background`. A 16-bit grey value v becomes v / 257, rounded; Pillow reads the high byte of 16-bit colours. A file
+    of 32-bit integers counts as 8 bit if no value exceeds 255, otherwise as 16 bit. Colour profiles are ignored, as in
+    the published evaluations. Warnings of Pillow are added to the notes of the picture.
 
     Args:
-        source: A path; the content of an image file as bytes; a PIL image of any mode (its current frame; it is left
-            as it is); an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) with C of 1, 3 (RGB) or 4 (RGBA),
-            of type and range as in `to_uint8`.
-        name: For messages and results; by default the path, or "image".
+        source: A path; the content of an image file as bytes; a PIL image of any mode (its current frame, which is not
+            modified); an array (H, W) or (H, W, C) or a tensor (H, W) or (C, H, W) with C of 1, 3 (RGB) or 4 (RGBA),
+            with type and range as in `to_uint8`; or a `Picture`, whose notes are kept.
+        name: Name for messages and results. Default: the path, the picture's name, or "image".
         background: RGB, each in 0..255.
 
     Raises:
-        ImageError: The source is missing, no image, broken, empty, larger than `MAX_PIXELS` or `MAX_EDGE`, or has a
-            shape, type or values other than the above.
+        ImageError: The source does not exist, is not an image, broken, empty, larger than `MAX_PIXELS` or `MAX_EDGE`,
+            or has another shape, type or range.
     """
     path: Path | None = None
     if isinstance(source, str | os.PathLike):
@@ -160,22 +160,22 @@ def preprocess(
     crop: Crop = "center",
     interpolation: Literal["bicubic", "bilinear", "lanczos", "nearest"] = "bicubic",
 ) -> Tensor:
-    """Resizes and crops to a square: float32 (3, size, size) in [-1, 1]. An image of that size keeps its pixels.
+    """Resize and crop to a square: float32 (3, size, size) in [-1, 1]. An image of that size keeps its pixels.
 
     "center" is torchvision's Resize, CenterCrop, ToTensor and Normalize(0.5, 0.5) with their rounding, as in the
-    published evaluation of Stable Diffusion. "adm" is what DiT was trained with (`center_crop_arr` of Dhariwal &
-    Nichol 2021): halved by a box filter while the shorter edge is at least twice `size`, then resized and cropped with
-    a rounding of its own.
+    published evaluation of Stable Diffusion. "adm" is DiT's preprocessing (`center_crop_arr` of Dhariwal & Nichol
+    2021): the image is halved by a box filter while its shorter edge is at least twice `size`, then resized and cropped
+    with a different rounding.
 
     Args:
-        image: Mode RGB, as in `Picture.image`.
+        image: Image in mode RGB, as in `Picture.image`.
         size: Edge in pixels, at least 1.
         crop: See above.
-        interpolation: Filter of the resize (with "adm" of the last one), antialiased but for "nearest".
+        interpolation: Filter of the resize (of the last one for "adm"), antialiased except "nearest".
 
     Raises:
         ImageError: The image is not RGB, or so narrow that it would exceed `MAX_PIXELS` before the crop.
-        InputError: `size`, `crop` or `interpolation` is none of the above.
+        InputError: `size`, `crop` or `interpolation` has another value.
     """
     if size < 1 or crop not in ("center", "adm") or interpolation not in ("bicubic", "bilinear", "lanczos", "nearest"):
         raise InputError(f"cannot preprocess with {size=}, {crop=}, {interpolation=}; see the help of preprocess")
@@ -225,14 +225,14 @@ def _walk(folder: Path, above: frozenset[str]) -> Iterator[Path]:
     except OSError:
         if not above:
             raise
-        yield folder  # to be reported, while the images beside it are used
+        yield folder  # reported when it is loaded, while the images beside it are used
         return
     above |= {os.path.realpath(folder)}
     for path in (folder / name for name in names if visible(name)):
         if path.is_dir():
             if os.path.realpath(path) not in above:
                 yield from _walk(path, above)
-        elif path.is_file() or path.is_symlink():  # a dangling link is an image that is missing: to be reported
+        elif path.is_file() or path.is_symlink():  # a dangling link is a missing image, reported when it is loaded
             yield path
 
 
@@ -248,8 +248,8 @@ def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: li
     width, height = image.size  # from the header, nothing is decoded yet
     if not (0 < width * height <= MAX_PIXELS and max(width, height) <= MAX_EDGE):
         raise ImageError(f"is {width} × {height}; expected 1 to {MAX_PIXELS:,} pixels and edges up to {MAX_EDGE:,}")
-    # 16-bit PNG and PGM come as mode "I" or "I;16", by Pillow's version: the file says how many bits there are, however
-    # dark the picture. An array or a TIFF of 32-bit integers says nothing.
+    # Depending on Pillow's version, 16-bit PNG and PGM have mode "I" or "I;16": the format implies the number of bits.
+    # An array or a TIFF of 32-bit integers does not state it.
     is_16_bit = image.mode.startswith("I;16") or (image.mode == "I" and image.format not in (None, "TIFF"))
     image = image.copy()  # decodes; and the conversions below write into palette and info
     try:
@@ -262,12 +262,12 @@ def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: li
         pixels = np.asarray(image)
         is_16_bit = is_16_bit or (image.mode == "I" and pixels.min() >= 0 and 255 < pixels.max() <= 65535)
         grey = _from_16_bit(pixels, notes) if is_16_bit else to_uint8(pixels, notes)
-        transparent = image.info.get("transparency")  # the value that is, in a PNG of 16-bit greys
+        transparent = image.info.get("transparency")  # the transparent value, in a PNG of 16-bit greys
         image = Image.fromarray(grey)
         if isinstance(transparent, int):
             image.putalpha(Image.fromarray(np.where(pixels == transparent, 0, 255).astype(np.uint8)))
     if image.mode == "La":
-        image = image.convert("LA")  # Pillow converts it to nothing else
+        image = image.convert("LA")  # Pillow has no other conversion of it
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if np.asarray(image)[..., 3].min() < 255:
@@ -276,7 +276,7 @@ def _upright_rgb(image: Image.Image, background: tuple[int, int, int], notes: li
     image = image.convert("RGB")
     if orientation in _UPRIGHT:
         image = image.transpose(_UPRIGHT[orientation])
-    image.info.clear()  # else the next reader would apply the orientation again
+    image.info.clear()  # otherwise the next reader would apply the orientation again
     return image
 
 
@@ -307,17 +307,17 @@ def _from_array(source: object, notes: list[str]) -> Image.Image:
 
 
 def to_uint8(array: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
-    """Convert pixels to 8-bit values. The type decides what is white; for wide integers the largest value has to agree.
+    """Convert pixels to 8-bit values. The type determines which value is white.
 
-    uint8 stays; bool is 0 or 255; floating point is in [0, 1]; uint16 is in 0..65535 and must exceed 255 somewhere;
-    other integers are in 0..255 and must exceed 1 somewhere. Arrays of zeros alone are black whatever their type.
+    uint8 is kept; bool becomes 0 or 255; floating point is in [0, 1]; uint16 is in 0..65535 and must exceed 255
+    somewhere; other integers are in 0..255 and must exceed 1 somewhere. Arrays of zeros are black whatever their type.
 
     Args:
-        array: Of any shape, not empty.
-        notes: List to which a sentence is added for each choice that was made.
+        array: Not empty, any shape.
+        notes: List to which a sentence is added for each choice.
 
     Raises:
-        ImageError: The type is another, the values lie outside, or it is not clear which of them is white.
+        ImageError: The type is not supported, values are out of range, or it is unclear which value is white.
     """
     kind = array.dtype.kind
     if array.dtype == np.uint8:
@@ -348,11 +348,11 @@ def to_uint8(array: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
 
 def _from_16_bit(array: NDArray[Any], notes: list[str]) -> NDArray[np.uint8]:
     notes.append("16 bit reduced to 8")
-    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 never ends on a half
+    return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)  # v / 257 is never halfway between integers
 
 
 def _check_floats(low: float, high: float) -> None:
-    if low >= 0 and high <= 1:  # false of NaN
+    if low >= 0 and high <= 1:  # false for NaN
         return
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ImageError(f"has values that are not finite, from {low} to {high}; expected floats in [0, 1]")

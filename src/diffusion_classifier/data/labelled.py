@@ -1,8 +1,8 @@
-"""Labelled images where they lie: folders, tables, webdataset shards, IDX files, or a data set of the hub.
+"""Labelled images in folders, tables, webdataset shards, IDX files, or a data set on the hub.
 
-Nothing is decoded here: an image is what `images.load_image` takes, and is read when it is asked for.
+Images are read on access, in a form that `load_image` decodes.
 
-Shape legend: M images.
+Shape legend: K classes, M images.
 """
 
 from __future__ import annotations
@@ -21,12 +21,11 @@ from .idx import is_idx_folder, read_idx_folder
 from .image_folders import read_folder
 from .images import ImageSource
 from .prompts import distinct_names, parse_labels
-from .splits import counted, folder_kind, has_metadata, listed
+from .splits import counted, is_image_folder, listed
 from .table_files import load_table
 
-_LABEL_COLUMNS = ("label", "cls", "class")  # where no column is declared to hold labels
-_CAPTION_COLUMNS = ("text", "caption")
-_PATH_COLUMNS = ("image", "path", "file", "file_name", "filename")  # nor one to hold images
+LABEL_COLUMNS = ("label", "cls", "class")  # if no column is declared to hold classes
+PATH_COLUMNS = ("image", "path", "file", "file_name", "filename")  # if no column holds images
 
 
 @dataclass(frozen=True)
@@ -34,15 +33,15 @@ class LabelledSource:
     """Labelled images.
 
     Args:
-        name: what was opened.
-        class_names: K different names, in the data set's own order where it has one, else sorted.
-        labels: (M,), indices into class_names; -1 where the class is not known.
-        ids: M different names: paths and keys where the data set has them, else positions.
-        read: image i, as `load_image` takes it; b"" where there is none.
-        templates: of prompts, with {} for the name, where the data set comes with some.
-        shift: by which the images are changed, if they are; see `shifts`.
-        prompt_names: K, what stands for each class in a prompt, where that is not its name; () if it is.
-        notes: sentences about files that were left out and choices that were made in reading the data.
+        name: Path or id of the data set.
+        class_names: (K,) different names, in the data set's own order if it has one, otherwise sorted.
+        labels: (M,) indices into class_names; -1 for an unknown class.
+        ids: (M,) different names: paths or keys if the data set has them, otherwise positions.
+        read: Returns image i for `load_image`; b"" for a missing image.
+        templates: Prompt templates that come with the data set, with {} for the class name.
+        shift: Corruption of the images, such as "jpeg:3"; empty for none. See `corrupted`.
+        prompt_names: (K,) class names for prompts. Those in class_names if empty.
+        notes: Sentences on files that were left out and on choices that were made while reading.
     """
 
     name: str
@@ -59,28 +58,28 @@ class LabelledSource:
         return len(self.labels)
 
     def label(self, i: int) -> str | None:
-        """Class of image i, if it is known."""
+        """Return the class name of image i, None if unknown."""
         return self.class_names[self.labels[i]] if self.labels[i] >= 0 else None
 
     def take(self, rows: Sequence[int]) -> LabelledSource:
-        """Those of its images."""
+        """Return a source of these images only."""
         return replace(
             self, labels=tuple(self.labels[i] for i in rows), ids=tuple(self.ids[i] for i in rows),
             read=lambda i: self.read(rows[i]),
         )  # fmt: skip
 
-    def labelled(self) -> Self:
-        """Itself.
+    def check_labelled(self) -> Self:
+        """Return the source; raise if a label is unknown.
 
         Raises:
-            InputError: the classes of its images are not known.
+            InputError: The class of an image is unknown.
         """
         if -1 in self.labels:
             raise InputError(f"the images of {self.name} have no labels, which are needed here")
         return self
 
     def fingerprint(self) -> str:
-        """SHA-256 of class names, ids, labels and shift: the same wherever the data set lies."""
+        """Return the SHA-256 of class names, ids, labels and corruption, which does not depend on the location."""
         digest = hashlib.sha256()
         for values in (self.class_names, self.ids, map(str, self.labels)):
             digest.update("\0".join(values).encode() + b"\1")
@@ -97,31 +96,36 @@ def open_labelled(
     class_names: Sequence[str] | None = None,
     allow_incomplete: bool = False,
 ) -> LabelledSource:
-    """Labelled images of a data set.
+    """Open labelled images.
 
     Args:
-        source: a folder of IDX files; a folder with one sub-folder of images per class, or with a metadata.csv,
-            metadata.jsonl or metadata.parquet; a file of Parquet, CSV, tab-separated values (.tsv), JSON (a list of
-            objects) or JSON Lines; a folder of Parquet files or webdataset shards; or the id of a data set on the hub.
-            Paths of images begin at the file's folder. Labels are text as written, or whole numbers. Beside shards
-            class names may be in classnames.txt, one a line, and templates in zeroshot_classification_templates.txt,
-            with {c} for the name; if the folder is that of a split, in the one above, too.
-        split: "train", "test" …; for IDX files `train-…` and `t10k-…`. If None the only one, or "test".
-        image_column: where the images are; if None "image", else the only column that holds some.
-        label_column: where the labels are; if None "label", else the only one that is declared to hold classes or
-            called as usual.
-        class_names: replaces the data set's own names, one for each; or the classes of images that have no labels.
-            Where labels are whole numbers that no name is stated for, they count these, of which some may not occur.
-        allow_incomplete: read what is there where shards are missing or cut off, and leave out images that have no
-            label, that metadata.csv does not list, or that lie beside the folders of classes; each is noted.
+        source: One of
+
+            - a folder of IDX files,
+            - a folder with one sub-folder of images per class, or with a metadata.csv, .jsonl or .parquet,
+            - a file of Parquet, CSV, tab-separated values (.tsv), JSON (a list of objects) or JSON Lines,
+            - a folder of Parquet files or webdataset shards,
+            - the id of a data set on the hub.
+
+            Relative paths of images start at the file's folder. Labels are text as written, or integers. A
+            classnames.txt beside shards gives class names, one per line. A zeroshot_classification_templates.txt gives
+            templates with {c} for the name. If the folder is a split, both may be in its parent.
+        split: "train", "test" …; for IDX files `train-…` and `t10k-…`. Default: the only split, or "test".
+        image_column: Column of the images. Default: "image", or the only column that holds images.
+        label_column: Column of the labels. Default: "label", or the only column that is declared to hold classes or
+            has another usual name.
+        class_names: Names that replace the data set's, one per class; or the classes of images without labels. If
+            labels are integers without declared names, they are indices into these, and some may not occur.
+        allow_incomplete: Read the rest if shards are missing or truncated, or images have no label, are not listed
+            in metadata.csv, or lie beside the class folders. Each case is noted.
 
     Raises:
-        InputError: the data cannot be read as labelled images, or is incomplete.
+        InputError: The data cannot be read as labelled images, or is incomplete.
     """
     folder = Path(source)
     if is_idx_folder(folder):
         found = _read_idx(source, split, class_names)
-    elif _is_image_folder(folder):
+    elif is_image_folder(folder):
         found = _read_images(source, split, image_column, label_column, class_names, allow_incomplete)
     else:
         found = _read_table(source, split, image_column, label_column, class_names, allow_incomplete)
@@ -129,74 +133,13 @@ def open_labelled(
     return replace(found, notes=(*found.notes, *note_capitals(found.class_names)))
 
 
-@dataclass(frozen=True)
-class TextSource:
-    """Images, each with a text that describes it.
-
-    Args:
-        name: what was opened.
-        captions: M.
-        read: image i, as `load_image` takes it; b"" where there is none.
-        notes: as in `LabelledSource`.
-    """
-
-    name: str
-    captions: tuple[str, ...]
-    read: Callable[[int], ImageSource]
-    notes: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.captions)
-
-
-def open_texts(
-    source: str,
-    *,
-    split: str | None = None,
-    image_column: str | None = None,
-    caption_column: str | None = None,
-    allow_incomplete: bool = False,
-) -> TextSource:
-    """Images and captions of a data set.
-
-    Args:
-        source: a folder of images with a metadata.csv, metadata.jsonl or metadata.parquet that has the columns
-            file_name and text; or what `open_labelled` takes but IDX files.
-        split: as in `open_labelled`.
-        image_column: as in `open_labelled`.
-        caption_column: where the captions are; "text" or "caption" if None.
-        allow_incomplete: as in `open_labelled`.
-
-    Raises:
-        InputError: the data cannot be read as captioned images, or an image has no caption.
-    """
-    table = load_table(source, split, allow_incomplete)
-    columns = table.columns
-    caption_column = caption_column or next((name for name in _CAPTION_COLUMNS if name in columns), "text")
-    image_column = image_column or only(image_columns(table, _PATH_COLUMNS), table, "image")
-    check_columns(source, columns, (caption_column, image_column))
-    captions = table.texts(caption_column)
-    for i, caption in enumerate(captions):
-        if caption is None or not caption.strip():
-            raise InputError(f"{table.row(i)} has no caption: column {caption_column!r} holds {caption!r}")
-    return TextSource(source, tuple(map(str, captions)), images_of(table, image_column)[0], table.notes)
-
-
-def is_captioned(source: str, split: str | None = None, allow_incomplete: bool = False) -> bool:
-    """Whether a data set's images have captions and no labels; arguments as in `open_labelled`."""
-    if is_idx_folder(Path(source)) or _is_image_folder(Path(source)):
-        return False
-    table = load_table(source, split, allow_incomplete)
-    return not label_columns(table, _LABEL_COLUMNS) and any(name in table.columns for name in _CAPTION_COLUMNS)
-
-
 def renamed(source: LabelledSource, class_names: Sequence[str]) -> LabelledSource:
-    """The same images with other names for their classes.
+    """Return the source with other class names.
 
     Raises:
-        InputError: not one for each, one twice, or one that is, but for capitals, the name of another class.
+        InputError: The number of names differs, a name occurs twice, or the names are the old ones in another order.
     """
-    if set(source.class_names) < set(class_names):  # some of which do not occur
+    if set(source.class_names) < set(class_names):  # some classes do not occur
         place = [list(class_names).index(name) for name in source.class_names]
         labels = tuple(place[label] if label >= 0 else -1 for label in source.labels)
         return replace(source, class_names=tuple(parse_labels(class_names, cased=True)), labels=labels)
@@ -216,12 +159,12 @@ def renamed(source: LabelledSource, class_names: Sequence[str]) -> LabelledSourc
 
 
 def with_distinct_names(source: LabelledSource) -> LabelledSource:
-    """Return the source with a name of its own for each class: of those that share one, each with its index.
+    """Append the class index to names that several classes share. Prompts keep the shared name.
 
-    Two pairs of ImageNet's thousand classes share a name: "missile" and "sunglasses". Prompts keep the shared name.
+    Two pairs of ImageNet's 1,000 classes share a name: "missile" and "sunglasses".
 
     Raises:
-        InputError: another class already has the name that is made.
+        InputError: A new name is already the name of another class.
     """
     names = source.class_names
     unique = tuple(distinct_names(names, cased=True))
@@ -238,13 +181,8 @@ def _positions(count: int) -> tuple[str, ...]:
     return tuple(map(str, range(count)))
 
 
-def _is_image_folder(folder: Path) -> bool:
-    """Tell whether a folder holds images, and nothing that describes them."""
-    return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
-
-
 def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None) -> LabelledSource:
-    """Images of IDX files. The classes are the labels that occur in any split, or all numbers up to the largest."""
+    """Read IDX files. Classes are all numbers up to the largest label of any split, unless names are given."""
     images, labels, known, notes = read_idx_folder(Path(source), split)
     names, index = tuple(str(i) for i in range(known[-1] + 1)), {i: i for i in known}
     if class_names is not None:
@@ -266,7 +204,7 @@ def _read_images(
     class_names: Sequence[str] | None,
     allow_incomplete: bool,
 ) -> LabelledSource:
-    """Images in folders that are their classes."""
+    """Read a folder of class folders."""
     folder = read_folder(source, split, allow_incomplete=allow_incomplete)
     check_columns(source, ("image", "label"), filter(None, (image_column, label_column)))
     names = folder.class_names
@@ -292,11 +230,11 @@ def _read_table(
     allow_incomplete: bool,
 ) -> LabelledSource:
     table = load_table(source, split, allow_incomplete)
-    image_column = image_column or only(image_columns(table, _PATH_COLUMNS), table, "image")
+    image_column = image_column or only(image_columns(table, PATH_COLUMNS), table, "image")
     check_columns(source, table.columns, (image_column,))
     templates: tuple[str, ...] = ()
     notes = table.notes
-    labelled = label_columns(table, _LABEL_COLUMNS)
+    labelled = label_columns(table, LABEL_COLUMNS)
     if class_names is not None and label_column is None and not labelled:
         labels, names = (-1,) * len(table), tuple(class_names)
     else:
@@ -321,6 +259,6 @@ def _read_table(
 
 
 def distinct(names: Sequence[str | None]) -> tuple[str, ...]:
-    """The names, if every image has one of its own; else positions."""
+    """Return the names if all images have different ones, otherwise positions."""
     known = [name for name in names if name]
     return tuple(known) if len(set(known)) == len(names) else _positions(len(names))

@@ -1,4 +1,4 @@
-"""Class names × template → prompts. No torch here."""
+"""Lists of labels, and prompts made of class names and templates. Does not import torch."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from difflib import get_close_matches
 from ..errors import InputError
 
 _LIST = re.compile(r"\[[^\[\]]*\]|\{[^{}]*\}|\(\s*['\"][^()]*\)")
-"""A list, set or tuple that a program wrote as text."""
+"""A list, set or tuple written as text by a program."""
 _NUMBER = re.compile(r"((class|label)[\s_-]*|[+-])?\d+([.,]\d+)?", re.IGNORECASE)
 _OPENING, _CLOSING = ("'", "‘", "“", "„", "«"), ("'", "’", "”", "“", "»")
-"""Quotes that are none in a CSV file."""
+"""Quotes that have no meaning in CSV."""
 
 
 def split_labels(text: str) -> list[str]:
-    """Split a line of labels at its commas, as a line of a CSV file: a label with a comma is in double quotes.
+    """Split labels at commas, as a line of CSV: a label that contains a comma is in double quotes.
 
     Raises:
-        InputError: double quotes that do not enclose whole labels, other quotes that do, several lines, or a list as
-            Python, JSON and pandas write it.
+        InputError: Double quotes enclose a part of a label, other quotes enclose labels, there are several lines, or
+            the text is a list as written by Python, JSON or pandas.
     """
     text = text.strip()
     if _LIST.fullmatch(text):
@@ -42,14 +42,15 @@ def split_labels(text: str) -> list[str]:
 
 
 def parse_labels(labels: str | Sequence[str], *, cased: bool = False) -> list[str]:
-    """Candidate labels from a list, or a string that `split_labels` splits.
+    """Check candidate labels and return them without surrounding spaces.
 
     Args:
-        labels: them.
-        cased: whether labels that differ in capitals alone are two, as classes of a data set are.
+        labels: A list, or text for `split_labels`.
+        cased: Whether labels that differ only in capitals are distinct, as for classes of a data set.
 
     Raises:
-        InputError: fewer than two, an empty one, one twice, one that is not a string, or as `split_labels`.
+        InputError: There are fewer than two labels, or one is empty, not a string, or given twice; or see
+            `split_labels`.
     """
     labels = split_labels(labels) if isinstance(labels, str) else labels
     if strange := [name for name in labels if not isinstance(name, str)]:
@@ -83,15 +84,15 @@ def distinct_names(class_names: Sequence[str], ids: Sequence[int] | None = None,
     return [f"{class_names[i]} ({i})" if count[keys[i]] > 1 else class_names[i] for i in ids]
 
 
-def refuse_numbers(names: Sequence[str], source: str) -> None:
-    """Raise if the classes are called by numbers, because prompts would be made of these.
+def check_names_are_words(names: Sequence[str], source: str) -> None:
+    """Raise if all class names are numbers, because prompts made of them mean nothing.
 
     Args:
-        names: of all classes.
-        source: of what data set.
+        names: All class names.
+        source: Name of the data set.
 
     Raises:
-        InputError: all are numbers, such as 3 and class_3.
+        InputError: All names are numbers, such as 3 and class_3.
     """
     if all(map(_NUMBER.fullmatch, names)):
         raise InputError(
@@ -101,11 +102,11 @@ def refuse_numbers(names: Sequence[str], source: str) -> None:
         )
 
 
-def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:
-    """Complain of a prompt that would have to be cut short, which none is.
+def check_prompt_length(prompt: str, num_tokens: int, limit: int) -> None:
+    """Raise if a prompt is too long, because prompts are never truncated.
 
     Raises:
-        InputError: it has more tokens, start and end included, than the model reads.
+        InputError: The prompt has more tokens, start and end included, than the model reads.
     """
     if num_tokens > limit:
         raise InputError(
@@ -115,10 +116,10 @@ def refuse_long(prompt: str, num_tokens: int, limit: int) -> None:
 
 
 def fill_template(template: str, classnames: Sequence[str]) -> list[str]:
-    """One prompt a class: the name in place of {}.
+    """Return one prompt per class, with its name in place of {}.
 
     Raises:
-        InputError: the template has no {}, or other fields.
+        InputError: The template does not have exactly one {}, or has other braces.
     """
     before, field, after = template.partition("{}")
     if not field or set("{}") & set(before + after):
@@ -129,15 +130,15 @@ def fill_template(template: str, classnames: Sequence[str]) -> list[str]:
 
 
 def words_of(text: str) -> set[str]:
-    """Its words, in small letters: runs of letters, and single digits, as CLIP's tokenizer parts a text."""
+    """Return the words of a text in lower case: runs of letters, and single digits, as in CLIP's tokenizer."""
     return set(re.findall(r"[^\W\d_]+|\d", text.lower()))
 
 
-def refuse_unknown_words(prompts: Sequence[str], known: Collection[str]) -> None:
-    """Complain of words that a model has never read.
+def check_known_words(prompts: Sequence[str], known: Collection[str]) -> None:
+    """Raise if a prompt has a word that the model was not trained with.
 
     Raises:
-        InputError: a prompt has one.
+        InputError: A prompt has an unknown word.
     """
     for prompt in prompts:
         for word in sorted(words_of(prompt).difference(known)):

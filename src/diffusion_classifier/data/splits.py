@@ -137,6 +137,11 @@ def has_metadata(folder: Path) -> bool:
     return any(map(_lists_files, found)) or (bool(found) and not Place(folder).with_images)
 
 
+def is_image_folder(folder: Path) -> bool:
+    """Tell whether a folder holds images, and nothing that describes them."""
+    return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
+
+
 def _lists_files(metadata: Path) -> bool:
     if metadata.suffix.lower() == ".parquet":
         return True
@@ -227,7 +232,7 @@ def _splits(place: Place, notes: list[str]) -> dict[str, Place]:
     named = [(split, folder) for folder in place.folders if (split := split_of(folder.name))]
     others = [folder for folder in place.with_images if split_of(folder.name) is None]
     if not named:
-        _refuse_likely_splits(place)
+        _check_likely_splits(place)
         return {}
     if others:
         (_, first), *more = named
@@ -253,7 +258,7 @@ def _leads_to_splits(place: Place) -> bool:
     return any(split_of(folder.name) for folder in inner) or (len(inner) == 1 and _leads_to_splits(inner[0]))
 
 
-def _refuse_likely_splits(place: Place) -> None:
+def _check_likely_splits(place: Place) -> None:
     """Reject folders that are called after splits, in other words than `split_of` knows, such as seg_train."""
     inner = place.with_images
     words = [{WORDS[w] for w in re.split(r"[^a-z]+", _spaced(folder.name)) if w in WORDS} for folder in inner]

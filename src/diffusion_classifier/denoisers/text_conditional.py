@@ -12,7 +12,7 @@ import torch
 from diffusers.loaders import TextualInversionLoaderMixin
 from torch import Tensor
 
-from ..data.prompts import refuse_long, refuse_unknown_words
+from ..data.prompts import check_known_words, check_prompt_length
 from ..diffusion.schedules import read_scheduler
 from ..errors import InputError
 from . import autoencoder
@@ -150,7 +150,7 @@ class TextConditional(Denoiser):
             raise InputError("this model reads text: give it words rather than class indices")
         self._check_encoders()
         if self.words is not None:
-            refuse_unknown_words(prompts, self.words)
+            check_known_words(prompts, self.words)
         with without_advice():  # about long prompts, for which an InputError is raised
             with _explained():
                 self._check_lengths(prompts)
@@ -226,7 +226,7 @@ class TextConditional(Denoiser):
             if isinstance(self.pipeline, TextualInversionLoaderMixin):
                 words = self.pipeline.maybe_convert_prompt(words, tokenizer)
             for prompt, ids in zip(prompts, tokenizer(words).input_ids, strict=True):
-                refuse_long(prompt, len(ids), limit)
+                check_prompt_length(prompt, len(ids), limit)
 
     @contextmanager
     def encoders_at_hand(self) -> Iterator[None]:

@@ -1,7 +1,7 @@
-"""Draws: one (t, ε) pair each, the same for all classes of an image (paper, section 3.3).
+"""Draws: (t, ε) pairs that all classes of an image share (paper, section 3.3).
 
-A draw is a function of (seed, image content, draw index) alone. Batch size, order of classes, number of workers and
-resumption cannot change a bit of it, and the first n draws of a longer schedule are a schedule of n.
+A draw is a function of (seed, image content, draw index) alone. It does not depend on batch size, order of classes,
+number of workers or resumption. The first n draws of a longer schedule are a schedule of n.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _NOISE_STREAM, _TIME_STREAM = 0, 1
 
 
 def _generator(seed: int, key: int, draw: int, stream: int) -> np.random.Generator:
-    # Philox (Salmon et al. 2011) encrypts a counter: any draw is reached directly, without those before it. The lowest
-    # word counts the numbers within a draw.
-    # An array, since a list that holds a number from 2^63 on would pass through float64 and lose its low bits.
+    # Philox (Salmon et al. 2011) encrypts a counter, so that any draw is computed without those before it. The lowest
+    # word of the counter counts the numbers within a draw.
+    # An array, because a list with a number from 2^63 on would pass through float64 and lose its low bits.
     words = np.array([seed % 2**64, key % 2**64], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=words, counter=[0, draw, stream, 0]))
 
 
 def van_der_corput(index: int) -> float:
-    """The index-th number of the van der Corput sequence in base 2: 0, ½, ¼, ¾, ⅛ …"""
+    """Return the index-th number of the van der Corput sequence in base 2: 0, ½, ¼, ¾, ⅛ …"""
     result, weight = 0.0, 0.5
     while index:
         result += weight * (index & 1)
@@ -40,13 +40,13 @@ def van_der_corput(index: int) -> float:
 
 @dataclass(frozen=True)
 class Timesteps:
-    """Where in time the draws lie (paper, section 4.1 and figure 4). All kinds are nested.
+    """Choice of the timesteps of draws (paper, section 4.1 and figure 4). All kinds are nested.
 
     Args:
-        kind: "even": van der Corput from its second term on, which never stands at the noise-free end and whose first
-            2^k - 1 terms are exactly evenly spaced. "random": uniform, per image. "fixed": `values` in turn.
-        window: the part (low, high) of the schedule, in fractions, that "even" and "random" stay in.
-        values: timesteps of "fixed".
+        kind: "even": the van der Corput sequence from its second term on. It never reaches the noise-free end, and its
+            first 2^k - 1 terms are exactly evenly spaced. "random": uniform, per image. "fixed": `values` in turn.
+        window: Part (low, high) of the schedule, as fractions, for "even" and "random".
+        values: Timesteps for "fixed".
     """
 
     kind: str = "even"
@@ -66,10 +66,10 @@ class Timesteps:
 
     @classmethod
     def parse(cls, text: str) -> Timesteps:
-        """From "even", "random", "even:0.1-0.9", "middle:0.5" (half the schedule, around its middle), "250,500,750".
+        """Parse "even", "random", "even:0.1-0.9", "middle:0.5" (the middle half of the schedule), or "250,500,750".
 
         Raises:
-            InputError: none of these.
+            InputError: The text has another form.
         """
         kind, colon, argument = text.strip().partition(":")
         try:
@@ -87,16 +87,16 @@ class Timesteps:
         return cls(kind)
 
     def __str__(self) -> str:
-        """As `parse` reads it."""
+        """Return the text that `parse` accepts."""
         if self.kind == "fixed":
             return ",".join(map(_decimal, self.values))
         return self.kind if self.window == (0, 1) else f"{self.kind}:{'-'.join(map(_decimal, self.window))}"
 
     def __call__(self, schedule: Schedule, draws: Sequence[int], seed: int = 0, key: int = 0) -> Tensor:
-        """t of the draws, (N,), in the schedule's dtype, on the CPU."""
+        """Return t of the draws, (N,), in the schedule's dtype, on the CPU."""
         if self.kind == "fixed":
             times = torch.tensor([self.values[d % len(self.values)] for d in draws], dtype=torch.float64)
-            schedule(times)  # refuses what lies outside
+            schedule(times)  # raises if a time lies outside
             return times.to(schedule.timesteps(torch.zeros(1)).dtype)
         if self.kind == "even":
             u = [van_der_corput(d + 1) for d in draws]
@@ -115,9 +115,9 @@ class Draws:
     """The draws of a run.
 
     Args:
-        timesteps: where they lie in time.
-        seed: of the noise, and of random timesteps.
-        given: noise to use instead, (N, *), float32: row i is the noise of draw i.
+        timesteps: Choice of the timesteps.
+        seed: Seed of the noise, and of random timesteps.
+        given: Noise to use instead, (N, *), float32: row i is the noise of draw i.
     """
 
     timesteps: Timesteps = field(default_factory=Timesteps)
@@ -125,11 +125,11 @@ class Draws:
     given: Tensor | None = None
 
     def times(self, schedule: Schedule, draws: Sequence[int], key: int) -> Tensor:
-        """t (N,) of these draws of the image with this key, in the schedule's dtype, on the CPU."""
+        """Return t, (N,), of these draws for the image with this key, in the schedule's dtype, on the CPU."""
         return self.timesteps(schedule, draws, self.seed, key)
 
     def noise(self, draw: int, key: int, shape: Sequence[int]) -> Tensor:
-        """ε of one draw of the image with this key: standard normal of this shape, float32, on the CPU."""
+        """Return ε of one draw for the image with this key: standard normal, float32, on the CPU."""
         if self.given is not None:
             return self.given[draw]
         values = _generator(self.seed, key, draw, _NOISE_STREAM).standard_normal(prod(shape), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""How far a prediction is from the noise that was added: one number a row.
+"""Losses between predicted and added noise: one number per row.
 
 Shape legend: B rows of one network batch, * latent dimensions.
 """
@@ -24,51 +24,50 @@ def _mean(values: Tensor) -> Tensor:
 LOSSES: dict[str, Loss] = {
     "l2": lambda a, b: _mean((a - b).square()),
     "l1": lambda a, b: _mean((a - b).abs()),
-    # Threshold 1, as torch.nn.functional.huber_loss has it.
+    # Threshold 1, the default of torch.nn.functional.huber_loss.
     "huber": lambda a, b: _mean(torch.nn.functional.huber_loss(a, b, reduction="none")),
 }
-"""Distance between ε and ε̂, both (B, *) and float32, as a mean over dimensions: (B,)."""
+"""Name → loss between ε and ε̂, both (B, *), float32: (B,), averaged over dimensions."""
 
 BOUNDS = {"vlb": 0.0, "l2+vlb": 1.0}
-"""What is compared where a network predicts the variance, too: the variational bound and so much of "l2"."""
+"""Losses of networks that also predict the variance: the variational bound plus this multiple of "l2"."""
 
 
 def check_loss(name: str) -> None:
-    """Complain of a name that is none.
+    """Raise if there is no loss of this name.
 
     Raises:
-        InputError: neither in `LOSSES` nor in `BOUNDS`.
+        InputError: The name is neither in `LOSSES` nor in `BOUNDS`.
     """
     if name not in LOSSES and name not in BOUNDS:
         raise InputError(f"loss {name!r} is not one of {', '.join([*LOSSES, *BOUNDS])}")
 
 
 def variational_bound(noise: Tensor, predicted: Tensor, variance: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
-    """One step's part of the variational bound, (B,), float32, in bits a dimension (Ho et al. 2020, equation 5).
+    """Return one step's term of the variational bound, (B,), float32, in bits per dimension (Ho et al. 2020, eq. 5).
 
-    The mean over times, times T·ln 2 and the number of dimensions, is the whole bound in nats.
-
-    That is KL(q(x_{t-1}|x_t, x) ‖ p(x_{t-1}|x_t, c)), with the variance of p between the two that are natural, as the
-    network says (Nichol & Dhariwal 2021, equation 15); at t = 0 -log p(x|x_0, c), as a density.
+    The term is KL(q(x_{t-1}|x_t, x) ‖ p(x_{t-1}|x_t, c)). The network interpolates the variance of p between its lower
+    and upper bound (Nichol & Dhariwal 2021, equation 15). At t = 0 the term is -log p(x|x_0, c), as a density. The
+    mean over times, multiplied by T·ln 2 and the number of dimensions, is the bound in nats.
 
     Args:
         noise: ε, (B, *), float32.
         predicted: ε̂, (B, *), float32.
-        variance: what the network returned for it, (B, *), -1 for the lower and 1 for the upper.
+        variance: Predicted variance, (B, *): -1 for the lower bound, 1 for the upper.
         t: (B,), int64, on the CPU.
-        schedule: a table.
+        schedule: A `DiscreteVP`.
 
     Raises:
-        InputError: a schedule that is no table.
+        InputError: The schedule is not a `DiscreteVP`.
     """
     if not isinstance(schedule, DiscreteVP):
         raise InputError("the variational bound is of models with a table of times: use the loss l2, l1 or huber")
     table = schedule.alphas_cumprod.to("cpu", torch.float64)
     before = torch.cat([table.new_ones(1), table[:-1]])
-    step = (table / before).clamp(min=1e-12)  # 0 at the end of a schedule of zero terminal SNR
+    step = (table / before).clamp(min=1e-12)  # 0 at the end of a schedule with zero terminal SNR
     beta = 1 - step
     posterior = beta * (1 - before) / (1 - table)
-    posterior[0] = posterior[1]  # it is 0, whose logarithm is none
+    posterior[0] = posterior[1]  # it is 0, which has no logarithm
 
     def at_rows(values: Tensor) -> Tensor:
         return values[t].float().view(-1, *[1] * (noise.ndim - 1)).to(noise.device)

@@ -1,4 +1,4 @@
-"""What a network predicts, turned into a prediction of the noise ε. The only home of these identities.
+"""Conversion of a network's output to a prediction of the noise ε.
 
 With x_t = α·x + σ·ε:
 
@@ -8,7 +8,7 @@ With x_t = α·x + σ·ε:
     flow           y = ε - x          (rectified flow)       for α + σ = 1:  ε = x_t + α·y
     edm            y = σ·x - α·ε      (Karras et al. 2022)   for α² + σ² = 1:  ε = σ·x_t - α·y
 
-The last is what a network preconditioned as EDM returns, with x in units of σ_data: v_prediction with the other sign.
+"edm" is the output of a network with EDM's preconditioning, with x in units of σ_data: v_prediction with opposite sign.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow", "edm")
 
 
 def to_noise(output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
-    """ε̂ in float32 from the network's output.
+    """Return ε̂, float32, from the network's output.
 
     Args:
-        output: what the network returned, (B, *), any floating dtype.
+        output: The network's output, (B, *), any floating dtype.
         noisy: x_t, (B, *), float32.
         alpha: α_t, (B,), float32.
-        sigma: σ_t, (B,), float32, above 0 where the prediction type is "sample".
-        prediction_type: one of `PREDICTION_TYPES`.
+        sigma: σ_t, (B,), float32, above 0 if the prediction type is "sample".
+        prediction_type: One of `PREDICTION_TYPES`.
 
     Raises:
-        InputError: the prediction type is unknown.
+        InputError: The prediction type is unknown.
     """
     output = output.float()
     shape = (-1, *[1] * (noisy.ndim - 1))
@@ -50,10 +50,10 @@ def to_noise(output: Tensor, noisy: Tensor, alpha: Tensor, sigma: Tensor, predic
 
 
 def target(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction_type: str) -> Tensor:
-    """What a network of this prediction type is trained to return, (B, *); arguments as in `to_noise`.
+    """Return the training target of a network with this prediction type, (B, *); see `to_noise` for the arguments.
 
     Raises:
-        InputError: the prediction type is unknown.
+        InputError: The prediction type is unknown.
     """
     shape = (-1, *[1] * (x.ndim - 1))
     if prediction_type == "epsilon":
@@ -70,10 +70,10 @@ def target(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor, prediction_ty
 
 
 def split_variance(output: Tensor, channels: int) -> tuple[Tensor, Tensor | None]:
-    """An output that also carries a learned variance (improved DDPM), (B, 2C, *), in two halves (B, C, *).
+    """Split an output with learned variance (improved DDPM), (B, 2C, *), into prediction and variance, (B, C, *).
 
     Raises:
-        InputError: the output has neither C nor 2C channels.
+        InputError: The output has neither C nor 2C channels.
     """
     if output.shape[1] == channels:
         return output, None

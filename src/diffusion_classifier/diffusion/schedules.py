@@ -1,4 +1,4 @@
-"""Noise schedules: t → (α_t, σ_t) with x_t = α_t·x + σ_t·ε, read from a diffusers scheduler's own config."""
+"""Noise schedules: t → (α_t, σ_t) with x_t = α_t·x + σ_t·ε, read from the config of a diffusers scheduler."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from ..errors import InputError
 
 
 class Schedule(Protocol):
-    """What the classifier needs to know of a schedule. Times are tensors of any shape."""
+    """Interface of a noise schedule. Times are tensors of any shape."""
 
     @property
     def sigma_data(self) -> float:
-        """Standard deviation that images or latents are divided by to make x; 1 for all but EDM."""
+        """Divisor of images or latents that makes x: their standard deviation for EDM, otherwise 1."""
 
     @property
     def num_timesteps(self) -> int:
-        """T."""
+        """Number of timesteps, T."""
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(α_t, σ_t), float32, of the shape and on the device of t.
+        """Return (α_t, σ_t), float32, in the shape and on the device of t.
 
         Raises:
-            InputError: a time lies outside of the schedule.
+            InputError: A time lies outside the schedule.
         """
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """The times at the fractions u in [0, 1) of the schedule: int64 for a table, else float32."""
+        """Return the times at fractions u in [0, 1) of the schedule: int64 for a table, otherwise float32."""
 
     def network_time(self, t: Tensor) -> Tensor:
-        """What a network is told of the time t."""
+        """Return the network's time input for time t."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class DiscreteVP:
     """A variance-preserving table: α_t² + σ_t² = 1 for the integers 0 ≤ t < T (paper, section 3.1).
 
     Args:
-        alphas_cumprod: ᾱ, (T,), decreasing, in [0, 1]. ᾱ of the last step may be 0 (zero terminal SNR).
+        alphas_cumprod: ᾱ, (T,), decreasing, in [0, 1]. The last one may be 0 (zero terminal SNR).
     """
 
     sigma_data: ClassVar[float] = 1.0
@@ -55,18 +55,18 @@ class DiscreteVP:
     _sigma: Tensor = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # Both roots are taken in float64: 1 - ᾱ loses digits where ᾱ is close to one.
+        # Both roots are computed in float64, because 1 - ᾱ loses digits if ᾱ is close to 1.
         table = self.alphas_cumprod.to("cpu", torch.float64)
         object.__setattr__(self, "_alpha", table.sqrt().float())
         object.__setattr__(self, "_sigma", (1 - table).sqrt().float())
 
     @property
     def num_timesteps(self) -> int:
-        """T."""
+        """Number of timesteps, T."""
         return len(self.alphas_cumprod)
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(α_t, σ_t); see `Schedule`."""
+        """Return (α_t, σ_t); see `Schedule`."""
         index = t.to("cpu", torch.int64)
         wrong = (index != t.cpu()) | (index < 0) | (index >= self.num_timesteps)
         if bool(wrong.any()):
@@ -77,11 +77,11 @@ class DiscreteVP:
         return self._alpha[index].to(t.device), self._sigma[index].to(t.device)
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """⌊u·T⌋, int64."""
+        """Return ⌊u·T⌋, int64."""
         return (u.double() * self.num_timesteps).long()
 
     def network_time(self, t: Tensor) -> Tensor:
-        """t itself."""
+        """Return t itself."""
         return t
 
 
@@ -89,14 +89,14 @@ class DiscreteVP:
 class RectifiedFlow:
     """Rectified flow: α_t = 1 - t/T, σ_t = t/T for real 0 ≤ t ≤ T.
 
-    The shift of a diffusers config moves the times at which a sampler visits the path, not the path itself.
+    The `shift` of a diffusers config changes the times at which a sampler visits the path, not the path itself.
     """
 
     sigma_data: ClassVar[float] = 1.0
     num_timesteps: int = 1000
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(α_t, σ_t); see `Schedule`."""
+        """Return (α_t, σ_t); see `Schedule`."""
         sigma = t.float() / self.num_timesteps
         wrong = (sigma < 0) | (sigma > 1)
         if bool(wrong.any()):
@@ -105,26 +105,26 @@ class RectifiedFlow:
         return 1 - sigma, sigma
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """u·T, float32."""
+        """Return u·T, float32."""
         return (u.double() * self.num_timesteps).float()
 
     def network_time(self, t: Tensor) -> Tensor:
-        """t itself."""
+        """Return t itself."""
         return t
 
 
 @dataclass(frozen=True)
 class EDM:
-    """Noise of standard deviation s, scaled as Karras et al. (2022, table 1) do it: (image + s·ε) / √(s² + σ_d²).
+    """Noise of standard deviation s with the scaling of Karras et al. (2022, table 1): (image + s·ε) / √(s² + σ_d²).
 
-    With x = image / σ_d that is variance-preserving: α = σ_d / √(s² + σ_d²), σ = s / √(s² + σ_d²). The levels s follow
+    With x = image / σ_d this is variance-preserving: α = σ_d / √(s² + σ_d²), σ = s / √(s² + σ_d²). The levels s follow
     their equation 5, from the lowest at t = 0 to the highest at t = T.
 
     Args:
-        sigma_min: lowest s.
-        sigma_max: highest s.
+        sigma_min: Lowest s.
+        sigma_max: Highest s.
         sigma_data: σ_d.
-        rho: exponent of the ramp; infinite for one that is even in log s.
+        rho: Exponent of the ramp; infinite for even spacing in log s.
         num_timesteps: T.
     """
 
@@ -135,7 +135,7 @@ class EDM:
     num_timesteps: int = 1000
 
     def levels(self, t: Tensor) -> Tensor:
-        """s at the times t, float64."""
+        """Return s at the times t, float64."""
         u = t.double() / self.num_timesteps
         if isinf(self.rho):
             return torch.exp(log(self.sigma_min) + u * log(self.sigma_max / self.sigma_min))
@@ -144,7 +144,7 @@ class EDM:
         return levels
 
     def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """(α_t, σ_t); see `Schedule`."""
+        """Return (α_t, σ_t); see `Schedule`."""
         wrong = (t < 0) | (t > self.num_timesteps)
         if bool(wrong.any()):
             given = float(t[wrong].flatten()[0])
@@ -154,21 +154,21 @@ class EDM:
         return (self.sigma_data / root).float(), (s / root).float()
 
     def timesteps(self, u: Tensor) -> Tensor:
-        """u·T, float32."""
+        """Return u·T, float32."""
         return (u.double() * self.num_timesteps).float()
 
     def network_time(self, t: Tensor) -> Tensor:
-        """log(s) / 4."""
+        """Return log(s) / 4."""
         return (self.levels(t).log() / 4).float()
 
 
 def add_noise(x: Tensor, noise: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """x_t = α_t·x + σ_t·ε in float32; x and noise (B, *), alpha and sigma (B,)."""
+    """Return x_t = α_t·x + σ_t·ε, float32, for x and noise (B, *), alpha and sigma (B,)."""
     shape = (-1, *[1] * (x.ndim - 1))
     return alpha.view(shape) * x + sigma.view(shape) * noise
 
 
-# EDMEulerScheduler counts among the former, but noises without scaling the image down.
+# EDMEulerScheduler is one of diffusers' Karras schedulers, but adds noise without scaling the image down.
 _VP_SCHEDULERS = {scheduler.name for scheduler in KarrasDiffusionSchedulers} - {"EDMEulerScheduler"} | {
     "DDPMParallelScheduler",
     "DDIMParallelScheduler",
@@ -182,14 +182,14 @@ _VP_SCHEDULERS = {scheduler.name for scheduler in KarrasDiffusionSchedulers} - {
 
 
 def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
-    """The schedule and the prediction type (one of `prediction.PREDICTION_TYPES`) of a scheduler's config.
+    """Read the schedule and the prediction type (one of `PREDICTION_TYPES`) from a scheduler's config.
 
-    Samplers differ in how they step; the table that the network was trained with is the same for all of them, and
-    `DDPMScheduler` builds it. Schedulers that apply their own table before `set_timesteps` (DPMSolver, UniPC, DEIS)
-    or that noise in another parametrisation (Euler) therefore do not matter here.
+    Samplers differ in their steps, but all use the table with which the network was trained, and `DDPMScheduler`
+    builds it. Therefore it does not matter that some schedulers apply a table of their own before `set_timesteps`
+    (DPMSolver, UniPC, DEIS) or add noise in another parametrisation (Euler).
 
     Raises:
-        InputError: the config names no class, or one whose noise is not known to be one of these.
+        InputError: The config names no class, or a class whose noise is not supported.
     """
     if "_class_name" not in config:
         raise InputError("this scheduler config does not name its class: _class_name is missing")
@@ -213,7 +213,7 @@ def read_scheduler(config: Mapping[str, Any]) -> tuple[Schedule, str]:
         raise InputError(f"scheduler {name} states the prediction type {prediction_type!r}, which is not known.")
     own = signature(DDPMScheduler.__init__).parameters
     table = DDPMScheduler(**{key: value for key, value in config.items() if key in own})
-    if not ((table.betas >= 0) & (table.betas <= 1)).all():  # nor where one is not a number
+    if not ((table.betas >= 0) & (table.betas <= 1)).all():  # false for NaN, too
         betas = ", ".join(f"{key} {config.get(key)!r}" for key in ("beta_start", "beta_end", "beta_schedule"))
         raise InputError(f"scheduler {name} has betas that are not between 0 and 1 ({betas})")
     return DiscreteVP(table.alphas_cumprod), prediction_type

@@ -1,7 +1,7 @@
-"""Weights over time: how much an error at time t counts. The paper's are uniform (section 3.1).
+"""Timestep weights: the weight of an error at time t. The paper's are uniform (section 3.1).
 
-Weights are numbers at evenly spaced times from the start of the schedule to its end, linear in between. Their scale
-does not matter: they are brought to an average of 1.
+Weights are numbers at evenly spaced times from the start of the schedule to its end, with linear interpolation. Their
+scale does not matter, because they are normalised to a mean of 1.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from .schedules import EDM, DiscreteVP, Schedule
 
 Weights = tuple[float, ...]
 WeightsSource: TypeAlias = Callable[[Tensor], Tensor] | Sequence[float] | str | Path
-"""What `read_weights` takes."""
+"""Forms of weights that `read_weights` accepts."""
 SAMPLES = 1001
-"""Times at which a function is read."""
+"""Number of times at which a function is sampled."""
 
 
 def read_weights(source: WeightsSource) -> Weights:
-    """Weights from what a user may give.
+    """Return normalised weights.
 
     Args:
-        source: a function of the fraction u = t/T of the schedule, 0 without noise, (N,) → (N,), such as
-            `lambda u: torch.exp(-7 * u)`; the numbers themselves; or a JSON file that holds them, alone or as
-            "weights" of a calibration.
+        source: A function of the fraction u = t/T of the schedule (0 is without noise), (N,) → (N,), such as
+            `lambda u: torch.exp(-7 * u)`; a list of numbers; or a JSON file with such a list, alone or as "weights" of
+            a calibration.
 
     Raises:
-        InputError: a file that cannot be read; numbers that are negative, not finite, all zero, or fewer than two.
+        InputError: The file cannot be read; or the numbers are negative, not finite, all zero, or fewer than two.
     """
     values: Any
     if callable(source):
         try:
             values = source(torch.linspace(0, 1, SAMPLES, dtype=torch.float64))
         except (TypeError, ValueError, RuntimeError) as e:
-            raise InputError(f"weights over time must be a function of a tensor of times; it fails with: {e}") from e
+            raise InputError(f"timestep weights must be a function of a tensor of times; it fails with: {e}") from e
     elif isinstance(source, str | Path):
         try:
             values = json.loads(Path(source).read_text("utf-8"))
@@ -55,25 +55,25 @@ def read_weights(source: WeightsSource) -> Weights:
     except (TypeError, ValueError):
         numbers = np.empty(0)
     if numbers.ndim != 1 or len(numbers) < 2:
-        raise InputError(f"weights over time must be at least two numbers, from no noise to pure noise; got {values!r}")
+        raise InputError(f"timestep weights must be at least two numbers, from no noise to pure noise; got {values!r}")
     if not (np.isfinite(numbers).all() and (numbers >= 0).all() and numbers.any()):
-        raise InputError(f"weights over time must be finite, none below 0 and some above; got {numbers.tolist()}")
+        raise InputError(f"timestep weights must be finite, none below 0 and some above; got {numbers.tolist()}")
     return tuple((numbers / (numbers[1:] + numbers[:-1]).mean() * 2).tolist())
 
 
 def weights_at(weights: Weights, u: Tensor) -> Tensor:
-    """w at the fractions u in [0, 1] of the schedule, of any shape; float64."""
+    """Return w at fractions u in [0, 1] of the schedule, of any shape; float64."""
     return torch.as_tensor(np.interp(u.double().numpy(), np.linspace(0, 1, len(weights)), weights))
 
 
 def elbo_weights(schedule: Schedule, t: Tensor) -> Tensor:
-    """w(t), (N,), float64, under which the average over uniform t of summed ℓ2 errors is the variational bound itself.
+    """Return w(t), (N,), float64, for which the mean over uniform t of summed ℓ2 errors is the variational bound.
 
     -log p(x|c) ≤ ½ ∫ E‖ε - ε̂‖² dλ + const with λ = log α²/σ² (Kingma et al. 2021, "Variational diffusion models",
     section 5: continuous time), with equality for the optimal denoiser (Kong et al. 2023, "Information-theoretic
-    diffusion"); hence w(t) = ½ |dλ/du| with u = t/T. Uniform weights are the paper's choice (section 3.1); these are
-    the ones for which the posterior of an optimal denoiser is the true one. `mean_errors` divides by Σw: to get the
-    bound from it, take "sum" and the temperature 1 / (average of w over uniform t).
+    diffusion"); hence w(t) = ½ |dλ/du| with u = t/T. The paper uses uniform weights (section 3.1). With these weights,
+    the posterior of an optimal denoiser is the true one. `mean_errors` divides by Σw: to get the bound from it, use
+    reduction "sum" and the temperature 1 / (mean of w over uniform t).
     """
     if isinstance(schedule, DiscreteVP):
         steps = torch.arange(schedule.num_timesteps)

@@ -9,6 +9,7 @@ from .evaluators import BaselineEvaluator as BaselineEvaluator
 from .evaluators import CaptionEvaluator as CaptionEvaluator
 from .evaluators import ClassEvaluator as ClassEvaluator
 from .evaluators import Evaluator as Evaluator
+from .row import SCHEMA as SCHEMA
 from .row import ResultRow as ResultRow
 from .row import rows_to_table as rows_to_table
 from .row import table_to_rows as table_to_rows

@@ -7,7 +7,7 @@ from .open import open_task as open_task
 from .scene_tasks import open_counting as open_counting
 from .scene_tasks import open_nouns as open_nouns
 from .scene_tasks import open_pairs as open_pairs
-from .scene_tasks import open_winoground as open_winoground
+from .scene_tasks import open_scene_winoground as open_scene_winoground
 from .task import CaptionTask as CaptionTask
 from .task import Preset as Preset
 from .task import Task as Task

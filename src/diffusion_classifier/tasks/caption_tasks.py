@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..data.captioned import CaptionedSource, open_captions, open_winoground
-from .scene_tasks import open_binding, open_counting, open_pairs, open_spatial
-from .scene_tasks import open_winoground as open_scenes_winoground
+from ..data.captioned import CaptionedSource, open_captioned, open_winoground
+from .scene_tasks import open_binding, open_counting, open_pairs, open_scene_winoground, open_spatial
 from .task import CaptionTask, Preset
 
 
@@ -44,7 +43,7 @@ _ALL = (
     CaptionTask(
         name="captions",
         title="Your own captions, true and false",
-        open=open_captions,
+        open=open_captioned,
         licence="of the file",
         citation="ARO: Yuksekgonul et al. 2023, When and why vision-language models behave like bags-of-words, ICLR. "
         "SugarCrepe: Hsieh et al. 2023, Fixing hackable benchmarks for vision-language compositionality, NeurIPS",
@@ -62,7 +61,7 @@ _ALL = (
         note="Reads files as those of ARO and SugarCrepe. Needs --data FILE, and --images FOLDER where the images are "
         "not beside it.",
     ),
-    _scenes("scenes-winoground", "Scenes: things and attributes exchanged", open_scenes_winoground, 800),
+    _scenes("scenes-winoground", "Scenes: things and attributes exchanged", open_scene_winoground, 800),
     _scenes("scenes-pairs", "Scenes: things seen together, and never", open_pairs, 800),
     _scenes("scenes-binding", "Scenes: attributes exchanged, by sort", open_binding, 800),
     _scenes("scenes-counting", "Scenes: how many of a kind?", open_counting, 400),

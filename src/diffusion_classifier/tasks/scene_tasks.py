@@ -40,7 +40,7 @@ _Pair = tuple[Scene, Scene]
 _Make = Callable[[np.random.Generator, Photographs], _Pair]
 
 
-def open_winoground(data: str | None = None, split: str | None = None) -> CaptionedSource:
+def open_scene_winoground(data: str | None = None, split: str | None = None) -> CaptionedSource:
     """100 pairs each of swapped objects, swapped attributes, swapped relations, and objects with their attributes."""
     makers: dict[str, _Make] = {
         "object": _objects, "attribute": _attributes, "relation": _relations, "both": _both,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..data.labelled import LabelledSource
-from ..data.prompts import refuse_numbers
+from ..data.prompts import check_names_are_words
 from ..errors import InputError
 from .task import Preset, Task
 
@@ -69,7 +69,7 @@ def class_prompts(
     templates, notes = _templates(source, task, preset, several) if template is None else (tuple(template), ())
     names, more = _names(source, task, preset, strict=template is None)
     if template is None and (task is None or names != task.class_names):
-        refuse_numbers(names, source.name)
+        check_names_are_words(names, source.name)
     if preset is None and task is not None:
         names, told = _told_apart(names, task.told_apart)
         more += told

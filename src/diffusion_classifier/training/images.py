@@ -16,8 +16,9 @@ from torch import Tensor
 from ..data.captioned import CaptionedSource
 from ..data.held_out import held_out_rows
 from ..data.images import WARNED, Crop, load_image, preprocess
-from ..data.labelled import LabelledSource, TextSource, open_labelled, open_texts
+from ..data.labelled import LabelledSource, open_labelled
 from ..data.prompts import parse_labels
+from ..data.texts import TextSource, open_texts
 from ..errors import InputError
 
 
@@ -136,7 +137,7 @@ def load_labelled_images(
     found = open_labelled(
         source, split=split, image_column=image_column, label_column=label_column, class_names=class_names,
         allow_incomplete=allow_incomplete,
-    ).labelled()  # fmt: skip
+    ).check_labelled()  # fmt: skip
     parse_labels(found.class_names)  # before hours of training, not after them
     labels = torch.tensor(found.labels)
     if bool((labels == labels[0]).all()):

@@ -37,6 +37,9 @@ class TextConditional(Denoiser):
     Its text encoders are on the network's device only while they encode, because next to the largest of them a GPU has
     little memory left.
 
+    A family implements `encode_prompts` and `forward`, and overrides the class attributes and methods below if its
+    pipeline differs from the default.
+
     Args:
         pipeline: pipeline as diffusers loads it.
         settings: content of the folder's settings file, which may state another image size than that of training.

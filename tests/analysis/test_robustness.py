@@ -195,7 +195,6 @@ class TestCommand:
             ((*runs, tmp_path / "other"), "differ in strategy: runs that are compared are asked alike"),
             (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),
             (runs[:1], "under the shifts none:"),
-            ((*runs, "--format", "xml"), "the format must be table, json or markdown; got 'xml'"),
             ((*runs, "--figure", tmp_path / "figure.doc"), "cannot be drawn"),
         ):
             code, _, err = call("robustness", *given)

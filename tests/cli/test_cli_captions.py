@@ -115,7 +115,7 @@ def test_a_file_of_ones_own(evaluate, tmp_path):
     assert "50.0%" in out
     assert "accuracy, swap" in out
     code, _, err = evaluate(*FAST, *own, task="captions", data="d.json")
-    assert (code, err) == (0, "3 of 3 images are done: going on\n")
+    assert (code, err) == (0, "resuming: 3 of 3 images are done\n")
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_tasks(call):
     assert "captions" in out
     code, out, _ = call("tasks", "show", "winoground")
     assert code == 0
-    for word in ("fixed:1000", "34.0 % by Stable Diffusion 2.0", "object 41.8", "never on the data", "--data, --split"):
+    for word in ("fixed:1000", "34.0% by Stable Diffusion 2.0", "object 41.8", "never on the data", "--data, --split"):
         assert word in out
     code, out, _ = call("tasks", "show", "captions")
     assert code == 0
@@ -199,4 +199,4 @@ def test_a_task_in_the_package(evaluate, call, monkeypatch, tmp_path):
     assert read_spec(tmp_path / "run").task == "mine"
     code, _, err = evaluate(*FAST, task="mine", out="other")
     assert (code, error(err)) == (2, "the task mine has no use for --data")
-    assert "none: it is in the package" in call("tasks", "show", "mine")[1]
+    assert "none: the images are in the package" in call("tasks", "show", "mine")[1]

@@ -140,7 +140,7 @@ def test_classifies_as_the_library_does_and_asks_no_other_machine(new_page, shir
     page.get_by_text("Why?").click()
     page.get_by_role("button", name="Show why").click()
     page.get_by_text("Inversion and reconstruction").wait_for()
-    page.get_by_text("off by").first.wait_for()
+    page.get_by_text("RMSE").first.wait_for()
     shot(page, "classify")
     assert page.outside == []
     assert page.errors == []
@@ -234,7 +234,7 @@ def test_text_labels_beside_a_contrastive_model(new_page):
     page.get_by_label("number input for Maximum draws").first.fill("4")
     page.get_by_role("button", name="Classify", exact=True).click()
     assert answer(page) in ("a sneaker", "a dress")
-    page.get_by_text("read by a contrastive model").wait_for()
+    page.get_by_text("Probabilities of a contrastive model").wait_for()
     assert page.locator("#contrastive li").count() == 2
     shot(page, "scenes")
 

@@ -1,5 +1,7 @@
 """What tests of the command line share."""
 
+import re
+
 import numpy as np
 import typer
 from PIL import Image
@@ -21,6 +23,13 @@ def error(err):
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
     return lines[0].removeprefix("error: ")
+
+
+def choices(err):
+    """The option and the choices that the parser names in its message about a value that is none of them."""
+    text = " ".join(re.sub("[│╭╮╰╯─]", " ", err).split())
+    found = re.search(r"Invalid value for '(.*?)': .* is not one of (.*)\.", text)
+    return found[1], re.findall("'(.*?)'", found[2])
 
 
 def parse(words):

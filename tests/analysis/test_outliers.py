@@ -105,7 +105,6 @@ class TestCommand:
             ((tmp_path / "known", tmp_path / "other"), "is of another model than"),
             ((tmp_path / "known", tmp_path / "l1"), "l1 and " + str(tmp_path / "known") + " differ in loss, strategy:"),
             ((tmp_path / "known", photos), "is not the folder of a run"),
-            ((tmp_path / "known", tmp_path / "known", "--format", "xml"), "the format must be"),
         ):
             code, _, err = call("outliers", *arguments)
             assert (code, message in error(err)) == (2, True)

@@ -196,7 +196,6 @@ class TestCommand:
             ((*runs, tmp_path / "other"), "differ in strategy: only runs with the same settings can be compared"),
             (runs[1:], "under the shifts jpeg:1, jpeg:4, shear:2: each model needs a run without any"),
             (runs[:1], "under the shifts none:"),
-            ((*runs, "--format", "xml"), "the format must be table, json or markdown; got 'xml'"),
             ((*runs, "--figure", tmp_path / "figure.doc"), "cannot be drawn"),
         ):
             code, _, err = call("robustness", *given)

@@ -88,5 +88,5 @@ def test_command(model_folder, capsys, options, monkeypatch):
             0 < result["utilisation"] == pytest.approx(result["tflops_per_second"] / result["peak_tflops_per_second"])
         )
     else:
-        assert "seconds an image" in out
+        assert "seconds per image" in out
         assert "100 classes" in out

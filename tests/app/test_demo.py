@@ -8,7 +8,7 @@ import httpx
 import pytest
 from commands import error
 
-from diffusion_classifier.app import build_page, launch
+from diffusion_classifier.app.page import build_page, launch
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def captions_run(call, tmp_path):
 
 def test_what_cannot_be_served_is_said_before_the_page_is(call, captions_run, tmp_path):
     for options, message in (
-        (("--contrastive", "fashion"), "fashion is no contrastive model that can be found"),
+        (("--contrastive", "fashion"), "fashion is not a contrastive model"),
         (("--run", captions_run), "this page is for runs over classes"),
         (("--run", tmp_path), "is not the folder of a run"),
         (("--host", "203.0.113.1"), "the page cannot be served at 203.0.113.1"),

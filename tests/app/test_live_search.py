@@ -1,4 +1,4 @@
-"""The race of one image against the search itself."""
+"""Compare watching a search with the search itself."""
 
 import threading
 
@@ -56,7 +56,7 @@ def test_a_search_that_nobody_watches_ends(classifier, monkeypatch):
     steps.close()
     closed.set()
     for thread in threading.enumerate():
-        if thread.name.startswith("race"):
+        if thread.name.startswith("search"):
             thread.join(60)
     assert threading.active_count() == before
     assert len(calls) < 20  # of 125
@@ -108,5 +108,5 @@ def test_what_is_shown(classifier):
     assert list(frame["t"]) == sorted(frame["t"])
     assert torch.allclose(torch.tensor(list(frame["lead"])).float(), most[order][~most[order].isnan()])
     assert f"<strong>{result.label}</strong>" in status(result, done=True)
-    assert "in the race" in status(result, done=False)
+    assert "labels remain" in status(result, done=False)
     assert status(result, True, ["first of 2 frames"]).endswith("first of 2 frames")

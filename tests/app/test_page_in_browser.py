@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 from typer.testing import CliRunner
 
 from diffusion_classifier import DiffusionClassifier
-from diffusion_classifier.app import build_page, launch
+from diffusion_classifier.app.page import build_page, launch
 from diffusion_classifier.cli import app
 from diffusion_classifier.data.fashion import load_sample
 
@@ -139,8 +139,8 @@ def test_classifies_as_the_library_does_and_asks_no_other_machine(new_page, shir
     assert abs(float(first[-1].rstrip("%")) / 100 - expected.score) < 0.001
     page.get_by_text("Why?").click()
     page.get_by_role("button", name="Show why").click()
-    page.get_by_text("To noise and back").wait_for()
-    page.get_by_text("off by").first.wait_for()
+    page.get_by_text("Inversion and reconstruction").wait_for()
+    page.get_by_text("RMSE").first.wait_for()
     shot(page, "classify")
     assert page.outside == []
     assert page.errors == []
@@ -152,7 +152,7 @@ def test_a_photograph_on_a_light_ground_is_read_as_its_negative(new_page, shirt,
     page = new_page()
     upload(page, tmp_path / "light.png")
     shown(page)
-    page.get_by_label("Exchange light and dark").check()
+    page.get_by_label("Invert light and dark").check()
     classify(page)
     assert answer(page) == expected.label
     assert expected.label != "Bag"  # what any image on a light ground is taken for
@@ -231,10 +231,10 @@ def test_text_labels_beside_a_contrastive_model(new_page):
     page.get_by_label("Labels").fill("a sneaker, a dress")
     page.get_by_role("button", name="Settings").first.click()
     page.get_by_label("Slow enough to watch").uncheck()
-    page.get_by_label("number input for Draws at most").first.fill("4")
+    page.get_by_label("number input for Maximum draws").first.fill("4")
     page.get_by_role("button", name="Classify", exact=True).click()
     assert answer(page) in ("a sneaker", "a dress")
-    page.get_by_text("read by a contrastive model").wait_for()
+    page.get_by_text("Probabilities of a contrastive model").wait_for()
     assert page.locator("#contrastive li").count() == 2
     shot(page, "scenes")
 
@@ -279,9 +279,9 @@ def test_a_run_is_browsed_and_answered_again(new_page):
     page.get_by_text("40 of 40 images; page 1 of 2").wait_for()
     page.locator("button.thumbnail-item:visible").first.click()
     page.locator("#details li").first.wait_for()
-    page.get_by_text("Answer again with other").click()
+    page.get_by_text("Rescore with other").click()
     page.get_by_label("number input for t/T = 0.25").fill("0")
-    page.get_by_role("button", name="Answer again").last.click()
+    page.get_by_role("button", name="Rescore").last.click()
     page.get_by_text("calibration error").wait_for()
     assert obstacles(page) == []
     shot(page, "runs")

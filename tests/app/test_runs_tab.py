@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from commands import save
 
-from diffusion_classifier.app.runs_tab import _again, _answers, _compared
+from diffusion_classifier.app.runs_tab import _compared, _read_run, _rescored
 from diffusion_classifier.runs.spec import read_spec
 
 
@@ -18,8 +18,8 @@ def run(call, model, tmp_path):
 
 
 def test_without_labels_it_is_told_how_many_answers_changed(run):
-    spec, before = _answers(run, with_errors=True)
-    now, after = _again(run, spec, before, ((1.0,) * 5, 1.0))
+    spec, before = _read_run(run, with_errors=True)
+    now, after = _rescored(run, spec, before, ((1.0,) * 5, 1.0))
     others = sum(a != b for a, b in zip(before["prediction"].to_pylist(), after["prediction"].to_pylist(), strict=True))
     assert _compared(run, now, before, after) == f"Answers that changed: {others} of 4."
 

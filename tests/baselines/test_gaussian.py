@@ -144,11 +144,11 @@ class TestCommand:
         (tmp_path / "full" / "file").touch()
         here, out = ("--encoder", clip[0]), ("--out", tmp_path / "fitted")
         for arguments, message in (
-            (out, "say what makes features"),
-            ((*here, "--model", "fashion", *out), "say what makes features"),
+            (out, "choose what computes the features"),
+            ((*here, "--model", "fashion", *out), "choose what computes the features"),
             (("--model", clip[0], *out), "is not a folder that a diffusers pipeline was saved to"),
             (("--encoder", tmp_path / "full", *out), "cannot be loaded: Unrecognized model"),
-            ((*here, "--out", tmp_path / "full"), "is there already: choose another --out"),
+            ((*here, "--out", tmp_path / "full"), "already exists: choose another --out"),
         ):
             code, _, err = call("baseline", "gaussian", photos, *arguments)
             assert (code, message in error(err)) == (2, True), err

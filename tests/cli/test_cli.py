@@ -9,19 +9,26 @@ import sys
 from importlib.metadata import entry_points
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import matplotlib.image
 import numpy as np
 import pytest
 import torch
-from commands import TRAIN, error
+from commands import TRAIN, choices, error
 from PIL import Image
 from rich.console import Console
 from torch._dynamo.exc import TorchDynamoException
 
 from diffusion_classifier import DiffusionClassifier, cli
 from diffusion_classifier.denoisers import known_models
+from diffusion_classifier.denoisers.devices import DTYPES
+from diffusion_classifier.diffusion.losses import BOUNDS, LOSSES
 from diffusion_classifier.runs.error_tables import read_tables
+from diffusion_classifier.search.candidates import Average
+from diffusion_classifier.training.denoising import BETA_SCHEDULES, OBJECTIVES, TRUNKS, WEIGHTINGS
+from diffusion_classifier.training.loop import OPTIMIZERS
+from diffusion_classifier.training.supervised import ARCHITECTURES, AUGMENTATIONS
 
 COMMAND = [sys.executable, "-c", "from diffusion_classifier.cli import main; main()"]
 KEYS = {"image", "label", "score", "confidence", "scores", "num_evaluations", "cost", "seconds"}
@@ -174,7 +181,6 @@ class TestTrain:
         ("options", "message"),
         [
             (["--channels", "8,x"], r"--channels '8,x': whole numbers"),
-            (["--objective", "noise"], "objective 'noise' is not one of epsilon, v_prediction"),
             (["--learning-rate", "-1"], "learning_rate must be above 0; got -1.0"),
             (["--class-names", "a,b"], "2 class names were given for the 3 classes"),
             (["--channels", "8,8,8,8,8"], "images of 8 pixels"),
@@ -387,9 +393,7 @@ class TestFailures:
             (["--strategy", "quick"], "strategy 'quick' is not known"),
             (["--draws", "0"], "at least 1 draw is needed; got 0"),
             (["--timesteps", "late"], "timesteps 'late' are not known"),
-            (["--loss", "l3"], "loss 'l3' is not one of l2, l1, huber"),
             (["--temperature", "0"], "temperature must be above 0; got 0"),
-            (["--dtype", "int8"], "dtype 'int8' is not one of auto, float32"),
             (["--device", "nonsense"], "device 'nonsense' cannot be used here"),
             (["--batch-size", "many"], "batch size must be a whole number from 1, or auto; got .?many"),
             (["--batch-size", "0"], "batch size .* got 0"),
@@ -416,6 +420,28 @@ class TestFailures:
         code, out, err = call("classify", photos, *options)
         assert (code, out) == (2, "")
         assert options[0] in err
+
+    @pytest.mark.parametrize(
+        ("command", "option", "expected"),
+        [
+            ("classify", "--loss", [*LOSSES, *BOUNDS]),
+            ("classify", "--dtype", ["auto", *DTYPES]),
+            ("classify", "--average", get_args(Average)),
+            ("train", "--objective", OBJECTIVES),
+            ("train", "--beta-schedule", BETA_SCHEDULES),
+            ("train", "--weighting", WEIGHTINGS),
+            ("train", "--trunk", TRUNKS),
+            ("train", "--optimizer", OPTIMIZERS),
+            ("distill", "--architecture", ARCHITECTURES),
+            ("distill", "--augment", AUGMENTATIONS),
+            ("summarize", "--format", ["table", "json", "markdown"]),
+        ],
+    )
+    def test_choices_are_those_of_the_library(self, call, photos, tmp_path, command, option, expected):
+        out_folder = () if command in ("classify", "summarize") else ("--out", tmp_path / "x")
+        code, out, err = call(command, photos, option, "nonsense", *out_folder)
+        assert (code, out) == (2, "")
+        assert choices(err) == (option, list(expected))
 
     @pytest.mark.parametrize(
         ("e", "message"),
@@ -690,7 +716,7 @@ class TestScore:
         (("finetune", "PHOTOS", "--model", "fashion", "--rivals", 3), "--rivals is for --joint"),
         (
             ("finetune", "PHOTOS", "--model", "fashion", "--template", "a {}"),
-            "--template is for a model that reads text",
+            "--template is for a text-to-image model",
         ),
     ],
 )

@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from commands import error
+from commands import choices, error
 
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import _read_stream, read_rows
@@ -48,7 +48,7 @@ class TestEvaluate:
         assert "cannot be read" in err
         assert "30 of 30" in out
         code, _, err = evaluate()
-        assert (code, err) == (0, "30 of 30 images are done: going on\n")
+        assert (code, err) == (0, "resuming: 30 of 30 images are done\n")
 
     def test_a_limit_a_subset_and_a_part(self, evaluate, tmp_path):
         evaluate("--limit", 6, "--part", "2/2", out=tmp_path / "a")
@@ -236,4 +236,4 @@ class TestSummarize:
         assert code == 2
         assert "is not the folder of a run" in error(err)
         code, _, err = call("summarize", tmp_path, "--format", "xml")
-        assert (code, error(err)) == (2, "the format must be table, json or markdown; got 'xml'")
+        assert (code, choices(err)) == (2, ("--format", ["table", "json", "markdown"]))

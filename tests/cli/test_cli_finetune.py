@@ -99,7 +99,7 @@ class TestConfused:
             (("--classes", "dark"), "at least two labels"),
             (("--number", 100), "to train on; 100 were asked for"),
             (("--held-out", 30), "cannot be held out"),
-            (("--caption-column", "text"), "reads no captions"),
+            (("--caption-column", "text"), "takes no captions"),
         ):
             code, _, err = call("finetune", photos, *self.options(model, tmp_path), *arguments)
             assert (code, message in error(err.splitlines()[-1])) == (2, True), err
@@ -111,11 +111,11 @@ class TestConfused:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (("--false-column", "x"), {"model": "fashion"}, "fashion knows classes and reads no captions"),
+        (("--false-column", "x"), {"model": "fashion"}, "fashion is class-conditional and takes no captions"),
         (("--template", "a cat"), {}, "must hold {} exactly once"),
         (("--rank", 0), {}, "rank must be at least 1; got 0"),
         (("--false-column", "wrong"), {}, "holds images and nothing that describes them"),
-        (("--false-column", "label", "--joint", 0), {}, "--false-column is for --joint"),
+        (("--false-column", "label", "--joint", 0), {}, "--false-column gives negatives for --joint"),
         (("--joint", -1), {}, "joint must be at least 0; got -1"),
         ((), {"data": "nothing"}, "nothing"),
     ],

@@ -34,7 +34,7 @@ class TestScenes:
     def test_mistakes(self, call, tmp_path):
         call("scenes", "--out", tmp_path / "look", "--number", 1)
         code, _, err = call("scenes", "--out", tmp_path / "look")
-        assert (code, "is there already" in error(err)) == (2, True)
+        assert (code, "already exists" in error(err)) == (2, True)
         code, _, err = call("scenes", "--out", tmp_path / "m", "--seed", -1)
         assert (code, "Traceback" in err) == (2, False)
         code, _, err = call("scenes", "--out", tmp_path / "m", "--split", "train")
@@ -68,7 +68,7 @@ class TestTrainOnCaptions:
         ("options", "sentence"),
         [
             (("--contrastive", "width=wide"), "width='wide' is not a value as 128 is"),
-            (("--validation", 1), "--validation is for models of classes"),
+            (("--validation", 1), "--validation is for class-conditional models"),
             (("--flip",), "not for models that read captions"),
             (("--caption-column", "words"), "has no column 'words'; it has image, text"),
         ],

@@ -77,9 +77,9 @@ class TestWithoutLabels:
         code, out, _ = call("summarize", run, other)
         first, second = ([row["prediction"] for row in read_rows(f).to_pylist()] for f in (run, other))
         share = sum(a != b for a, b in zip(first, second, strict=True)) / 6
-        assert (code, f"another answer for {share:.1%}" in out) == (0, True)
+        assert (code, f"other prediction for {share:.1%}" in out) == (0, True)
         code, out, _ = call("rescore", run, "--out", tmp_path / "again", "--temperature", 2)
-        assert (code, "another answer for 0.0%" in out) == (0, True)
+        assert (code, "other prediction for 0.0%" in out) == (0, True)
 
     def test_classes_must_be_named(self, evaluate, unlabelled):
         code, _, err = evaluate(unlabelled, "run")

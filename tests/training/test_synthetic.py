@@ -82,7 +82,7 @@ class TestCommand:
             "baseline", "synthetic", "--model", model_folder("class-unet"), "--out", tmp_path / "a", *few
         )
         assert (code, out) == (0, "")
-        assert "6 images drawn, 6 in" in err
+        assert "6 images generated, 6 in" in err
         text = ("--labels", "cat,dog", "--template", "a {}", "--dtype", "bfloat16")
         code, _, err = call(
             "baseline", "synthetic", "--model", model_folder("sd-epsilon"), "--out", tmp_path / "b", *few, *text
@@ -93,7 +93,7 @@ class TestCommand:
     @pytest.mark.parametrize(
         ("name", "arguments", "message"),
         [
-            ("sd-epsilon", (), "draws any text: say what, --labels"),
+            ("sd-epsilon", (), "is a text-to-image model: say which images"),
             ("class-unet", ("--template", "a {}"), "reads no --template"),
             ("class-unet", ("--labels", "cat,lion"), "not trained on the class 'lion'"),
             ("class-unet", ("--labels", "cat"), "two"),

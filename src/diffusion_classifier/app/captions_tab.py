@@ -1,4 +1,4 @@
-"""The second tab: how well captions fit an image."""
+"""The tab "Captions": how well captions fit an image."""
 
 from __future__ import annotations
 
@@ -8,34 +8,35 @@ import gradio as gr
 import pandas as pd
 
 from ..errors import InputError
-from .inputs import MAX_TEXT, QUEUE, Models, read_upload, refuse_long_text, refuse_long_work, sentences, upload
+from .inputs import MAX_TEXT, QUEUE, Models, check_text_length, check_work, read_upload, sentences, upload
 
 
 def build(models: Models) -> None:
-    """Add the tab's components, and what they do."""
+    """Add the components of the tab and their events."""
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             model = gr.Dropdown(models.names, value=models.names[-1], label="Model", interactive=len(models.names) > 1)
             photo = upload(sources=["upload", "clipboard"], height=260)
             captions = gr.Textbox(
-                label="Captions", lines=4, max_length=MAX_TEXT, info="One a line; of a model of classes, their names",
+                label="Captions", lines=4, max_length=MAX_TEXT,
+                info="One per line: texts, or class names of a class-conditional model",
                 placeholder="a dress left of a bag\na bag left of a dress",
             )  # fmt: skip
-            draws = gr.Slider(1, 256, 64, step=1, precision=0, label="Draws", info="Of every caption")
+            draws = gr.Slider(1, 256, 64, step=1, precision=0, label="Draws", info="Per caption")
             start = gr.Button("Score", variant="primary")
         with gr.Column(scale=3, min_width=300):
             table = gr.Dataframe(
                 headers=["caption", "score", "± standard error", "mean error"], interactive=False, wrap=True,
-                label="Scores in nats: higher is better. The error is that of the difference from the best",
+                label="Scores in nats, relative to the best caption; standard errors are of this difference",
             )  # fmt: skip
 
     def score(name: str, file: str | None, text: str | None, number: int) -> pd.DataFrame:
-        """How well each caption fits the image."""
+        """Score how well each caption fits the image."""
         with sentences(), models.turn:
             picture = read_upload(file)
-            refuse_long_text(text)
+            check_text_length(text)
             wanted = [line.strip() for line in (text or "").splitlines() if line.strip()]
-            refuse_long_work("captions", wanted, number)
+            check_work("captions", wanted, number)
             scores: list[Any] = models[name].score(picture.image, wanted, draws=number)
             if scores[0].failure is not None:
                 raise InputError(scores[0].failure)

@@ -1,4 +1,4 @@
-"""What the page shows of answers, as HTML and as tables."""
+"""HTML and tables of classifications."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from ..search.classification import Classification
 
 NUM_BARS = 20
-"""Labels that have a bar; of more, the others are counted."""
+"""Number of labels shown with a bar; further labels are counted."""
 
 STYLE = """
 .dark { --color-accent: var(--primary-400) !important }
@@ -30,12 +30,12 @@ STYLE = """
 
 
 def bars(shares: Mapping[str, float], out: Collection[str] = (), title: str = "") -> str:
-    """A list of labels with a bar each, best first.
+    """Return a list of labels with a bar each, best first.
 
     Args:
         shares: label → probability.
         out: labels that the search has dropped.
-        title: over it.
+        title: heading of the list.
     """
     order = sorted(shares.items(), key=lambda pair: (pair[0] in out, -pair[1]))
     lines = []
@@ -49,18 +49,18 @@ def bars(shares: Mapping[str, float], out: Collection[str] = (), title: str = ""
 
 
 def dropped(result: Classification) -> set[str]:
-    """Labels that are out of the race: they have not seen every draw that the winner has."""
+    """Return the labels dropped by the search: they were evaluated on fewer draws than the winner."""
     draws = (~result.errors.isnan()).sum(1)
     lost = (draws < draws[result.class_names.index(result.label or "")]).tolist()
     return {name for name, is_lost in zip(result.class_names, lost, strict=True) if is_lost}
 
 
 def status(result: Classification, done: bool, notes: Sequence[str] = ()) -> str:
-    """A line of HTML about a search, with what was decided about the image on the way."""
+    """Return a line of HTML on the state of a search, with notes on the image."""
     left = len(result.class_names) - len(dropped(result))
-    line = f"{result.num_evaluations:,} network predictions, {int((~result.errors.isnan()).any(0).sum()):,} draws"
+    line = f"{result.num_evaluations:,} evaluations, {int((~result.errors.isnan()).any(0).sum()):,} draws"
     if not done:
-        return f"{line}; {left} of {len(result.class_names)} labels are in the race …"
+        return f"{line}; {left} of {len(result.class_names)} labels remain …"
     line = f"<strong>{html.escape(result.label or '')}</strong> {result.score:.1%} · {line} · {result.seconds:.2f} s"
     if result.undecided:
         line += f" · undecided between {html.escape(', '.join(result.undecided))}"
@@ -68,9 +68,9 @@ def status(result: Classification, done: bool, notes: Sequence[str] = ()) -> str
 
 
 def leads(result: Classification) -> pd.DataFrame:
-    """How far the error with the runner-up is above that with the winner at each draw of both: columns t, lead.
+    """Return the error under the runner-up minus the error under the winner at each common draw: columns t, lead.
 
-    The runner-up is who shares most draws with the winner, and of those the one that is behind least.
+    The runner-up has the most draws in common with the winner and, among equals, the smallest margin.
     """
     winner = result.class_names.index(result.label or "")
     lead = result.errors.double() - result.errors[winner].double()

@@ -1,4 +1,4 @@
-"""What the tabs share: models that are loaded when they are asked for, uploads, and sentences for mistakes."""
+"""Shared by the tabs: lazily loaded models, uploads, checks of inputs, and error messages."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from ..denoisers.devices import one_line, out_of_memory
 from ..errors import InputError
 
 QUEUE = {"concurrency_limit": 1, "concurrency_id": "model"}
-"""Of events that use a network: one at a time, whoever asks; the others wait in a queue."""
+"""Arguments of events that use a network: they run one at a time, for all users together."""
 MAX_PAIRS = 256_000
-"""Of labels and draws in one request: nobody keeps the others waiting for an hour."""
+"""Maximum number of labels times draws in one request, so that no user blocks the queue for an hour."""
 MAX_TEXT = 20_000
-"""Characters of labels, or captions."""
+"""Maximum number of characters of labels or captions."""
 
 
 class Models:
-    """Models by their names, each loaded at its first use and kept.
+    """Models by name, each loaded at its first use and kept.
 
     Args:
-        names: bundled, folders, or hub ids.
-        contrastive: to compare text-to-image models with; the bundled one for the bundled one if None.
-        options: of `DiffusionClassifier.from_pretrained`.
+        names: bundled names, folders or hub ids.
+        contrastive: contrastive model to compare text-to-image models with. If None, only the bundled text-to-image
+            model is compared, with the bundled contrastive model.
+        options: options of `DiffusionClassifier.from_pretrained`.
 
     Attributes:
-        turn: to be held while a model is loaded or used. The queue sees to it, too, but gradio lets the next in before
-            a search that somebody stopped has ended.
+        turn: lock to hold while a model is loaded or used. The queue alone does not suffice, because gradio starts the
+            next event before a cancelled search has ended.
     """
 
     def __init__(self, names: list[str], contrastive: str | None, options: Mapping[str, Any]) -> None:
@@ -50,7 +51,7 @@ class Models:
         self._loaded: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> DiffusionClassifier:
-        if name not in self.names:  # whatever a client sends
+        if name not in self.names:  # a client can send anything
             raise InputError(f"there is no model {name!r} here; there are {', '.join(self.names)}")
         with self.turn:
             if name not in self._loaded:
@@ -58,7 +59,7 @@ class Models:
             return self._loaded[name]  # type: ignore[no-any-return]
 
     def contrastive(self, name: str) -> Baseline | None:
-        """What a model is compared with, if anything."""
+        """Return the contrastive model to compare a model with; None if there is none."""
         source = self._contrastive or ("scenes/contrastive" if name == "scenes" else None)
         if source is None or self[name].denoiser.class_names is not None:
             return None
@@ -70,7 +71,7 @@ class Models:
 
 
 def upload(**options: Any) -> gr.Image:
-    """An image as the file that was sent, undecoded: what is wrong with it is then said by `load_image`."""
+    """Return an image component that passes on the uploaded file undecoded, so that `load_image` reports its errors."""
     component = gr.Image(
         label="Photograph", type="filepath", format="png", elem_classes=["dc-photo", "dc-upload"], **options
     )
@@ -78,39 +79,39 @@ def upload(**options: Any) -> gr.Image:
 
 
 def sketchpad(value: Any, **options: Any) -> gr.Sketchpad:
-    """A drawing as the file that was sent, of which gradio would decode every layer, whatever it is."""
+    """Return a sketchpad that passes on the uploaded file undecoded; gradio would decode every layer."""
     component = _as_sent(gr.Sketchpad(value, **options), lambda payload: payload.composite)
-    component.accept_blobs = None  # a way around the queue and the limits, which this page has no need of
+    component.accept_blobs = None  # it would bypass the queue and the limits
     return component
 
 
 def _as_sent(component: Any, file_of: Callable[[Any], Any]) -> Any:
-    """The component, giving the path of the file in what was sent, which is no link."""
+    """Let a component pass on the path of the uploaded file, and reject links."""
     move = component.async_move_resource_to_block_cache
 
     async def move_file(path: Any) -> str | None:
-        if str(path).startswith(("http://", "https://")):  # gradio would fetch it
+        if str(path).startswith(("http://", "https://")):  # gradio would download it
             raise gr.Error("an image is sent as a file, not as a link", print_exception=False)
         moved: str | None = await move(path)
         return moved
 
-    def path_of(payload: Any) -> str | None:  # gradio has seen to it that the file is one of its own
+    def path_of(payload: Any) -> str | None:  # gradio has checked that the file is an upload
         file = None if payload is None else file_of(payload)
         if file is not None and file.path is None:
             raise gr.Error("an image is sent as a file", print_exception=False)
         return None if file is None else str(file.path)
 
-    # Set, since a class of our own would make gradio write a file beside this one.
+    # Not a subclass, for which gradio would write a file beside this one.
     component.async_move_resource_to_block_cache, component.preprocess = move_file, path_of
     return component
 
 
 def read_upload(file: str | None, negative: bool = False) -> Picture:
-    """What was uploaded, or its negative; messages call it by its own name, not by where it lies here.
+    """Load the uploaded image, inverted if `negative`. Messages give its own name, not its path on the server.
 
     Raises:
-        ImageError: it cannot be used.
-        InputError: nothing was.
+        ImageError: the image cannot be used.
+        InputError: nothing was uploaded.
     """
     if file is None:
         raise InputError("there is no image yet: choose a photograph, or draw")
@@ -122,10 +123,10 @@ def read_upload(file: str | None, negative: bool = False) -> Picture:
 
 
 def drawing_of(file: str | None) -> Picture:
-    """What was drawn, on black.
+    """Load the drawing, on black.
 
     Raises:
-        InputError: nothing.
+        InputError: nothing was drawn.
     """
     drawn = None if file is None else load_image(file, "drawing", background=(0, 0, 0))
     if drawn is None or not np.ptp(np.asarray(drawn.image)):
@@ -135,7 +136,7 @@ def drawing_of(file: str | None) -> Picture:
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """A user's mistake is a sentence on the page, and so is a lack of memory."""
+    """Show a user's mistake, or a lack of memory, as a sentence on the page."""
     try:
         yield
     except InputError as e:  # escaped, since gradio shows it as HTML
@@ -147,22 +148,22 @@ def sentences() -> Iterator[None]:
         raise
 
 
-def refuse_long_text(*texts: str | None) -> None:
-    """Complain of what the page's own fields would not have taken; a program can send more.
+def check_text_length(*texts: str | None) -> None:
+    """Raise if a text is longer than the fields of the page allow; a program can send more.
 
     Raises:
-        InputError: a text of more than `MAX_TEXT` characters.
+        InputError: a text has more than `MAX_TEXT` characters.
     """
     for text in texts:
         if text is not None and len(text) > MAX_TEXT:
             raise InputError(f"a text of {len(text):,} characters is too long here: {MAX_TEXT:,} at most")
 
 
-def refuse_long_work(what: str, texts: Sequence[str], draws: int) -> None:
-    """Complain of work that would keep others waiting.
+def check_work(what: str, texts: Sequence[str], draws: int) -> None:
+    """Raise if a request would block the queue for too long.
 
     Raises:
-        InputError: too many texts at so many draws.
+        InputError: the texts times the draws exceed `MAX_PAIRS`.
     """
     if len(texts) * draws > MAX_PAIRS:
         raise InputError(f"{len(texts):,} {what} at {draws} draws are too many here: {MAX_PAIRS:,} in all at most")

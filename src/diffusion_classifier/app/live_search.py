@@ -1,4 +1,4 @@
-"""The search for one image as it goes on: what the answer would be if it ended here."""
+"""Watch the search for one image: the prediction after each step of the strategy."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from ..search.strategies import Request, State, Strategy
 
 
 class _Left(Exception):
-    """Nobody watches any more."""
+    """The search is no longer watched."""
 
 
 @dataclass(frozen=True)
 class _Watched:
-    """A strategy whose states are told as they come."""
+    """A strategy that reports each of its states."""
 
     strategy: Strategy
     tell: Callable[[State], None]
@@ -71,21 +71,22 @@ def watch(
     turn: AbstractContextManager[Any] | None = None,
     **options: Any,
 ) -> Iterator[Classification]:
-    """Classify one image, and yield what the answer would be after each step of the strategy; the last is the answer.
+    """Classify one image, and yield the prediction after each step of the strategy; the last one is final.
 
-    Until then the cost is not known, and a number of evaluations counts those that the answer rests on. A search that
-    is watched no longer, since the iterator was closed, ends with the step that is under way.
+    Before the end, the cost is unknown, and `num_evaluations` counts the evaluations behind the prediction. When the
+    iterator is closed, the search ends after the current step.
 
     Args:
-        classifier: of any model.
-        image: one.
+        classifier: any classifier.
+        image: the image.
         classnames: see `DiffusionClassifier.stream`.
-        template: see there.
-        turn: is held while the network is in use, where others use it, too.
-        **options: strategy, timesteps, loss, weights, seed, reduction, temperature and prior; see there.
+        template: see `DiffusionClassifier.stream`.
+        turn: lock held while the network is in use, if it is shared.
+        **options: strategy, timesteps, loss, weights, seed, reduction, temperature and prior; see
+            `DiffusionClassifier.stream`.
 
     Raises:
-        InputError: as there; the image cannot be used, or a prediction is not finite.
+        InputError: as in `DiffusionClassifier.stream`, or the image cannot be used, or a prediction is not finite.
     """
     with turn or nullcontext():
         names, conditioning = classifier.scorer.candidates.named(classnames, template)
@@ -130,7 +131,7 @@ def watch(
             answer.set_exception(e)
         states.put(None)
 
-    Thread(target=work, name="race", daemon=True).start()  # for which a process that ends does not wait
+    Thread(target=work, name="search", daemon=True).start()  # the process does not wait for it at exit
     try:
         while (state := states.get()) is not None:
             yield so_far(state)

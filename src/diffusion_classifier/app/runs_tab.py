@@ -1,10 +1,10 @@
-"""The third tab: the images of a run, its mistakes, and its answers under other weights over time."""
+"""The tab "Runs": the images of a run, its errors, and its predictions under other timestep weights."""
 
 from __future__ import annotations
 
 import html
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -23,125 +23,173 @@ from ..runs.summary import compare_rows, summary_of
 from .html_parts import bars
 from .inputs import sentences
 
-A_PAGE = 24
+PER_PAGE = 24
+"""Images per page."""
 KNOTS = 5
-"""Times whose weight can be set."""
+"""Timesteps whose weight can be set."""
 FILTERS = ("all", "wrong", "right", "undecided")
 
 
-def build(page_itself: gr.Blocks, folders: list[Path], data: str | None) -> None:
-    """Add the tab's components, and what they do.
+class _Controls(NamedTuple):
+    """Components of the tab."""
+
+    run: gr.Dropdown
+    kind: gr.Radio
+    truth: gr.Dropdown
+    page: gr.Number
+    summary: gr.HTML
+    gallery: gr.Gallery
+    details: gr.HTML
+    weights: list[gr.Slider]
+    temperature: gr.Slider
+    rescore: gr.Button
+    reset: gr.Button
+    comparison: gr.Markdown
+
+
+def build(page: gr.Blocks, folders: list[Path], data: str | None) -> None:
+    """Add the components of the tab and their events.
 
     Args:
-        page_itself: that the tab is on.
-        folders: of the runs that may be looked at.
-        data: where their images are; where they were if None.
+        page: the page that the tab is on.
+        folders: folders of the runs that can be browsed.
+        data: folder, file or hub id of their images; the one the runs evaluated if None.
 
     Raises:
-        InputError: a folder holds no run, or one of captions.
+        InputError: a folder holds no run, or a run on captions.
     """
     if not folders:
         gr.Markdown(
-            "No run was named. Make one with `diffusion-classifier evaluate fashion-sample --store-errors --out run/`, "
+            "No run was given. Make one with `diffusion-classifier evaluate fashion-sample --store-errors --out run/`, "
             "and start this page with `--run run/`."
         )
         return
-    names = [str(folder) for folder in folders]
     for folder in folders:
         check_class_run(folder, read_spec(folder), "this page")
     sources = {folder: _source(folder, data) for folder in folders}
-    weights_now, rows_shown = gr.State(None), gr.State([])
+    _add_events(page, _Events(sources), _add_controls([str(folder) for folder in folders]))
+
+
+def _add_controls(names: list[str]) -> _Controls:
     with gr.Row():
         run = gr.Dropdown(names, value=names[0], label="Run", scale=3)
         kind = gr.Radio(FILTERS, value="wrong", label="Images", scale=3)
         truth = gr.Dropdown(["any"], value="any", label="True class", scale=2)
         page = gr.Number(1, minimum=1, precision=0, label="Page", scale=1)
-    about = gr.HTML(elem_id="run")
+    summary = gr.HTML(elem_id="run")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             gallery = gr.Gallery(
-                label="Images",
-                columns=4,
-                height="auto",
-                allow_preview=False,
-                object_fit="contain",
-                format="png",
+                label="Images", columns=4, height="auto", allow_preview=False, object_fit="contain", format="png",
                 elem_classes="dc-photo",
-            )
+            )  # fmt: skip
         with gr.Column(scale=2, min_width=300):
             details = gr.HTML(elem_id="details", container=True)
-    with gr.Accordion("Answer again with other weights over time", open=False):
-        gr.Markdown("From the stored errors, without the network. Weights count from no noise, left, to pure noise.")
+    with gr.Accordion("Rescore with other timestep weights", open=False):
+        gr.Markdown("Uses the stored errors, without the network. Timesteps run from no noise, left, to pure noise.")
         with gr.Row():
-            knots = [
+            weights = [
                 gr.Slider(0, 4, 1, step=0.05, label=f"t/T = {i / (KNOTS - 1):g}", min_width=120) for i in range(KNOTS)
             ]
-        temperature = gr.Slider(-2, 3, 0, step=0.05, label="Temperature, as a power of ten times the run's own")
+        temperature = gr.Slider(-2, 3, 0, step=0.05, label="Temperature: power of ten, times the run's own")
         with gr.Row():
-            again = gr.Button("Answer again", variant="primary")
-            own = gr.Button("As the run was read")
-        compared = gr.Markdown(elem_id="compared")
+            rescore = gr.Button("Rescore", variant="primary")
+            reset = gr.Button("Reset to the run's settings")
+        comparison = gr.Markdown(elem_id="compared")
+    return _Controls(
+        run, kind, truth, page, summary, gallery, details, weights, temperature, rescore, reset, comparison
+    )
 
-    asked = [run, kind, truth, page, weights_now]
-    out = [about, gallery, rows_shown, truth, page]
 
-    def show(path: Path, spec: RunSpec, rows: pa.Table, wanted: str, true_class: str, number: int) -> tuple[Any, ...]:
-        told = _filtered(rows, spec, wanted, true_class)
-        last = max(1, -(-len(told) // A_PAGE))
+def _add_events(page: gr.Blocks, events: _Events, controls: _Controls) -> None:
+    settings, rows = gr.State(None), gr.State([])
+    c, browse = controls, {"api_visibility": "private"}
+    selection = [c.run, c.kind, c.truth, c.page]
+    asked, out = [*selection, settings], [c.summary, c.gallery, rows, c.truth, c.page]
+    all_out = [*out, c.comparison, settings]
+    c.kind.input(events.look_at_first_page, asked, out, **browse)
+    c.truth.input(events.look_at_first_page, asked, out, **browse)
+    c.run.input(lambda folder, wanted: events.reset(folder, wanted, "any", 1), [c.run, c.kind], all_out, **browse)
+    c.page.submit(events.look, asked, out, **browse)
+    c.gallery.select(_details_of, rows, c.details, **browse)
+    c.rescore.click(events.rescore, [*selection, c.temperature, *c.weights], all_out, **browse)
+    c.reset.click(events.reset, selection, all_out, **browse)
+    page.load(events.look, asked, out, **browse)
+
+
+class _Events:
+    """Functions that gradio calls.
+
+    Args:
+        sources: folder of a run → its images, or None and the reason.
+    """
+
+    def __init__(self, sources: dict[Path, tuple[LabelledSource | None, str]]) -> None:
+        self.sources = sources
+
+    def show(
+        self, path: Path, spec: RunSpec, rows: pa.Table, wanted: str, true_class: str, number: int
+    ) -> tuple[Any, ...]:
+        """Return a line on the selected images, one page of them, and the state of the controls."""
+        selected = _filtered(rows, spec, wanted, true_class)
+        last = max(1, -(-len(selected) // PER_PAGE))
         number = min(max(int(number or 1), 1), last)
-        on_page = told.slice((number - 1) * A_PAGE, A_PAGE)
+        on_page = selected.slice((number - 1) * PER_PAGE, PER_PAGE)
         chosen = table_to_rows(on_page.select(["id", "truth", "prediction", "posterior", "num_evaluations"]))
-        source, why_none = sources[path]
+        source, why_none = self.sources[path]
         pictures = [_picture(source, row) for row in chosen] if source else []
-        line = f"{len(told):,} of {len(rows):,} images; page {number} of {last}"
-        line += f". Their pictures are not found: {html.escape(why_none)}" if source is None else ""
+        line = f"{len(selected):,} of {len(rows):,} images; page {number} of {last}"
+        line += f". The images are not found: {html.escape(why_none)}" if source is None else ""
         choices = gr.Dropdown(choices=["any", *spec.class_names], value=true_class)
         return line, pictures, [(row, spec.class_names) for row in chosen], choices, number
 
-    def look(folder: str, wanted: str, true_class: str, number: int, settings: Any) -> tuple[Any, ...]:
+    def look(self, folder: str, wanted: str, true_class: str, number: int, settings: Any) -> tuple[Any, ...]:
+        """Show a page of the selected images, with other settings if they are not None."""
         with sentences():
-            path = _allowed(folder, folders)
-            spec, rows = _answers(path, with_errors=settings is not None)
+            path = _allowed(folder, list(self.sources))
+            spec, rows = _read_run(path, with_errors=settings is not None)
             if settings is not None:
-                spec, rows = _again(path, spec, rows, settings)
-            return show(path, spec, rows, wanted, true_class, number)
+                spec, rows = _rescored(path, spec, rows, settings)
+            return self.show(path, spec, rows, wanted, true_class, number)
 
-    def look_anew(folder: str, wanted: str, true_class: str, _page: int, settings: Any) -> tuple[Any, ...]:
-        return look(folder, wanted, true_class, 1, settings)
+    def look_at_first_page(
+        self, folder: str, wanted: str, true_class: str, _page: int, settings: Any
+    ) -> tuple[Any, ...]:
+        """Show the first page."""
+        return self.look(folder, wanted, true_class, 1, settings)
 
-    def as_read(folder: str, wanted: str, true_class: str, number: int) -> tuple[Any, ...]:
-        return *look(folder, wanted, true_class, number, None), "", None
+    def reset(self, folder: str, wanted: str, true_class: str, number: int) -> tuple[Any, ...]:
+        """Show a page under the run's own settings."""
+        return *self.look(folder, wanted, true_class, number, None), "", None
 
-    def details_of(rows: list[Any], event: gr.SelectData) -> str:
-        row, names = rows[event.index]
-        facts = f"<p>{html.escape(row.id)}<br>truth: {html.escape(row.truth or 'not known')}<br>"
-        facts += f"{row.num_evaluations:,} network predictions</p>"
-        return bars(dict(zip(names, row.posterior, strict=True)), title=row.prediction or "undecided") + facts
-
-    def refit(folder: str, wanted: str, true_class: str, number: int, power: float, *values: float) -> tuple[Any, ...]:
+    def rescore(
+        self, folder: str, wanted: str, true_class: str, number: int, power: float, *values: float
+    ) -> tuple[Any, ...]:
+        """Rescore the run with other settings, and show a page."""
         with sentences():
-            path, settings = _allowed(folder, folders), (tuple(values), 10**power)
-            spec, before = _answers(path, with_errors=True)
-            now, after = _again(path, spec, before, settings)
-            return *show(path, now, after, wanted, true_class, number), _compared(path, now, before, after), settings
+            path, settings = _allowed(folder, list(self.sources)), (tuple(values), 10**power)
+            spec, before = _read_run(path, with_errors=True)
+            now, after = _rescored(path, spec, before, settings)
+            return (
+                *self.show(path, now, after, wanted, true_class, number),
+                _compared(path, now, before, after),
+                settings,
+            )
 
-    browse: dict[str, Any] = {"api_visibility": "private"}
-    kind.input(look_anew, asked, out, **browse)
-    truth.input(look_anew, asked, out, **browse)
-    all_out = [*out, compared, weights_now]
-    run.input(lambda folder, wanted: as_read(folder, wanted, "any", 1), [run, kind], all_out, **browse)
-    page.submit(look, asked, out, **browse)
-    gallery.select(details_of, rows_shown, details, **browse)
-    again.click(refit, [run, kind, truth, page, temperature, *knots], all_out, **browse)
-    own.click(as_read, [run, kind, truth, page], all_out, **browse)
-    page_itself.load(look, asked, out, **browse)
+
+def _details_of(rows: list[Any], event: gr.SelectData) -> str:
+    """Return HTML on the selected image."""
+    row, names = rows[event.index]
+    facts = f"<p>{html.escape(row.id)}<br>truth: {html.escape(row.truth or 'unknown')}<br>"
+    facts += f"{row.num_evaluations:,} evaluations</p>"
+    return bars(dict(zip(names, row.posterior, strict=True)), title=row.prediction or "undecided") + facts
 
 
 def _allowed(folder: str, folders: list[Path]) -> Path:
-    """One of the folders that the page was started with, whatever a client sends.
+    """Return the path of a folder that the page was started with; a client can send any name.
 
     Raises:
-        InputError: it is another.
+        InputError: the page was not started with this folder.
     """
     for path in folders:
         if str(path) == folder:
@@ -149,11 +197,11 @@ def _allowed(folder: str, folders: list[Path]) -> Path:
     raise InputError(f"{folder!r} is none of the runs that this page was started with")
 
 
-def _answers(folder: Path, with_errors: bool) -> tuple[RunSpec, pa.Table]:
-    """Rows of a run over classes that are done, with the errors, which may be large, or without.
+def _read_run(folder: Path, with_errors: bool) -> tuple[RunSpec, pa.Table]:
+    """Return the spec and the finished rows of a run, with or without the errors, which may be large.
 
     Raises:
-        InputError: nothing done.
+        InputError: no image is done.
     """
     columns = SCHEMA.names if with_errors else SUMMARY_COLUMNS
     spec, done = read_spec(folder), with_status(read_rows(folder, columns), "done")
@@ -162,16 +210,16 @@ def _answers(folder: Path, with_errors: bool) -> tuple[RunSpec, pa.Table]:
     return spec, done
 
 
-def _again(
+def _rescored(
     folder: Path, spec: RunSpec, rows: pa.Table, settings: tuple[tuple[float, ...], float]
 ) -> tuple[RunSpec, pa.Table]:
-    """The same with other weights over time, and another temperature, as a multiple of the run's own.
+    """Rescore rows with other timestep weights and another temperature, as a multiple of the run's own.
 
     Raises:
-        InputError: a run without errors, or weights that leave nothing to count.
+        InputError: the run has no errors, or all weights are 0.
     """
     weights, factor = settings
-    spec_with_errors(folder)  # for its complaint
+    spec_with_errors(folder)  # raises if there are no errors
     now = with_settings(folder, spec, weights=weights, temperature=spec.temperature * factor)
     return now, rescored(rows, spec, now)
 
@@ -191,7 +239,7 @@ def _filtered(rows: pa.Table, spec: RunSpec, wanted: str, true_class: str) -> pa
 
 
 def _source(folder: Path, data: str | None) -> tuple[LabelledSource | None, str]:
-    """The images of a run, if they are where they were; else why not."""
+    """Return the images of a run; or None and the reason if they cannot be found."""
     spec = read_spec(folder)
     try:
         source = open_run_source(spec, data)
@@ -202,27 +250,27 @@ def _source(folder: Path, data: str | None) -> tuple[LabelledSource | None, str]
 
 
 def _picture(source: LabelledSource, row: ResultRow) -> tuple[Any, str]:
-    told = f"{row.prediction or 'undecided'} {row.score:.0%}"
-    told += f", not {row.truth}" if row.truth not in (None, row.prediction) else ""
+    label = f"{row.prediction or 'undecided'} {row.score:.0%}"
+    label += f", not {row.truth}" if row.truth not in (None, row.prediction) else ""
     try:
         image = load_image(source.read(source.ids.index(row.id))).image
     except ImageError as e:
-        return Image.new("RGB", (28, 28)), f"{told}: cannot be read: {e}"
+        return Image.new("RGB", (28, 28)), f"{label}: cannot be read: {e}"
     image.thumbnail((256, 256))
-    return image, told
+    return image, label
 
 
 def _compared(folder: Path, spec: RunSpec, before: pa.Table, after: pa.Table) -> str:
-    change = compare_rows("as it was read", "answered again", (before, after))
+    change = compare_rows("run", "rescored", (before, after))
     changed = round(change.disagreement.value * change.num_images)
     if change.difference is None:
-        return f"Answers that changed: {changed} of {change.num_images}."
+        return f"{changed} of {change.num_images} predictions changed."
     old, new = (summary_of(folder, spec, rows) for rows in (before, after))
     assert old.accuracy is not None
     assert new.accuracy is not None
     return (
         f"Accuracy {old.accuracy.value:.1%} → **{new.accuracy.value:.1%}**: {change.difference.points()}; "
-        f"calibration error {old.calibration_error:.3f} → "
-        f"{new.calibration_error:.3f}; {changed:,} of {len(before):,} answers are others. Weights that were chosen by "
-        "looking at these very images flatter them: `calibrate` fits them with cross-validation."
+        f"expected calibration error (ECE) {old.calibration_error:.3f} → "
+        f"{new.calibration_error:.3f}; {changed:,} of {len(before):,} predictions changed. Weights that are chosen on "
+        "these images overfit them: `calibrate` fits weights with cross-validation."
     )

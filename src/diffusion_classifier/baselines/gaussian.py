@@ -86,7 +86,7 @@ def save_gaussians(
         InputError: as in `mean_features` and `fit_gaussians`, or the folder is not empty or cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} is there already: choose another --out, or remove it")
+        raise InputError(f"{out} already exists: choose another --out, or remove it")
     found = mean_features(encoder, source.check_labelled(), on_image)
     head = fit_gaussians(found, np.array(source.labels), len(source.class_names)).to(encoder.device)
     fitted = Features(encoder, head, source.class_names)

@@ -1,4 +1,4 @@
-"""The command line: parses, calls, prints."""
+"""The command line: parse options, call the library, print results."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ from .options import app, stderr
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one sentence and exit code 2."""
+    """Run the command line. A user's mistake ends it with one sentence and exit code 2."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # not every file name can be encoded
     try:
         app()
     except (InputError, MemoryError, OSError, RuntimeError) as e:
-        sentence = str(e) if isinstance(e, InputError) else _machines_fault(e)
+        sentence = str(e) if isinstance(e, InputError) else _environment_error(e)
         if sentence is None:
             raise
-        # Text, here and below, since a file may be called [red]x.png, which rich would take for a colour.
+        # Text, because rich would take the name of a file [red]x.png for markup.
         stderr.print(Text("error:", "bold red"), Text(sentence), soft_wrap=True)
         sys.exit(2)
 
 
-def _machines_fault(e: Exception) -> str | None:
-    """What to do about an error that comes of the machine; None for any other."""
+def _environment_error(e: Exception) -> str | None:
+    """Return a sentence on an error caused by the machine, such as a full disk; None for any other."""
     if isinstance(e, OSError):
         full = e.errno in (errno.ENOSPC, errno.EDQUOT)
         return f"{e.filename or 'the output'} cannot be written: {e.strerror}" if full else None
@@ -55,7 +55,7 @@ def _machines_fault(e: Exception) -> str | None:
     from ..denoisers.devices import one_line, out_of_memory
 
     if out_of_memory(e):
-        advice = "try --dtype bfloat16, a smaller --batch-size, or a --device with more of it"
+        advice = "try --dtype bfloat16, a smaller --batch-size, or a --device with more memory"
         return f"memory does not suffice ({one_line(e)}): {advice}"
     if isinstance(e, TorchDynamoException):
         return f"torch.compile does not work here ({one_line(e)}): leave out --compile"

@@ -8,40 +8,33 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from .options import BatchSize, Compile, Device, Dtype, ImageSize, Model, Variant, Without, app, load_classifier, stdout
+from .groups import takes_groups
+from .options import ModelOptions, app, stdout
 from .summaries import print_bench
 
 
 @app.command()
+@takes_groups
 def bench(
-    model: Model = "fashion",
     strategy: Annotated[
-        list[str] | None, typer.Option(help="To tell the cost of; may be repeated. The model's and the authors' else.")
+        list[str] | None,
+        typer.Option(help="Strategy to predict the cost of. Repeatable. Default: the model's own and the paper's."),
     ] = None,
-    batch_size: BatchSize = "auto",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    compile_network: Compile = False,
-    image_size: ImageSize = None,
-    without: Without = None,
-    variant: Variant = None,
+    model: ModelOptions = ModelOptions(),
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Measure how fast a model runs on this machine, and tell what an image will cost.
+    """Measure how fast a model runs on this machine, and predict the seconds per image.
 
     Example: `diffusion-classifier bench --model fashion`
     """
     from ..analysis.speed import bench as measure
 
-    classifier = load_classifier(
-        model, device, dtype, batch_size, compile_network, image_size=image_size, without=without, variant=variant
-    )
-    print_bench(measure(classifier, model, strategy or ()), as_json)
+    print_bench(measure(model.load_classifier(), model.model, strategy or ()), as_json)
 
 
 @app.command()
 def models() -> None:
-    """List the bundled models, and hub ids of the families that can be loaded.
+    """List the bundled models, and hub ids of the supported families.
 
     Example: `diffusion-classifier models`
     """
@@ -54,5 +47,5 @@ def models() -> None:
     for row in (*describe_bundled(), *KNOWN):
         table.add_row(*map(Text, row))
     stdout.print(table)
-    stdout.print(f"Any folder or hub id of these pipelines loads: {', '.join(PIPELINES)}.", highlight=False)
-    stdout.print("Those of DDPM and DDIM need a network with class embeddings.", highlight=False)
+    stdout.print(f"Any folder or hub id of these pipelines can be loaded: {', '.join(PIPELINES)}.", highlight=False)
+    stdout.print("Pipelines of DDPM and DDIM need a network with class embeddings.", highlight=False)

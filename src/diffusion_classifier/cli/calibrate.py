@@ -1,4 +1,4 @@
-"""`calibrate` and `frontier`: stored error tables, no network."""
+"""`calibrate` and `frontier`, which read stored error tables and need no network."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from .summaries import print_calibration, print_frontier
 @app.command()
 def calibrate(
     tables: Annotated[
-        Path, typer.Argument(help="Error tables of `classify --save-errors`, or folder of a run that kept errors.")
+        Path, typer.Argument(help="Error tables of `classify --save-errors`, or folder of a run with errors.")
     ],
     out: Annotated[Path, typer.Option(help="JSON file for `classify --calibration`.")],
     draws: Annotated[
-        int | None, typer.Option(min=1, help="Most draws of an image; as in the tables if not given.")
+        int | None, typer.Option(min=1, help="Maximum number of draws per image. Default: all draws in the tables.")
     ] = None,
     error_rate: Annotated[
-        float, typer.Option(help="Accepted share of images on which the class that all draws would choose is dropped.")
+        float,
+        typer.Option(help="Accepted share of images for which the prediction of exhaustive search is dropped."),
     ] = 0.01,
     figure: Annotated[
-        Path | None, typer.Option(help="Picture of weights and calibration to draw; needs the extra 'figures'.")
+        Path | None, typer.Option(help="Figure of the weights and the calibration; needs the extra 'figures'.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
 ) -> None:
-    """Fit the sequential strategy and, where true labels are known, weights over time and the temperature of scores.
+    """Fit the sequential strategy and, if true labels are known, timestep weights and the temperature.
 
-    On stored error tables, without the network. Weights are taken over only where they show a gain in accuracy.
+    Works on stored error tables, without the network. Weights are used only if they improve the accuracy significantly.
 
     Examples:
     `diffusion-classifier classify held-out/ --draws 64 --save-errors tables.parquet`
@@ -58,12 +59,13 @@ def calibrate(
 def frontier(
     tables: Annotated[Path, typer.Argument(help="Full error tables of `classify --save-errors`, or folder of a run.")],
     weights: Annotated[
-        str | None, typer.Option(help="Over time: JSON file of numbers, or uniform; those of the tables if not given.")
+        str | None,
+        typer.Option(help="Timestep weights: uniform, or a JSON file. Default: those of the tables."),
     ] = None,
-    figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object a line.")] = False,
+    figure: Annotated[Path | None, typer.Option(help="Figure to draw; needs the extra 'figures'.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object per line.")] = False,
 ) -> None:
-    """Show accuracy against evaluations of every strategy, from stored error tables, without the network.
+    """Compute accuracy against evaluations per image of every strategy, from stored error tables.
 
     Example: `diffusion-classifier frontier tables.parquet --figure frontier.png`
     """
@@ -75,6 +77,6 @@ def frontier(
     points = list(track(find(read, weights), description="strategies", console=stderr, transient=True))
     print_frontier(points, as_json)
     if figure is not None:
-        ylabel = "agreement with all draws" if None in read.truth else "accuracy"
+        ylabel = "agreement with exhaustive search" if None in read.truth else "accuracy"
         draw_frontier(points, f"{len(read.images)} images, {len(read.class_names)} classes", ylabel, figure)
         say(f"drawn to {figure}")

@@ -6,41 +6,25 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
+from .groups import option, takes_groups
 from .options import (
-    Average,
-    BatchSize,
-    Calibration,
-    Compile,
-    Config,
-    Device,
-    Dtype,
     Images,
-    ImageSize,
-    Lora,
-    Loss,
-    Model,
+    ModelOptions,
     Output,
-    Seed,
-    Temperature,
-    Template,
-    Timesteps,
-    Variant,
-    Weights,
-    Without,
-    Word,
+    PromptOptions,
+    ScoringOptions,
+    SearchOptions,
     app,
     end_in_order,
     find,
-    load_classifier,
     progress_bar,
     read_lines,
     say,
-    shortlist_of,
     stdout,
 )
 from .rows import Format, writer
@@ -51,54 +35,32 @@ if TYPE_CHECKING:  # takes seconds to import
 
 
 @app.command()
+@takes_groups
 def classify(
     images: Images,
-    model: Model = "fashion",
     labels: Annotated[
         str | None,
         typer.Option(
-            help="Comma-separated candidates, one with a comma in double quotes; by default all classes of a "
+            help="Comma-separated candidate labels; labels with a comma in double quotes. Default: all classes of a "
             "class-conditional model."
         ),
     ] = None,
-    labels_file: Annotated[Path | None, typer.Option(help="Candidates, one a line.")] = None,
-    template: Template = None,
-    average: Average = "error",
-    strategy: Annotated[
-        str | None,
-        typer.Option(help="fixed:DRAWS, staged:DRAWS/KEPT as staged:25,250/5,1, or sequential:DRAWS/RATE."),
-    ] = None,
-    shortlist: Annotated[
-        str | None,
-        typer.Option(help="Candidates first narrowed by model:NAME, coarse:SIZE|MODEL, tree:FILE or gradient:DRAWS."),
-    ] = None,
-    keep: Annotated[
-        int | None, typer.Option(help="Classes on the shortlist, or branches of a tree that are followed.")
-    ] = None,
-    draws: Annotated[int | None, typer.Option(help="Short for --strategy fixed:DRAWS.")] = None,
-    timesteps: Timesteps = None,
-    loss: Loss = None,
-    weights: Weights = None,
-    temperature: Temperature = None,
-    seed: Seed = 0,
-    image_size: ImageSize = None,
-    lora: Lora = None,
-    word: Word = None,
-    config: Config = None,
-    without: Without = None,
-    variant: Variant = None,
-    batch_size: BatchSize = "auto",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    compile_network: Compile = False,
-    calibration: Calibration = None,
+    labels_file: Annotated[Path | None, typer.Option(help="File with one candidate label per line.")] = None,
+    model: ModelOptions = ModelOptions(),
+    prompts: PromptOptions = PromptOptions(),
+    search: SearchOptions = SearchOptions(),
+    draws: Annotated[int | None, option("Scoring", "Short for --strategy fixed:DRAWS.")] = None,
+    scoring: ScoringOptions = ScoringOptions(),
     save_errors: Annotated[
-        Path | None, typer.Option(help="Parquet file to keep the error tables in; true labels are taken from folders.")
+        Path | None,
+        option("Output", "Parquet file for the error tables. Names of folders are saved as true labels."),
     ] = None,
     output: Output = Format.table,
-    top: Annotated[int | None, typer.Option(min=1, help="Best labels to print; 3 in a table, else all.")] = None,
+    top: Annotated[
+        int | None, option("Output", "Number of best labels to print. Default: 3 in a table, otherwise all.", min=1)
+    ] = None,
 ) -> None:
-    """Classify images by how well the model predicts the noise that is added to them under each label.
+    """Classify images by how well the model predicts the added noise under each label.
 
     Examples:
     `diffusion-classifier classify photo.png`
@@ -110,40 +72,29 @@ def classify(
     """
     from ..runs.error_tables import table_writer
 
-    if strategy is not None and draws is not None:
+    if search.strategy is not None and draws is not None:
         raise InputError("give --strategy or --draws, not both")
     if labels is not None and labels_file is not None:
         raise InputError("give --labels or --labels-file, not both")
-    narrowing = shortlist_of(shortlist, keep)
+    shortlist = search.parse_shortlist()
     names = read_lines(labels_file) if labels_file else labels
     found, missing = find(images)
-    classifier = load_classifier(
-        model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
-    )  # fmt: skip
+    classifier = model.load_classifier()
     failures = 0
-    options: dict[str, Any] = {
-        "strategy": f"fixed:{draws}" if draws is not None else strategy,
-        "timesteps": timesteps,
-        "loss": loss,
-        "weights": weights,
-        "temperature": temperature,
-        "seed": seed,
-    }
-    prompts: dict[str, Any] = {"template": template or None, "average": average}
-    results = classifier.stream(found, names, shortlist=narrowing, **prompts, **options)
-    results = results if narrowing is None else _judged(results)
+    settings = scoring.settings(strategy=search.strategy if draws is None else f"fixed:{draws}")
+    results = classifier.stream(found, names, shortlist=shortlist, **prompts.settings(), **settings)
+    results = results if shortlist is None else _with_recall(results)
     rows = ({"image": name, "error": reason} for name, reason in missing)
-    # Lines that come as the work goes on are its progress where they and the bar would share a terminal.
+    # No bar if the lines of results, which show the progress, would share the terminal with it.
     silent = output is not Format.table and stdout.is_terminal
     with ExitStack() as stack:
         if save_errors is not None:
             end_in_order()
-            class_names, _ = classifier.scorer.candidates.named(names, **prompts)
-            about = {"model": model, **prompts, "shortlist": None if narrowing is None else str(narrowing)}
-            about |= classifier.scorer.table_settings(classifier.settings_for(class_names, **options))
+            class_names, _ = classifier.scorer.candidates.named(names, **prompts.settings())
+            about = {"model": model.model, **prompts.settings(), "shortlist": shortlist and str(shortlist)}
+            about |= classifier.scorer.table_settings(classifier.settings_for(class_names, **settings))
             write_table = stack.enter_context(table_writer(save_errors, class_names, about))
-            results = _kept(results, write_table)
+            results = _saved(results, write_table)
         write = stack.enter_context(writer(output, top))
         bar = stack.enter_context(progress_bar(disable=silent))
         tracked = bar.track(results, total=len(found), description="classifying")
@@ -155,20 +106,20 @@ def classify(
 
 
 def _truth(result: Classification) -> str | None:
-    """The name of the image's folder, where it is a label."""
+    """Return the name of the image's folder if it is a label."""
     folder = Path(result.name).absolute().parent.name
     return folder if folder in result.class_names else None
 
 
-def _kept(results: Iterator[Classification], write_table: Writer) -> Iterator[Classification]:
-    """Keeps the error tables on their way."""
+def _saved(results: Iterator[Classification], write_table: Writer) -> Iterator[Classification]:
+    """Save the error tables of results, and pass the results on."""
     for result in results:
         write_table(result, _truth(result))
         yield result
 
 
-def _judged(results: Iterator[Classification]) -> Iterator[Classification]:
-    """Says in the end how often the shortlist held the true label, where that is known."""
+def _with_recall(results: Iterator[Classification]) -> Iterator[Classification]:
+    """Pass results on; at the end, print how often the shortlist held the true label, if true labels are known."""
     import torch
 
     from ..metrics import share_interval

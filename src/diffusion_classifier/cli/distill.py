@@ -7,55 +7,42 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, ImageColumn, LabelColumn, app, say
+from .groups import option, takes_groups
+from .options import ColumnOptions, Device, app, say
 from .training_options import (
     Architecture,
     Augment,
-    CheckpointEvery,
-    Ema,
-    Epochs,
     HeldOut,
-    LearningRate,
     ModelOut,
     Optimizer,
     Size,
-    StepSize,
-    Warmup,
-    WeightDecay,
+    TrainingOptions,
     hold_out,
     reporter,
 )
 
 
 @app.command()
+@takes_groups
 def distill(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of the teachers; their answers are averaged.")],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of the teachers, whose posteriors are averaged.")],
     out: ModelOut,
     images: Annotated[
-        str | None, typer.Option(help="Where the images are, if not where they were when the runs were made.")
+        str | None, option("Data", "Folder, file or hub id of the images. Default: the one the runs evaluated.")
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of these.")] = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    architecture: Architecture = "resnet-18",
-    augment: Augment = "usual",
+    columns: ColumnOptions = ColumnOptions(),
     size: Size = None,
     validation: HeldOut = None,
-    epochs: Epochs = None,
-    batch_size: StepSize = 64,
+    architecture: Architecture = "resnet-18",
+    augment: Augment = "usual",
     optimizer: Optimizer = "muon",
-    learning_rate: LearningRate = 2e-3,
-    warmup: Warmup = 200,
-    weight_decay: WeightDecay = 0.01,
-    ema: Ema = 0.999,
-    seed: Annotated[int, typer.Option(help="Of weights, data order, augmentation and held-out images.")] = 0,
+    training: TrainingOptions = TrainingOptions(),
     device: Device = "auto",
-    checkpoint_every: CheckpointEvery = None,
 ) -> None:
-    """Train an image classifier that answers in one pass what runs answered, from their posteriors; no label is read.
+    """Distill the posteriors of runs into an image classifier that needs one forward pass.
 
-    Images need none: `evaluate photos/ --class-names cat,dog --out runs/photos` runs on a folder of any. The student is
-    an ordinary folder of transformers, with a card.
+    No labels are used: `evaluate photos/ --class-names cat,dog --out runs/photos` evaluates a folder of unlabelled
+    images. The student is a model of transformers, with a model card.
 
     Example: `diffusion-classifier distill runs/photos --out student/ --epochs 20`
     """
@@ -66,16 +53,11 @@ def distill(
     from ..training.loop import num_steps
     from ..training.supervised import SupervisedConfig, train_supervised
 
-    config = SupervisedConfig(
-        architecture=architecture, augment=augment, epochs=epochs, batch_size=batch_size, optimizer=optimizer,
-        learning_rate=learning_rate, warmup=warmup, weight_decay=weight_decay, ema=ema, seed=seed,
-    )  # fmt: skip
+    config = SupervisedConfig(architecture=architecture, augment=augment, optimizer=optimizer, **training.config())
     specs = [read_spec(run) for run in runs]
-    sources = [
-        open_run_source(spec, images, split=split, image_column=image_column, label_column=label_column)
-        for spec in specs
-    ]
-    training, held_out = hold_out(teaching_images(dict(zip(runs, sources, strict=True)), size), validation, seed)
+    sources = [open_run_source(spec, images, **vars(columns)) for spec in specs]
+    teaching = teaching_images(dict(zip(runs, sources, strict=True)), size)
+    taught_images, held_out = hold_out(teaching, validation, training.seed)
     agreement: list[float] = []
     with reporter() as report:
 
@@ -83,11 +65,11 @@ def distill(
             agreement[:] = values.values()
             report.on_validation(step, values)
 
-        report.on_stage("training", num_steps(config, len(training)), batch_size)
+        report.on_stage("training", num_steps(config, len(taught_images)), config.batch_size)
         train_supervised(
-            training, config, out, validation=held_out, device=str(resolve_device(device)),
-            checkpoint_every=checkpoint_every, on_step=report.on_step, on_validation=on_validation,
+            taught_images, config, out, validation=held_out, device=str(resolve_device(device)),
+            checkpoint_every=training.checkpoint_every, on_step=report.on_step, on_validation=on_validation,
         )  # fmt: skip
-    if agreement or not (out / "README.md").exists():  # the first is not known where the student was finished before
-        write_card(out, config, specs, training, agreement[0] if agreement else None)
+    if agreement or not (out / "README.md").exists():  # unknown if the student was finished before
+        write_card(out, config, specs, taught_images, agreement[0] if agreement else None)
     say(f"saved to {out}")

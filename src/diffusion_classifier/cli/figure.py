@@ -7,34 +7,34 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Dtype, ImageColumn, LabelColumn, Loss, Model, Template, app, load_classifier, say
+from .groups import option, takes_groups
+from .options import ColumnOptions, DenoiserOptions, Loss, ModelOptions, Template, app, say
 
 figure = typer.Typer(
-    help="Pictures of what decided: of one image, or of a run. Needs the extra 'figures'.", no_args_is_help=True
+    help="Draw what led to a prediction, or the results of a run. Needs the extra 'figures'.", no_args_is_help=True
 )
 app.add_typer(figure, name="figure")
 
 _Image = Annotated[Path, typer.Argument(help="Image file.")]
 _Run = Annotated[Path, typer.Argument(help="Folder of a run.")]
-_Out = Annotated[Path, typer.Option("--out", "-o", help="Picture to write, such as figure.png.")]
-_Two = Annotated[str, typer.Option(help="Comma-separated: two of them.")]
-_Draws = Annotated[int, typer.Option(min=1, help="Of every class.")]
+_Out = Annotated[Path, typer.Option("--out", "-o", help="File to write, such as figure.png.")]
+_TwoLabels = Annotated[str, typer.Option(help="Two comma-separated labels.")]
+_Draws = Annotated[int, typer.Option(min=1, help="Draws per class.")]
 
 
 @figure.command()
+@takes_groups
 def errors(
     image: _Image,
     out: _Out,
-    labels: Annotated[str, typer.Option(help="Comma-separated.")],
-    model: Model = "fashion",
+    labels: Annotated[str, typer.Option(help="Comma-separated labels.")],
     template: Template = None,
-    noises: Annotated[int, typer.Option(min=1, max=12, help="Each in a panel of its own.")] = 4,
-    times: Annotated[int, typer.Option(min=1, help="At which each is looked at.")] = 50,
+    noises: Annotated[int, typer.Option(min=1, max=12, help="Noise samples, one panel each.")] = 4,
+    times: Annotated[int, typer.Option(min=1, help="Timesteps per noise sample.")] = 50,
     loss: Loss = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOptions = ModelOptions(),
 ) -> None:
-    """Errors of classes over time, for several noises (paper, figure 2).
+    """Draw the errors of classes over time, for several noise samples (paper, figure 2).
 
     Example: `diffusion-classifier figure errors boot.png --labels 'Ankle boot,Sneaker' -o errors.png`
     """
@@ -42,7 +42,7 @@ def errors(
     from ..data.prompts import parse_labels
 
     names = parse_labels(labels)
-    classifier = load_classifier(model, device, dtype, "auto", False)
+    classifier = model.load_classifier()
     table, at = errors_over_time(
         classifier,
         image,
@@ -57,18 +57,17 @@ def errors(
 
 
 @figure.command()
+@takes_groups
 def race(
     image: _Image,
     out: _Out,
-    labels: Annotated[str | None, typer.Option(help="Comma-separated; all that the model knows if not given.")] = None,
-    model: Model = "fashion",
+    labels: Annotated[str | None, typer.Option(help="Comma-separated labels. Default: all classes.")] = None,
     template: Template = None,
     draws: _Draws = 64,
     loss: Loss = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOptions = ModelOptions(),
 ) -> None:
-    """Ranks of the classes of one image as draws accumulate.
+    """Draw the ranks of the classes of one image as draws accumulate.
 
     Example: `diffusion-classifier figure race boot.png -o race.png`
     """
@@ -77,7 +76,7 @@ def race(
     from ..errors import InputError
 
     names = None if labels is None else parse_labels(labels)
-    classifier = load_classifier(model, device, dtype, "auto", False)
+    classifier = model.load_classifier()
     (found,) = classifier.classify(
         [image], names, strategy=f"fixed:{draws}", loss=loss, weights="uniform", template=template or None
     )
@@ -88,31 +87,29 @@ def race(
 
 
 @figure.command()
+@takes_groups
 def where(
     image: _Image,
     out: _Out,
-    labels: _Two,
-    model: Model = "fashion",
-    template: Annotated[str, typer.Option(help="Around both, for a model that reads text.")] = "a photo of a {}.",
+    labels: _TwoLabels,
+    template: Annotated[str, typer.Option(help="Prompt of a label, for a text-to-image model.")] = "a photo of a {}.",
     draws: _Draws = 64,
     loss: Loss = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: DenoiserOptions = DenoiserOptions(),
 ) -> None:
-    """Where on the image the first class fits better than the second.
+    """Draw where on the image the first label fits better than the second.
 
     Example: `diffusion-classifier figure where boot.png --labels 'Ankle boot,Sneaker' -o where.png`
     """
     from ..analysis.image_figures import draw_where
     from ..analysis.image_figures import where as find
     from ..data.prompts import fill_template, parse_labels
-    from ..denoisers import load_denoiser
     from ..errors import InputError
 
     names = parse_labels(labels)
     if len(names) != 2:
         raise InputError(f"two labels are compared; got {len(names)}: {labels}")
-    denoiser = load_denoiser(model, device=device, dtype=dtype)
+    denoiser = model.load_denoiser()
     first, second = names if denoiser.class_names is not None else fill_template(template, names)
     picture, difference = find(denoiser, image, (first, second), num_draws=draws, loss=loss)
     draw_where(picture, difference, (names[0], names[1]), out)
@@ -120,24 +117,23 @@ def where(
 
 
 @figure.command()
+@takes_groups
 def words(
     image: _Image,
     out: _Out,
-    prompt: Annotated[str, typer.Option(help="Of which each word is left out in turn.")],
-    model: Model = "scenes",
+    prompt: Annotated[str, typer.Option(help="Prompt, whose words are left out in turn.")],
     draws: _Draws = 64,
     loss: Loss = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    model: ModelOptions = ModelOptions(model="scenes"),
 ) -> None:
-    """Which word of a prompt an image speaks for: how much the error rises without it.
+    """Draw how much the error rises without each word of a prompt.
 
     Example: `diffusion-classifier figure words scene.png --prompt 'a dark bag left of a dress' -o words.png`
     """
     from ..analysis.image_figures import draw_words
     from ..analysis.image_figures import words as find
 
-    classifier = load_classifier(model, device, dtype, "auto", False)
+    classifier = model.load_classifier()
     found = find(classifier, image, prompt, num_draws=draws, loss=loss or classifier.denoiser.defaults.loss)
     draw_words(found, out)
     say(f"drawn to {out}")
@@ -145,9 +141,9 @@ def words(
 
 @figure.command()
 def times(run: _Run, out: _Out) -> None:
-    """Accuracy of a single draw against its time (paper, figure 3).
+    """Draw the accuracy of a single draw against its timestep (paper, figure 3).
 
-    The run is one of `evaluate --strategy fixed:DRAWS --store-errors`.
+    The run has to be from `evaluate --strategy fixed:DRAWS --store-errors`.
 
     Example: `diffusion-classifier figure times runs/pets -o times.png`
     """
@@ -162,9 +158,9 @@ def scaling(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs of the same images.")],
     out: _Out,
 ) -> None:
-    """Accuracy as draws accumulate, a line for each run (paper, figure 4).
+    """Draw the accuracy as draws accumulate, one line per run (paper, figure 4).
 
-    The runs are of `evaluate --strategy fixed:DRAWS --store-errors`, such as with other `--timesteps`.
+    The runs have to be from `evaluate --strategy fixed:DRAWS --store-errors`, for example with different `--timesteps`.
 
     Example: `diffusion-classifier figure scaling runs/even runs/middle -o scaling.png`
     """
@@ -182,7 +178,7 @@ def scaling(
 
 @figure.command()
 def reliability(run: _Run, out: _Out) -> None:
-    """How often answers of each score are right.
+    """Draw the accuracy of predictions against their probability.
 
     Example: `diffusion-classifier figure reliability runs/pets -o reliability.png`
     """
@@ -194,7 +190,7 @@ def reliability(run: _Run, out: _Out) -> None:
 
 @figure.command()
 def confusion(run: _Run, out: _Out) -> None:
-    """Answers by true class.
+    """Draw the predictions by true class.
 
     Example: `diffusion-classifier figure confusion runs/pets -o confusion.png`
     """
@@ -205,15 +201,16 @@ def confusion(run: _Run, out: _Out) -> None:
 
 
 @figure.command()
+@takes_groups
 def confused(
     run: _Run,
     out: _Out,
-    data: Annotated[str | None, typer.Option(help="Where the images are; where they were if not given.")] = None,
-    split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
+    data: Annotated[
+        str | None, option("Data", "Folder, file or hub id of the images. Default: the one evaluated.")
+    ] = None,
+    columns: ColumnOptions = ColumnOptions(),
 ) -> None:
-    """The pairs of classes that are confused most often, with images.
+    """Draw the pairs of classes that are confused most often, with images.
 
     Example: `diffusion-classifier figure confused runs/pets -o confused.png`
     """
@@ -223,7 +220,7 @@ def confused(
     from ..runs.spec import read_spec
 
     spec = read_spec(run)
-    source = open_run_source(spec, data, split=split, image_column=image_column, label_column=label_column)
+    source = open_run_source(spec, data, **vars(columns))
     check_source(source, spec, run)
     draw_confused(find(run), source, out)
     say(f"drawn to {out}")

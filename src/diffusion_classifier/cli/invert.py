@@ -8,40 +8,39 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .options import Config, Device, Dtype, ImageSize, Lora, Model, Output, Variant, Without, Word, app, say
+from .groups import option, takes_groups
+from .options import DenoiserOptions, Output, app, say
 from .rows import Format, print_reconstructions
 
 
 @app.command()
+@takes_groups
 def invert(
     image: Annotated[Path, typer.Argument(help="Image file.")],
-    model: Model = "fashion",
-    prompt: Annotated[list[str] | None, typer.Option(help="Caption, or a class. Repeatable.")] = None,
-    labels: Annotated[str | None, typer.Option(help="Comma-separated classes, each a prompt by the template.")] = None,
-    template: Annotated[str, typer.Option(help="Around each label, for a model that reads text.")] = "a photo of a {}.",
+    prompt: Annotated[list[str] | None, typer.Option(help="Prompt, or class of the model. Repeatable.")] = None,
+    labels: Annotated[
+        str | None, typer.Option(help="Comma-separated classes, each made a prompt by the template.")
+    ] = None,
+    template: Annotated[str, typer.Option(help="Prompt of a label, for a text-to-image model.")] = "a photo of a {}.",
     captioner: Annotated[
-        str | None, typer.Option(help="Model that writes a caption, such as Salesforce/blip-image-captioning-base.")
+        str | None,
+        typer.Option(help="Image-to-text model of transformers that writes a caption as a prompt: folder or hub id."),
     ] = None,
     refine: Annotated[
-        str | None, typer.Option(help="Class name that goes before the noun of that caption, for one prompt more.")
+        str | None, typer.Option(help="Class name to insert before the noun of that caption, for one more prompt.")
     ] = None,
-    noun: Annotated[str | None, typer.Option(help="That noun; the last word of the name if not given.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="To noise, and as many back.")] = 50,
-    guidance: Annotated[float, typer.Option(help="On the way back.")] = 1.0,
-    figure: Annotated[Path | None, typer.Option(help="Picture to draw; needs the extra 'figures'.")] = None,
-    image_size: ImageSize = None,
-    lora: Lora = None,
-    word: Word = None,
-    config: Config = None,
-    without: Without = None,
-    variant: Variant = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    noun: Annotated[str | None, typer.Option(help="That noun. Default: the last word of the class name.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of the inversion, and of the reconstruction.")] = 50,
+    guidance: Annotated[
+        float, typer.Option(help="Scale of classifier-free guidance in the reconstruction. 1: none.")
+    ] = 1.0,
+    model: DenoiserOptions = DenoiserOptions(),
+    figure: Annotated[Path | None, option("Output", "Figure to draw; needs the extra 'figures'.")] = None,
     output: Output = Format.table,
 ) -> None:
-    """Take an image to noise and back under prompts: where less is lost, the model sees more of it in the prompt.
+    """Invert an image to noise under each prompt, and reconstruct it: a fitting prompt loses less (figure 5).
 
-    The paper's figure 5. All classes of a model that knows some, if no prompt is given. Needs the extra 'inversion'.
+    Without prompts, all classes of a class-conditional model are used. Needs the extra 'inversion'.
 
     Examples:
     `diffusion-classifier invert boot.png --labels 'Ankle boot,Sneaker,Bag' --figure inverted.png`
@@ -52,24 +51,20 @@ def invert(
     from ..analysis.inversion import Captioner, reconstruct, refined
     from ..data.images import load_image
     from ..data.prompts import fill_template, parse_labels
-    from ..denoisers import load_denoiser
 
     if refine and captioner is None:
         raise InputError("--refine is of a caption, which --captioner writes")
     if noun and not refine:
         raise InputError("--noun is where --refine puts the name: give one")
     picture = load_image(image).image
-    denoiser = load_denoiser(
-        model, device=device, dtype=dtype, image_size=image_size, loras=lora or (), words=word or (), config=config,
-        without=without or (), variant=variant,
-    )  # fmt: skip
+    denoiser = model.load_denoiser()
     known = denoiser.class_names
     prompts = list(prompt or [])
     if labels is not None:
         names = parse_labels(labels)
         prompts += names if known is not None else fill_template(template, names)
     if captioner is not None:
-        prompts.append(Captioner(captioner, device)(picture))
+        prompts.append(Captioner(captioner, model.device)(picture))
         say(f"{captioner} says: {prompts[-1]}")
         if refine is not None:
             prompts.append(refined(prompts[-1], refine, noun or refine.split()[-1]))

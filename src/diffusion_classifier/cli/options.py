@@ -1,12 +1,13 @@
-"""What the commands share: the app, common options, standard error, loading a model."""
+"""Shared by the commands: the app, groups of options, standard error, progress bars."""
 
 from __future__ import annotations
 
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import typer
 from rich.console import Console
@@ -14,16 +15,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from .. import __version__
+from ..data.prompts import split_labels
 from ..errors import InputError
+from .groups import option
 from .rows import Format
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..classifier import DiffusionClassifier
+    from ..denoisers.base import Denoiser
     from ..search.shortlists import Shortlist
 
 app = typer.Typer(
     name="diffusion-classifier",
-    help="""Turn any conditional diffusion model into a classifier.
+    help="""Use any conditional diffusion model as an image classifier.
 
     Examples:
     `diffusion-classifier classify photo.png`
@@ -36,102 +40,276 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 stdout, stderr = Console(), Console(stderr=True)
-Images = Annotated[list[str], typer.Argument(help="Image files, or folders of them.", metavar="IMAGE|FOLDER…")]
-Model = Annotated[str, typer.Option(help="Bundled name, folder, or hub id; see `models`.")]
-BatchSize = Annotated[str, typer.Option(help="Rows of one network call, or auto.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda …")]
-Dtype = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
-Compile = Annotated[bool, typer.Option("--compile/--no-compile", help="torch.compile: slower to start, then faster.")]
 
-Template = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="What makes a label a prompt, as 'a photo of a {}.', for models that read text; the label itself if not "
-        "given. Repeat it for several."
+Images = Annotated[list[str], typer.Argument(help="Image files, or folders of images.", metavar="IMAGE|FOLDER...")]
+BatchSize = Annotated[str, option("Model", "Rows per network call, or auto, which measures the fastest.")]
+Device = Annotated[str, option("Model", "Device of the networks: auto, cpu, cuda, cuda:1 or mps.")]
+Dtype = Annotated[
+    Literal["auto", "float32", "bfloat16", "float16"],
+    option(
+        "Model",
+        "Precision of the networks: auto, float32, bfloat16 or float16. auto: 16 bits if the device is fast in them.",
+        metavar="DTYPE",
     ),
 ]
-Average = Annotated[str, typer.Option(help="Over what several prompts of a label are averaged: error or embedding.")]
-Timesteps = Annotated[str | None, typer.Option(help="even, random, middle:0.5, even:0.1-0.9, or a list as 250,500.")]
-Loss = Annotated[
-    str | None,
-    typer.Option(help="l2, l1 or huber; vlb or l2+vlb where the variance is predicted; the model's own if not given."),
-]
-Weights = Annotated[
-    str | None,
-    typer.Option(help="Over time: JSON file of numbers, fitted, training, or uniform; the model's own if not given."),
-]
-Temperature = Annotated[float | None, typer.Option(help="Of the scores; the model's own if not given.")]
-Seed = Annotated[int, typer.Option(help="Of the noise.")]
-Calibration = Annotated[
-    Path | None, typer.Option(help="File that `calibrate` wrote: strategy, loss, timesteps, temperature.")
+Compile = Annotated[
+    bool,
+    option("Model", "Compile the network by torch.compile: slower to start, then faster.", "--compile/--no-compile"),
 ]
 ImageSize = Annotated[
-    int | None, typer.Option(min=1, help="Pixels along an edge; what a text-to-image model was trained for else.")
+    int | None,
+    option("Model", "Height and width of the model's images in pixels. Default: the model's own.", min=1),
 ]
-ClassNames = Annotated[
-    str | None,
-    typer.Option(
-        help="Comma-separated, in the order of the sorted folders or of the data set; a name with a comma in double "
-        "quotes. Its own names by default."
+Template = Annotated[
+    list[str] | None,
+    option(
+        "Scoring",
+        "Prompt of a label for a text-to-image model, such as 'a photo of a {}.'. Default: the label itself. "
+        "Repeatable: the prompts of a label are averaged.",
     ),
 ]
-ImageColumn = Annotated[str | None, typer.Option(help="Column of the images.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of the labels.")]
-AllowIncomplete = Annotated[
-    bool,
-    typer.Option(
-        "--allow-incomplete",
-        help="Use data of which a part is missing: shards, labels, or images that metadata.csv does not list.",
+Loss = Annotated[
+    Literal["l2", "l1", "huber", "vlb", "l2+vlb"] | None,
+    option(
+        "Scoring",
+        "Loss between noise and prediction: l2, l1 or huber; or vlb or l2+vlb, if the model predicts variances. "
+        "Default: the model's own.",
+        metavar="LOSS",
     ),
 ]
-Lora = Annotated[
-    list[str] | None,
-    typer.Option(help="LoRA weights: file, folder or hub id, with a scale as in FILE@0.8. Repeatable."),
-]
-Word = Annotated[
-    list[str] | None,
-    typer.Option(help="Learned word (textual inversion): file, folder or hub id, as in TOY=FILE. Repeatable."),
-]
-Config = Annotated[
-    str | None, typer.Option(help="For a checkpoint of one file: folder or hub id of a pipeline with its configs.")
-]
-Without = Annotated[
-    list[str] | None,
-    typer.Option(help="Component to leave out: text_encoder_3 and tokenizer_3 of Stable Diffusion 3. Repeatable."),
-]
-Variant = Annotated[
-    str | None, typer.Option(help="Of the weights, as fp16, where a folder or hub id has several or no other.")
-]
-TableFormat = Annotated[str, typer.Option("--format", help="table, json or markdown.")]
-Output = Annotated[Format, typer.Option("--format", help="What is printed on standard output.")]
+OutputFormat: TypeAlias = Literal["table", "json", "markdown"]
+TableFormat = Annotated[OutputFormat, option("Output", "Format on standard output.", "--format")]
+Output = Annotated[Format, option("Output", "Format on standard output.", "--format")]
 
 
-def check_format(output: str) -> None:
-    """Complain of a format that `TableFormat` does not name.
+@dataclass(frozen=True)
+class DenoiserOptions:
+    """Options that load a diffusion model."""
 
-    Raises:
-        InputError: it is one.
-    """
-    if output not in ("table", "json", "markdown"):
-        raise InputError(f"the format must be table, json or markdown; got {output!r}")
+    model: Annotated[str, option("Model", "Bundled name, folder or hub id; see `models`.")] = "fashion"
+    image_size: ImageSize = None
+    lora: Annotated[
+        list[str] | None,
+        option("Model", "LoRA weights: file, folder or hub id, with an optional scale as in FILE@0.8. Repeatable."),
+    ] = None
+    word: Annotated[
+        list[str] | None,
+        option(
+            "Model", "Textual inversion embedding: file, folder or hub id, with its token as in TOY=FILE. Repeatable."
+        ),
+    ] = None
+    config: Annotated[
+        str | None,
+        option("Model", "Folder or hub id of a pipeline whose configs a single-file checkpoint is loaded with."),
+    ] = None
+    without: Annotated[
+        list[str] | None,
+        option(
+            "Model",
+            "Component to leave out, such as text_encoder_3 and tokenizer_3 of Stable Diffusion 3. Repeatable.",
+        ),
+    ] = None
+    variant: Annotated[
+        str | None, option("Model", "Variant of the weights to load, such as fp16. Default: the one without a name.")
+    ] = None
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `load_denoiser`."""
+        return {
+            "image_size": self.image_size,
+            "loras": self.lora or (),
+            "words": self.word or (),
+            "config": self.config,
+            "without": self.without or (),
+            "variant": self.variant,
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+    def load_denoiser(self) -> Denoiser:
+        """Load the model without a classifier around it."""
+        from ..denoisers import load_denoiser
+
+        return load_denoiser(self.model, **self.load_arguments())
+
+
+@dataclass(frozen=True)
+class ModelOptions(DenoiserOptions):
+    """Options that load a classifier."""
+
+    batch_size: BatchSize = "auto"
+    compile_network: Compile = False
+    calibration: Annotated[
+        Path | None,
+        option("Model", "File that `calibrate` wrote: strategy, loss, timesteps, weights and temperature."),
+    ] = None
+
+    def load_arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `DiffusionClassifier.from_pretrained`."""
+        return super().load_arguments() | {
+            "batch_size": batch_size_of(self.batch_size),
+            "compile_network": self.compile_network,
+            "calibration": self.calibration,
+        }
+
+    def load_classifier(self) -> DiffusionClassifier:
+        """Load the model."""
+        from ..classifier import DiffusionClassifier
+
+        return DiffusionClassifier.from_pretrained(self.model, **self.load_arguments())
+
+
+@dataclass(frozen=True)
+class PromptOptions:
+    """Options that make prompts of labels or captions."""
+
+    template: Template = None
+    average: Annotated[
+        Literal["error", "embedding"], option("Scoring", "What is averaged over several prompts of a label.")
+    ] = "error"
+
+    def settings(self) -> dict[str, Any]:
+        """Return the keyword arguments of `DiffusionClassifier.stream`."""
+        return {"template": self.template or None, "average": self.average}
+
+
+@dataclass(frozen=True)
+class ScoringOptions:
+    """Options that measure errors and turn them into scores."""
+
+    timesteps: Annotated[
+        str | None,
+        option(
+            "Scoring",
+            "Timesteps of the draws: even, random, middle:0.5, even:0.1-0.9, or a list such as 250,500. "
+            "Default: the model's own.",
+        ),
+    ] = None
+    loss: Loss = None
+    weights: Annotated[
+        str | None,
+        option(
+            "Scoring",
+            "Timestep weights: uniform, training, fitted, or a JSON file of numbers. Default: the model's own.",
+        ),
+    ] = None
+    temperature: Annotated[float | None, option("Scoring", "Temperature of the scores. Default: the model's own.")] = (
+        None
+    )
+    seed: Annotated[int, option("Scoring", "Seed of the noise.")] = 0
+
+    def settings(self, **others: Any) -> dict[str, Any]:
+        """Return the keyword arguments of `DiffusionClassifier.stream`, with others such as the strategy."""
+        return {
+            "timesteps": self.timesteps,
+            "loss": self.loss,
+            "weights": self.weights,
+            "temperature": self.temperature,
+            "seed": self.seed,
+        } | others
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """Options that choose which classes get how many draws."""
+
+    strategy: Annotated[
+        str | None,
+        option(
+            "Scoring",
+            "Search strategy: fixed:DRAWS, staged:DRAWS/KEPT such as staged:25,250/5,1, or "
+            "sequential:DRAWS/ERROR_RATE. Default: the model's own.",
+        ),
+    ] = None
+    shortlist: Annotated[
+        str | None,
+        option(
+            "Scoring",
+            "Shortlist of candidates before the search: model:NAME, coarse:SIZE, coarse:MODEL, tree:FILE or "
+            "gradient:DRAWS. Default: none.",
+        ),
+    ] = None
+    keep: Annotated[
+        int | None,
+        option("Scoring", "Classes on the shortlist, or branches of a tree to follow. Default: depends on its kind."),
+    ] = None
+
+    def parse_shortlist(self) -> Shortlist | None:
+        """Return the shortlist.
+
+        Raises:
+            InputError: the shortlist is not known, or --keep is given without one.
+        """
+        from ..search.shortlists import parse_shortlist
+
+        if self.keep is not None and self.shortlist is None:
+            raise InputError("--keep says how long a --shortlist is: give one")
+        return None if self.shortlist is None else parse_shortlist(self.shortlist, self.keep)
+
+
+@dataclass(frozen=True)
+class ColumnOptions:
+    """Options that find images and labels in a data set."""
+
+    split: Annotated[str | None, option("Data", "Split of the data. Default: the one the run evaluated.")] = None
+    image_column: Annotated[str | None, option("Data", "Column of the images. Default: the only column of images.")] = (
+        None
+    )
+    label_column: Annotated[str | None, option("Data", "Column of the labels. Default: the only column of labels.")] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class DataOptions(ColumnOptions):
+    """Options that open labelled images."""
+
+    split: Annotated[str | None, option("Data", "Split of the data. Default: the task's own, or test.")] = None
+    class_names: Annotated[
+        str | None,
+        option(
+            "Data",
+            "Comma-separated class names, in the order of the sorted folders or of the data set; names with a comma in "
+            "double quotes. Default: the data set's own.",
+        ),
+    ] = None
+    allow_incomplete: Annotated[
+        bool,
+        option(
+            "Data",
+            "Accept data with missing shards, missing labels, or images that metadata.csv does not list.",
+            "--allow-incomplete",
+        ),
+    ] = False
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the keyword arguments of `open_labelled`."""
+        return vars(self) | {"class_names": None if self.class_names is None else split_labels(self.class_names)}
+
+
+def batch_size_of(text: str) -> int | str:
+    """Return a batch size as a number, or "auto"."""
+    return int(text) if text.isdecimal() else text
 
 
 def is_given(context: typer.Context, name: str) -> bool:
-    """Whether an option was given on the command line."""
+    """Return True if an option was given on the command line."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 
 
-def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> None:
-    """Complain of options that were given and would be ignored.
+def check_unused(context: typer.Context, names: Sequence[str], reason: str) -> None:
+    """Raise if options were given that would be ignored.
 
     Args:
-        context: of the command.
-        names: of its parameters.
-        reason: what they are for.
+        context: context of the command.
+        names: names of its parameters.
+        reason: what the options are for, to end the message.
 
     Raises:
-        InputError: one was given.
+        InputError: one of them was given.
     """
     for name in names:
         if is_given(context, name):
@@ -139,10 +317,10 @@ def refuse_unused(context: typer.Context, names: Sequence[str], reason: str) -> 
 
 
 def find(arguments: list[str]) -> tuple[list[Path], list[tuple[str, str]]]:
-    """Files that the arguments name, and arguments that name none with the reason.
+    """Return the image files that the arguments name, and the arguments that name none, with the reason.
 
     Raises:
-        InputError: none names any.
+        InputError: no argument names an image file.
     """
     from ..data.images import ImageError, find_images
 
@@ -159,10 +337,10 @@ def find(arguments: list[str]) -> tuple[list[Path], list[tuple[str, str]]]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a text file that are not empty.
+    """Return the non-empty lines of a text file.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     try:
         return [line.strip() for line in path.read_text("utf-8-sig").splitlines() if line.strip()]
@@ -173,12 +351,12 @@ def read_lines(path: Path) -> list[str]:
 
 
 def say(line: str) -> None:
-    """One line on standard error, above the progress bar if there is one."""
+    """Print a line on standard error, above the progress bar if there is one."""
     stderr.print(Text(line), soft_wrap=True)
 
 
 def say_all(notes: Iterable[str]) -> None:
-    """A line of standard error for each."""
+    """Print each note as a line on standard error."""
     for note in notes:
         say(note)
 
@@ -192,14 +370,14 @@ def _version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     pass
 
 
 def progress_bar(*columns: str, disable: bool = False) -> Progress:
-    """A progress bar on standard error; the text columns are format strings over the task's fields."""
+    """Return a progress bar on standard error. The text columns are format strings over the task's fields."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -208,63 +386,11 @@ def progress_bar(*columns: str, disable: bool = False) -> Progress:
         TimeRemainingColumn(),
         *(TextColumn(column) for column in columns),
         console=stderr,
-        redirect_stdout=False,  # rich would print to standard error what is meant for a file
+        redirect_stdout=False,  # rich would redirect what is meant for a file to standard error
         disable=disable,
     )
 
 
 def end_in_order() -> None:
-    """Close what is open when the process is asked to end, as by `kill` or a batch system."""
+    """Exit cleanly on SIGTERM, as sent by `kill` or a batch system, so that open files are closed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-
-
-def shortlist_of(text: str | None, keep: int | None) -> Shortlist | None:
-    """From --shortlist and --keep.
-
-    Raises:
-        InputError: what cannot be one; --keep without a shortlist.
-    """
-    from ..search.shortlists import parse_shortlist
-
-    if keep is not None and text is None:
-        raise InputError("--keep says how long a --shortlist is: give one")
-    return None if text is None else parse_shortlist(text, keep)
-
-
-def load_classifier(*arguments: Any, **options: Any) -> DiffusionClassifier:
-    """A classifier from what the commands are given; arguments as in `load_arguments`."""
-    from ..classifier import DiffusionClassifier
-
-    return DiffusionClassifier.from_pretrained(**load_arguments(*arguments, **options))
-
-
-def load_arguments(
-    model: str,
-    device: str,
-    dtype: str,
-    batch_size: str,
-    compile_network: bool,
-    calibration: Path | None = None,
-    *,
-    image_size: int | None = None,
-    lora: list[str] | None = None,
-    word: list[str] | None = None,
-    config: str | None = None,
-    without: list[str] | None = None,
-    variant: str | None = None,
-) -> dict[str, Any]:
-    """Arguments of `DiffusionClassifier.from_pretrained`."""
-    return {
-        "model": model,
-        "device": device,
-        "dtype": dtype,
-        "batch_size": int(batch_size) if batch_size.isdecimal() else batch_size,
-        "compile_network": compile_network,
-        "calibration": calibration,
-        "image_size": image_size,
-        "loras": lora or (),
-        "words": word or (),
-        "config": config,
-        "without": without or (),
-        "variant": variant,
-    }

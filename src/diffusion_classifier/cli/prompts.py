@@ -18,19 +18,19 @@ def print_classes(
     positions: Sequence[int],
     known: Sequence[str] | None,
 ) -> tuple[str, ...]:
-    """Print the prompt of each class of a data set, or the class of the model that stands for it.
+    """Print the prompt of each class of a data set, or the matching class of a class-conditional model.
 
     Args:
-        question: what is asked of each image.
+        question: evaluator of the images.
         source: the images.
-        positions: of those that are evaluated.
-        known: the classes that the model knows; None where it reads text.
+        positions: positions of the evaluated images in the source.
+        known: classes of the model; None for a text-to-image model.
 
     Returns:
         notes on the prompts.
 
     Raises:
-        InputError: as the question's `prepare_spec`, but for what depends on the model's weights and tokenizer.
+        InputError: as in the evaluator's `prepare_spec`, except for errors that need the weights or the tokenizer.
     """
     from dataclasses import replace
 
@@ -45,7 +45,7 @@ def print_classes(
     print(f"images: {len(positions):,} of the {len(source):,} of {source.name}")
     print(f"classes: {len(source.class_names):,}")
     if known is not None:
-        print("prompts: none; the model is given the index of a class\n\nlabel\tclass\tclass of the model")
+        print("prompts: none; the model takes the index of a class\n\nlabel\tclass\tclass of the model")
         rows = [f"{i} {known[i]}" for i in class_ids(asked, known)]
     else:
         _print_templates(prompts.templates, getattr(question, "average", "embedding"))
@@ -62,9 +62,9 @@ def print_captions(
     """Print the captions of each image, true and false, as prompts.
 
     Args:
-        question: what is asked of each image.
+        question: evaluator of the images.
         source: the images.
-        positions: of those that are evaluated.
+        positions: positions of the evaluated images in the source.
     """
     from ..data.prompts import fill_template
     from ..search.candidates import as_templates
@@ -90,17 +90,17 @@ def _null_condition(question: CaptionEvaluator | BaselineEvaluator, source: Capt
 
 def _print_templates(templates: Sequence[str] | None, average: str) -> None:
     if templates is None:
-        print("template: none; prompts are the names or captions as they are")
+        print("template: none; names and captions are used as prompts unchanged")
     elif len(templates) == 1:
         print(f"template: {templates[0]}")
     else:
         over = "errors" if average == "error" else "embeddings"
-        print(f"templates: {len(templates)}, over which {over} are averaged; prompts below are by the first")
+        print(f"templates: {len(templates)}, whose {over} are averaged; the prompts below use the first")
         print(*(f"  {template}" for template in templates), sep="\n")
 
 
 def print_task(task: Task) -> None:
-    """Print the prompt of each class of a task, by itself and by each preset."""
+    """Print the prompt of each class of a task, by default and with each preset."""
     from ..data.prompts import fill_template
 
     ways = {"prompt": prompts_of(task), **{f"preset {name}": prompts_of(task, name) for name in task.presets}}
@@ -111,7 +111,7 @@ def print_task(task: Task) -> None:
 
 
 def prompts_of(task: Task, preset: str | None = None) -> Prompts:
-    """Names and template of a task, for data that call its classes as the task does."""
+    """Return the names and the template of a task, for data with the class names of the task."""
     from ..tasks import Prompts
 
     chosen = None if preset is None else task.presets[preset]

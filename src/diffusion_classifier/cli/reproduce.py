@@ -16,13 +16,13 @@ def reproduce(
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Folder for runs, figures and report.html, in whole/ or quick/.")
     ],
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer images: minutes rather than an hour.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Use fewer images: minutes instead of an hour.")] = False,
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Ask the paper's claims of the bundled models, and write one page with each number beside the paper's.
+    """Test the paper's claims on the bundled models, and write a report with each number beside the paper's.
 
-    Broken off, the same command goes on. Needs the extras 'figures' and 'inversion'.
+    Run the command again to resume. Needs the extras 'figures' and 'inversion'.
 
     Example: `diffusion-classifier reproduce --quick --out miniature/`
     """
@@ -31,10 +31,10 @@ def reproduce(
     from ..analysis.paper.reproduce import reproduce as run
 
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr) as bar:
-        task = bar.add_task("begins", total=expected_seconds(quick))
+    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=stderr) as progress:
+        task = progress.add_task("starting", total=expected_seconds(quick))
         sections = run(
-            out, quick=quick, progress=lambda name, seconds: bar.update(task, description=name, advance=seconds),
+            out, quick=quick, progress=lambda name, seconds: progress.update(task, description=name, advance=seconds),
             device=device, dtype=dtype,
         )  # fmt: skip
     for section in sections:

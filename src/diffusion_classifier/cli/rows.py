@@ -1,4 +1,4 @@
-"""Results as a table, JSON lines or CSV on standard output."""
+"""Print results as a table, JSON lines or CSV."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Row = dict[str, Any]
 
 
 class Format(StrEnum):
-    """What is printed on standard output."""
+    """Format on standard output."""
 
     table = "table"
     jsonl = "jsonl"
@@ -30,11 +30,11 @@ class Format(StrEnum):
 
 
 def writer(output: Format, top: int | None) -> AbstractContextManager[Callable[[Row], None]]:
-    """Prints rows of labels; see `_writer`.
+    """Return a context in which rows of classifications are printed; see `_writer`.
 
     Args:
         output: the format.
-        top: how many of the best labels are given; 3 in a table and all elsewhere if None.
+        top: number of best labels to print; 3 in a table and all otherwise if None.
     """
     columns = ["image", "label", "score", "confidence", "num_evaluations", "cost", "seconds", "scores"]
     columns += ["shortlist", "undecided", "ties", "notes", "error"]
@@ -42,7 +42,7 @@ def writer(output: Format, top: int | None) -> AbstractContextManager[Callable[[
 
 
 def score_writer(output: Format) -> AbstractContextManager[Callable[[Row], None]]:
-    """Prints rows of captions; see `_writer`."""
+    """Return a context in which rows of caption scores are printed; see `_writer`."""
     columns = ["image", "caption", "score", "standard_error", "mean_error", "unconditional_error", "num_evaluations"]
     return _writer(output, [*columns, "error"], _score_table)
 
@@ -54,7 +54,7 @@ def _writer(
     table: Callable[[list[Row]], Table],
     cut: Callable[[Row], Row] = lambda row: row,
 ) -> Iterator[Callable[[Row], None]]:
-    """Prints rows: lines at once, a table when all are there, also when the work is broken off."""
+    """Print lines at once, and a table at the end or when the work is interrupted."""
     if output is Format.jsonl:
         yield lambda row: print(json.dumps(cut(row)), flush=True)
     elif output is Format.csv:
@@ -79,7 +79,7 @@ def _csv_writer(columns: list[str]) -> Callable[[Row], None]:
 
     def write(row: Row) -> None:
         nonlocal started
-        if not started:  # not before: nothing is printed when the work cannot even begin
+        if not started:  # not before: nothing is printed if the work fails to start
             out.writeheader()
             started = True
         out.writerow({k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in row.items()})
@@ -89,7 +89,7 @@ def _csv_writer(columns: list[str]) -> Callable[[Row], None]:
 
 
 def _table(rows: list[Row], top: int) -> Table:
-    table = Table("image", "label", "score", "then", "evaluations", "seconds")
+    table = Table("image", "label", "score", "runners-up", "evaluations", "seconds")
     for column in table.columns:
         column.overflow = "fold"
     for i in (2, 4, 5):
@@ -107,7 +107,7 @@ def _table(rows: list[Row], top: int) -> Table:
         then = ", ".join(f"{name} {p:.3f}" for name, p in others)
         image = row["image"] + (f" ({'; '.join(row['notes'])})" if "notes" in row else "")
         score, seconds = f"{row['score']:.3f}", f"{row['seconds']:.2f}"
-        # Text, since a file may be called [red]x.png, which rich would take for a colour.
+        # Text, because rich would take the name of a file [red]x.png for markup.
         table.add_row(Text(image), Text(label), score, Text(then), str(row["num_evaluations"]), seconds)
     return table
 
@@ -129,7 +129,7 @@ def _score_table(rows: list[Row]) -> Table:
 
 
 def print_reconstructions(found: Sequence[Reconstruction], output: Format) -> None:
-    """One row a prompt; see `_writer`."""
+    """Print one row per prompt; see `_writer`."""
     columns = ["prompt", "rmse", "ssim", "lpips"]
     with _writer(output, columns, _reconstruction_table) as write:
         for r in found:

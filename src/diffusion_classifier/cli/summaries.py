@@ -1,4 +1,4 @@
-"""What was measured of models and runs, printed: a table, JSON or Markdown."""
+"""Print measurements of models and runs, as a table, JSON or Markdown."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ if TYPE_CHECKING:
 
 
 def print_bench(bench: Bench, as_json: bool) -> None:
-    """What was measured, as a JSON object or as two tables."""
+    """Print a measurement of speed, as a JSON object or as two tables."""
     if as_json:
         print(json.dumps(asdict(bench) | {"utilisation": bench.utilisation}))
         return
     console = Console()
     measured = Table(show_header=False, title=f"{bench.model} on {bench.device}, {bench.dtype}")
     for name, value in {
-        "evaluations a second": f"{bench.evaluations_per_second:.4g}",
+        "evaluations per second": f"{bench.evaluations_per_second:.4g}",
         "batch size": str(bench.batch_size),
-        "operations of a prediction": f"{bench.gflops:.4g} GFLOP",
-        "of which shared by the classes of a draw": f"{bench.share:.1%}",
-        "operations a second": f"{bench.tflops_per_second:.3g} TFLOP/s",
-        "of a matrix product's": f"{bench.peak_tflops_per_second:.3g} TFLOP/s: {bench.utilisation:.0%}",
-        "encoding of an image": f"{bench.encode_seconds:.3g} s",
+        "operations per evaluation": f"{bench.gflops:.4g} GFLOP",
+        "share common to the classes of a draw": f"{bench.share:.1%}",
+        "operations per second": f"{bench.tflops_per_second:.3g} TFLOP/s",
+        "utilisation": f"{bench.utilisation:.0%} of {bench.peak_tflops_per_second:.3g} TFLOP/s in a matrix product",
+        "encoding per image": f"{bench.encode_seconds:.3g} s",
         "peak memory": f"{bench.peak_memory_gb:.2f} GB",
     }.items():
         measured.add_row(name, value)
     console.print(measured)
     strategies = dict.fromkeys(name for costs in bench.seconds_per_image.values() for name in costs)
-    predicted = Table("strategy", *(f"{k} classes" for k in bench.seconds_per_image), title="seconds an image")
+    predicted = Table("strategy", *(f"{k} classes" for k in bench.seconds_per_image), title="seconds per image")
     for name in strategies:
         cells = [costs.get(name) for costs in bench.seconds_per_image.values()]
         predicted.add_row(name, *("–" if cell is None else f"{cell:,.3g}" for cell in cells))
@@ -51,7 +51,7 @@ def print_bench(bench: Bench, as_json: bool) -> None:
 
 
 def print_calibration(calibration: Calibration, as_json: bool) -> None:
-    """What was fitted and what it does, as a JSON object or as a table."""
+    """Print a calibration and its effect, as a JSON object or as a table."""
     defaults = calibration.defaults
     if as_json:
         fitted = {"strategy": defaults.strategy, "temperature": defaults.temperature, "weights": defaults.weights}
@@ -64,36 +64,42 @@ def print_calibration(calibration: Calibration, as_json: bool) -> None:
     ece = calibration.calibration_error
     gain = _or(calibration.gain, "no true labels")
     if calibration.gain is not None:
-        gain += ": used" if calibration.gains else ": not shown, so that they are not used"
+        gain += ": used" if calibration.gains else ": not significant, not used"
     for name, value in {
         "strategy": defaults.strategy,
-        "evaluations an image": f"{calibration.num_evaluations:.1f}; all: {calibration.full_evaluations}",
-        "label other than that of all draws": _or(calibration.changed, "no true labels"),
+        "evaluations per image": f"{calibration.num_evaluations:.1f}; exhaustive: {calibration.full_evaluations}",
+        "disagreement with exhaustive search": _or(calibration.changed, "no true labels"),
         "accuracy": _or(calibration.accuracy, "no true labels"),
-        "accuracy of all draws": _or(calibration.full_accuracy, "no true labels"),
-        "gain in accuracy by weights over time": gain,
+        "accuracy of exhaustive search": _or(calibration.full_accuracy, "no true labels"),
+        "gain in accuracy by timestep weights": gain,
         "temperature": temperature,
-        "calibration error of the score": "no true labels" if ece is None else f"{ece:.3f}",
+        "expected calibration error (ECE)": "no true labels" if ece is None else f"{ece:.3f}",
     }.items():
         table.add_row(name, value)
     Console().print(table)
 
 
 def print_frontier(points: list[Point], as_json: bool) -> None:
-    """One line a strategy."""
+    """Print one line per strategy."""
     if as_json:
         for point in points:
             print(json.dumps(asdict(point)))
         return
-    measure = "accuracy" if points[0].agreement is None else "agreement with all draws"
-    table = Table("family", "strategy", "evaluations", f"{measure}, with 95 % interval")
+    measure = "accuracy" if points[0].agreement is None else "agreement with exhaustive search"
+    table = Table("family", "strategy", "evaluations per image", f"{measure}, 95% interval")
     for point in points:
         table.add_row(point.family, point.strategy, f"{point.num_evaluations:.1f}", str(point.share))
     Console().print(table)
 
 
 def print_summaries(summaries: list[Summary], comparisons: list[Comparison], output: str) -> None:
-    """What runs show, one column a run, and how the others compare with the first: "table", "json" or "markdown"."""
+    """Print runs, one per column, and comparisons with the first.
+
+    Args:
+        summaries: summaries of the runs.
+        comparisons: comparisons of the other runs with the first.
+        output: "table", "json" or "markdown".
+    """
     if output == "json":
         print(json.dumps({"runs": [asdict(s) for s in summaries], "comparisons": [asdict(c) for c in comparisons]}))
         return
@@ -104,39 +110,43 @@ def print_summaries(summaries: list[Summary], comparisons: list[Comparison], out
         "strategy": lambda s: s.strategy,
         "images": lambda s: f"{s.num_done} of {s.num_images}" + (f", {s.num_failed} failed" if s.num_failed else ""),
         "accuracy": lambda s: _or(s.accuracy, "–"),
-        "mean per class": lambda s: _or(s.mean_per_class, "–"),
-        "true class among the five best": lambda s: _or(s.top5, "–"),
+        "mean accuracy per class": lambda s: _or(s.mean_per_class, "–"),
+        "top-5 accuracy": lambda s: _or(s.top5, "–"),
         **{name: partial(_composed, tag=tag, score=score) for name, tag, score in _compositions(summaries)},
-        **({"image score of": _image_score_of} if any(s.composition and s.composition.note for s in summaries) else {}),
-        "calibration error": lambda s: _number(s.calibration_error, ".3f"),
+        **(
+            {"image score from": _image_score_of}
+            if any(s.composition and s.composition.note for s in summaries)
+            else {}
+        ),
+        "expected calibration error (ECE)": lambda s: _number(s.calibration_error, ".3f"),
         "undecided": lambda s: _number(s.undecided, ".1%"),
-        "evaluations an image": lambda s: _number(s.num_evaluations, ",.1f"),
-        "cost in full predictions": lambda s: _number(s.cost, ",.1f"),
+        "evaluations per image": lambda s: _number(s.num_evaluations, ",.1f"),
+        "cost in full evaluations": lambda s: _number(s.cost, ",.1f"),
     }
     lines += [(name, *map(value, summaries)) for name, value in values.items()]
     for i, c in enumerate(comparisons, start=1):
         blank = [""] * len(summaries)
         unit = f"{c.num_images} images" if c.num_pairs is None else f"{c.num_pairs} pairs, text score"
         if c.difference is None:
-            blank[i] = f"another answer for {c.disagreement!s} of {unit}"
+            blank[i] = f"other prediction for {c.disagreement!s} of {unit}"
         else:
             blank[i] = f"{c.difference.points()} on {unit}; p = {c.p_value:.2g} (McNemar)"
-        lines.append((f"against {c.first}", *blank))
+        lines.append((f"compared with {c.first}", *blank))
     _print_lines(lines, output)
     if output == "markdown":
         return
     for s in summaries:
         notes = [f"failed: {reason}" for reason in s.reasons]
         if more := s.num_failed - len(s.reasons):
-            notes.append(f"failed: {more} more, whose rows say why")
+            notes.append(f"failed: {more} more; their error records give the reasons")
         if s.composition is not None and s.composition.num_incomplete:
-            notes.append(f"pairs that lack an image and do not count: {s.composition.num_incomplete}")
+            notes.append(f"pairs without both images, which are not counted: {s.composition.num_incomplete}")
         for note in notes:
             Console(stderr=True).print(Text(f"{s.run}: {note}"), soft_wrap=True)
 
 
 def _compositions(summaries: list[Summary]) -> Iterator[tuple[str, str | None, str]]:
-    """Lines for images with captions of their own: what each is called, the tag, and the score."""
+    """Yield the lines for captioned images: name, tag and score."""
     found = [s.composition for s in summaries if s.composition is not None]
     tags = sorted({tag for c in found for tag in c.by_tag})
     if any(c.paired for c in found):
@@ -145,7 +155,7 @@ def _compositions(summaries: list[Summary]) -> Iterator[tuple[str, str | None, s
             for tag in tags:
                 yield f"{score} score, {tag}", tag, score
     elif found:
-        yield "accuracy by chance", None, "chance"
+        yield "chance accuracy", None, "chance"
         for tag in tags:
             yield f"accuracy, {tag}", tag, "accuracy"
 
@@ -174,7 +184,7 @@ def _number(value: float | None, spec: str) -> str:
 
 
 def _print_found(found: Sequence[Any], lines: list[tuple[str, ...]], output: str) -> None:
-    """What was found, a JSON object each, or lines that say so."""
+    """Print results, as one JSON object per line or as a table of these lines."""
     if output == "json":
         for one in found:
             print(json.dumps(asdict(one)))
@@ -183,7 +193,7 @@ def _print_found(found: Sequence[Any], lines: list[tuple[str, ...]], output: str
 
 
 def _print_lines(lines: list[tuple[str, ...]], output: str) -> None:
-    """The first of them are the heads of columns."""
+    """Print lines as a table. The first holds the headers."""
     if output == "markdown":
         lines.insert(1, ("---",) * len(lines[0]))
         print("\n".join("| " + " | ".join(line) + " |" for line in lines))
@@ -197,18 +207,16 @@ def _print_lines(lines: list[tuple[str, ...]], output: str) -> None:
 
 
 def print_gains(found: list[Gain], output: str) -> None:
-    """One row for each set of images: "table", "json" or "markdown"."""
-    lines: list[tuple[str, ...]] = [("images of", "number", "before", "after", "gain")]
+    """Print one row per set of images, as "table", "json" or "markdown"."""
+    lines: list[tuple[str, ...]] = [("images", "number", "before", "after", "gain")]
     for g in found:
         lines.append((g.name, str(g.num_images), str(g.before), str(g.after), g.difference.points()))
     _print_found(found, lines, output)
 
 
 def print_outliers(found: list[Outliers], output: str) -> None:
-    """One row for each score of each other run: "table", "json" or "markdown"."""
-    lines: list[tuple[str, ...]] = [
-        ("unknown", "score", "AUROC", "passed, of the unknown, where 95 % of the known are")
-    ]
+    """Print one row per score and out-of-distribution run, as "table", "json" or "markdown"."""
+    lines: list[tuple[str, ...]] = [("out-of-distribution run", "score", "AUROC", "FPR at 95% TPR")]
     for o in found:
         area, low, high = o.auroc
         lines.append((o.unknown, o.score, f"{area:.3f} ({low:.3f} to {high:.3f})", f"{o.false_positives:.1%}"))
@@ -216,17 +224,17 @@ def print_outliers(found: list[Outliers], output: str) -> None:
 
 
 def print_robustness(models: list[Robustness], output: str) -> None:
-    """One column a model, intervals but in rows of several severities: "table", "json" or "markdown"."""
+    """Print one model per column, as "table", "json" or "markdown". Rows of several severities have no intervals."""
     from ..analysis.robustness import NATURAL
 
-    lines = [("", *(m.model for m in models)), ("without shift", *(str(m.accuracy) for m in models))]
+    lines = [("", *(m.model for m in models)), ("without corruption", *(str(m.accuracy) for m in models))]
     for name, severities in models[0].by_shift.items():
         head = name if set(severities) == {NATURAL} else f"{name}:{','.join(map(str, severities))}"
         lines.append(
             (head, *(" ".join(f"{100 * share:.1f}" for share, _, _ in m.by_shift[name].values()) for m in models))
         )
     lines += [
-        ("all shifts", *(str(m.mean) for m in models)),
+        ("all distribution shifts", *(str(m.mean) for m in models)),
         ("corruption error", *(f"{m.corruption_error:.2f}" for m in models)),
         ("effective robustness", *("–" if m.effective is None else m.effective.points() for m in models)),
     ]

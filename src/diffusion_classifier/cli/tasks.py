@@ -16,13 +16,13 @@ from .prompts import print_task, prompts_of
 if TYPE_CHECKING:
     from ..tasks import CaptionTask, Task
 
-tasks = typer.Typer(help="List the tasks that `evaluate` knows, or explain one.", invoke_without_command=True)
+tasks = typer.Typer(help="List the tasks of `evaluate`, or describe one.", invoke_without_command=True)
 app.add_typer(tasks, name="tasks")
 
 
 @tasks.callback()
 def _list(context: typer.Context) -> None:
-    """List the tasks that `evaluate` knows.
+    """List the tasks of `evaluate`.
 
     Example: `diffusion-classifier tasks show pets`
     """
@@ -40,17 +40,17 @@ def _list(context: typer.Context) -> None:
         images = "–" if c.num_images is None else f"{c.num_images:,}"
         table.add_row(c.name, Text(c.title), "–", images, ", ".join(c.presets))
     stdout.print(table)
-    stdout.print("Or your own: a folder with a sub-folder for each class, a CSV or Parquet file, webdataset shards.")
+    stdout.print("Or your own data: a folder with one sub-folder per class, a CSV or Parquet file, webdataset shards.")
 
 
 @tasks.command()
 def show(
-    name: Annotated[str, typer.Argument(help="Of a task.")],
+    name: Annotated[str, typer.Argument(help="Name of a task.")],
     prompts: Annotated[
-        bool, typer.Option("--prompts", help="Print the prompt of each class instead, and those of each preset.")
+        bool, typer.Option("--prompts", help="Print the prompt of each class, by default and with each preset.")
     ] = False,
 ) -> None:
-    """Explain a task.
+    """Describe a task.
 
     Examples:
     `diffusion-classifier tasks show imagenet-a`
@@ -71,8 +71,8 @@ def show(
     about |= {"licence": task.licence, "cite": task.citation, "note": task.note or "–"}
     for preset, p in task.presets.items():
         size = "" if p.image_size is None else f", images of {p.image_size} pixels"
-        images = "" if p.num_images is None else f", {p.num_images:,} images evenly spread"
-        published = "" if p.accuracy is None else f"; published: {p.accuracy} % by Stable Diffusion 2.0"
+        images = "" if p.num_images is None else f", {p.num_images:,} evenly spaced images"
+        published = "" if p.accuracy is None else f"; published: {p.accuracy}% by Stable Diffusion 2.0"
         prompt = "" if isinstance(task, CaptionTask) else f"; prompts {_example(task, preset)}"
         about[f"preset {preset}"] = f"{p.strategy}, loss {p.loss}{size}{images}{published}{prompt}"
     about["checked"] = task.checked
@@ -82,14 +82,14 @@ def show(
 
 
 def _example(task: Task, preset: str | None = None) -> str:
-    """The template, and the prompt of the first class where its name is known."""
+    """Return the template, and the prompt of the first class if the class names are known."""
     prompts = prompts_of(task, preset)
     (template,) = prompts.templates or ("{}",)
     return f"{template}" + "".join(f", as {prompt!r}" for prompt in fill_template(template, prompts.names[:1]))
 
 
 def _some(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:12]) + (" …" if len(names) > 12 else "")
+    return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
 
 
 def _about_classes(task: Task) -> dict[str, str]:
@@ -104,7 +104,7 @@ def _about_classes(task: Task) -> dict[str, str]:
 def _about_captions(task: CaptionTask) -> dict[str, str]:
     options = ", ".join(f"--{name.replace('_', '-')}" for name in task.takes)
     return {
-        "images": "of the file" if task.num_images is None else f"{task.num_images:,}",
-        "options": options or "none: it is in the package",
-        "metric": "share of true captions preferred; of pairs text, image and group score",
+        "images": "those of the file" if task.num_images is None else f"{task.num_images:,}",
+        "options": options or "none: the images are in the package",
+        "metric": "share of true captions preferred; for pairs: text, image and group score",
     }

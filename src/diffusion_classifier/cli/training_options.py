@@ -1,4 +1,4 @@
-"""What commands that train share: options, labelled images, progress."""
+"""Shared by the commands that train: options, labelled images, progress reports."""
 
 from __future__ import annotations
 
@@ -6,69 +6,102 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.progress import Progress as Bar
 
-from ..data.prompts import split_labels
-from .options import progress_bar, say, say_all, stderr
+from .groups import option
+from .options import DataOptions, progress_bar, say, say_all, stderr
 
 if TYPE_CHECKING:  # takes seconds to import
     from ..training.images import TrainingImages
     from ..training.loop import Progress
 
 LINE_EVERY = 100
-"""Steps of training between lines where there is no terminal to draw a progress bar on."""
+"""Training steps between two lines of progress, if standard error is not a terminal."""
 
 LabelledData = Annotated[
     str,
     typer.Argument(
-        help="Folder of IDX files, folder with one sub-folder of images per class, or what `datasets` loads."
+        help="Folder of IDX files, folder with one sub-folder of images per class, or anything `datasets` loads."
     ),
 ]
 ModelOut = Annotated[
-    Path, typer.Option(help="Folder for the model. Started again, training goes on from its checkpoint.")
+    Path, typer.Option(help="Folder for the model. Run the command again to resume from its checkpoint.")
 ]
-Size = Annotated[int | None, typer.Option(min=1, help="Height and width in pixels; the images' own if not given.")]
-Split = Annotated[str, typer.Option(help="Split of the data to train on.")]
+Size = Annotated[
+    int | None, option("Data", "Height and width of training images in pixels. Default: the images' own.", min=1)
+]
 HeldOut = Annotated[
-    int | None, typer.Option(min=0, help="Images held out and reported on. A tenth, at most 1000, if not given.")
+    int | None, option("Data", "Images held out for validation. Default: a tenth, at most 1,000.", min=0)
 ]
 Architecture = Annotated[
-    str, typer.Option(help="resnet-18, resnet-34, resnet-50, resnet-101, vit-tiny, vit-small or vit-base.")
+    Literal["resnet-18", "resnet-34", "resnet-50", "resnet-101", "vit-tiny", "vit-small", "vit-base"],
+    option(
+        "Training",
+        "Network: resnet-18, resnet-34, resnet-50, resnet-101, vit-tiny, vit-small or vit-base.",
+        metavar="NAME",
+    ),
 ]
-Augment = Annotated[str, typer.Option(help="none, flips, or usual: mirrored, and moved by up to an eighth.")]
-Optimizer = Annotated[str, typer.Option(help="adamw or muon.")]
-Epochs = Annotated[
-    float | None,
-    typer.Option(help="Passes over the training images; 10, or as many as make 500 steps, if not given."),
+Augment = Annotated[
+    Literal["none", "flips", "usual"],
+    option("Training", "Augmentation. flips: mirrored at random. usual: mirrored, and shifted by up to an eighth."),
 ]
-StepSize = Annotated[int, typer.Option(help="Images per step.")]
-LearningRate = Annotated[float, typer.Option(help="Peak of the cosine schedule.")]
-Warmup = Annotated[int, typer.Option(help="Steps of linear warm-up, a tenth of all at most.")]
-WeightDecay = Annotated[float, typer.Option(help="Times the learning rate, a step.")]
-Ema = Annotated[float, typer.Option(help="Decay of the average of the weights, which is what is saved.")]
-CheckpointEvery = Annotated[
-    int | None,
-    typer.Option(min=1, help="Steps between checkpoints; half of them if not given, but 100 at least, 1,000 at most."),
+Optimizer = Annotated[
+    Literal["adamw", "muon"],
+    option("Training", "Optimizer. muon takes fewer but slower steps, and about twice the learning rate."),
 ]
+
+
+@dataclass(frozen=True)
+class TrainingDataOptions(DataOptions):
+    """Options that open labelled images to train on."""
+
+    split: Annotated[str, option("Data", "Split of the data to train on.")] = "train"
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Options of every training loop."""
+
+    epochs: Annotated[
+        float | None, option("Training", "Passes over the training images. Default: 10, or enough for 500 steps.")
+    ] = None
+    batch_size: Annotated[int, option("Training", "Images per step.")] = 64
+    learning_rate: Annotated[float, option("Training", "Peak learning rate of the cosine schedule.")] = 2e-3
+    warmup: Annotated[int, option("Training", "Steps of linear warm-up, at most a tenth of all steps.")] = 200
+    weight_decay: Annotated[float, option("Training", "Weight decay, multiplied by the learning rate.")] = 0.01
+    ema: Annotated[
+        float, option("Training", "Decay of the exponential moving average of the weights, which is saved.")
+    ] = 0.999
+    seed: Annotated[
+        int, option("Training", "Seed of the weights, the data order, augmentation, noise and held-out images.")
+    ] = 0
+    checkpoint_every: Annotated[
+        int | None,
+        option("Training", "Steps between checkpoints. Default: half of all steps, within 100 and 1,000.", min=1),
+    ] = None
+
+    def config(self) -> dict[str, Any]:
+        """Return the settings that a training config has in common with other configs."""
+        return {name: value for name, value in vars(self).items() if name != "checkpoint_every"}
 
 
 def load_and_hold_out(
-    data: str, held_out: int | None, seed: int, *, class_names: str | None, **options: Any
+    data: str, options: TrainingDataOptions, held_out: int | None, seed: int, **others: Any
 ) -> tuple[TrainingImages, TrainingImages]:
-    """Training and validation images, as the options say; other arguments as in `load_labelled_images`."""
+    """Return training and validation images; other arguments as in `load_labelled_images`."""
     from ..training.images import load_labelled_images
 
-    names = split_labels(class_names) if class_names is not None else None
-    return hold_out(load_labelled_images(data, class_names=names, **options), held_out, seed)
+    return hold_out(load_labelled_images(data, **options.arguments(), **others), held_out, seed)
 
 
 def hold_out(images: TrainingImages, held_out: int | None, seed: int) -> tuple[TrainingImages, TrainingImages]:
-    """Training and validation images; a tenth is held out, at most 1000, if None."""
+    """Return training and validation images. A tenth, at most 1,000, is held out if `held_out` is None."""
     say_all(images.notes)
     training, validation = images.split(min(1000, len(images) // 10) if held_out is None else held_out, seed)
     say(f"{len(training)} training and {len(validation)} validation images of {len(images.class_names)} classes")
@@ -76,23 +109,23 @@ def hold_out(images: TrainingImages, held_out: int | None, seed: int) -> tuple[T
 
 
 class _Report:
-    """Progress of training, as a bar or as lines."""
+    """Reports the progress of training, by a bar on a terminal and by lines elsewhere."""
 
     def __init__(self, bar: Bar) -> None:
         self.bar = bar
         self.smoothed, self.last, self.batch_size = float("nan"), 0, 1
 
     def on_stage(self, name: str, num_steps: int, batch_size: int) -> None:
-        """Another stage begins."""
+        """Start the bar of a stage."""
         self.bar.add_task(name, total=num_steps, loss="", rate=0.0)
         self.smoothed, self.last, self.batch_size = float("nan"), 0, batch_size
 
     def on_step(self, p: Progress) -> None:
-        """A step is done."""
+        """Report a step."""
         task, bar = self.bar.tasks[-1], self.bar
         self.smoothed = p.loss if math.isnan(self.smoothed) else 0.98 * self.smoothed + 0.02 * p.loss
         rate = (task.speed or 0.0) * self.batch_size
-        loss = "" if math.isnan(self.smoothed) else f"loss {self.smoothed:.4f}"  # of latents, there is none
+        loss = "" if math.isnan(self.smoothed) else f"loss {self.smoothed:.4f}"  # computing latents has no loss
         bar.update(task.id, completed=p.step, loss=loss, rate=rate)
         if bar.disable and (p.step - self.last >= LINE_EVERY or p.step == p.num_steps):
             self.last = p.step
@@ -102,13 +135,14 @@ class _Report:
             say(f"{stage}step {p.step} of {p.num_steps}: {what}{rate:.0f} images/s, {left} left")
 
     def on_validation(self, step: int, values: dict[str, float]) -> None:
-        """A model was validated."""
+        """Report a validation."""
         text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         say(f"step {step}: training loss {self.smoothed:.4f}, validation {text}")
 
 
 @contextmanager
 def reporter() -> Iterator[_Report]:
+    """Show the progress of training while the context is open."""
     columns = ("{task.fields[loss]}", "{task.fields[rate]:.0f} images/s")
     with warnings.catch_warnings(), progress_bar(*columns, disable=not stderr.is_terminal) as bar:
         warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")

@@ -20,7 +20,8 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
     Args:
         denoiser: whose network is called.
         conditioning: B rows.
-        latent_index: (B,), int64, on the CPU: which noisy latent a row sees.
+        latent_index: (B,), int64, on the CPU: which noisy latent a row sees. Rows that calls are filled up with do not
+            count.
     """
     # Such a network needs them, and may keep what it made of them for the next time.
     mode: AbstractContextManager[Any] = nullcontext()
@@ -29,7 +30,7 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
     # The other kernels of attention are not counted on all devices.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
     eager = torch.compiler.set_stance("force_eager")  # a compiled network would be given up as one that cannot be
-    with eager, denoiser.prefix.shared(latent_index, denoiser.device), mode:
+    with eager, denoiser.prefix.shared(latent_index, denoiser.device, fill=False), mode:
         noisy = torch.zeros(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
         t = torch.zeros(len(latent_index), device=denoiser.device)
         with kernel, counter, torch.no_grad():
@@ -42,9 +43,8 @@ def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
     prefix = denoiser.prefix
     if prefix.share is None:
         row, conditioning = torch.zeros(1, dtype=torch.int64), conditioning.first_prompts()
-        at_once, prefix.at_once = prefix.at_once, None  # what a call is filled up with does not count
         alone = count_flops(denoiser, conditioning[row], row)
         two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
-        prefix.at_once = at_once
-        prefix.share = 2 - two / alone
+        prefix.share = share = 2 - two / alone
+        return share
     return prefix.share

@@ -23,45 +23,83 @@ class Prefix:
 
     Args:
         modules: such modules, in any order.
-        at_once: rows that each is always given, filled up with one of them, so that not a bit depends on how many
-            latents a batch has; as many as there are latents if None.
-
-    Attributes:
-        share: of a prediction's operations; None until it is counted.
+        fixed: those of them whose work is shared while rows are fixed, too; see `fixed_rows`.
+        num_fixed_rows: rows of each of their calls then. Calls are filled up, so that not a bit of a row depends on the
+            number of latents in its batch.
     """
 
-    def __init__(self, modules: Iterable[torch.nn.Module] = (), at_once: int | None = None) -> None:
-        self._rows: tuple[Tensor, Tensor] | None = None  # first row (U,) of each latent, latent (B,) of each row
+    def __init__(
+        self, modules: Iterable[torch.nn.Module] = (), fixed: Iterable[torch.nn.Module] = (), num_fixed_rows: int = 1
+    ) -> None:
+        # First row (U,) of each latent, latent (B,) of each row, and rows of one call.
+        self._rows: tuple[Tensor, Tensor, int] | None = None
         self._modules: list[Any] = list(modules)
-        self.at_once = at_once
+        self._fixed: list[Any] = list(fixed)
+        self._num_fixed_rows = num_fixed_rows
+        self._rows_are_fixed = False
+        self._shares: dict[bool, float] = {}
         for module in self._modules:
-            module.forward = partial(self._shared, module.forward)
-        self.share: float | None = None if self._modules else 0.0
+            shared = self._shared if module in self._fixed else self._shared_unless_fixed
+            module.forward = partial(shared, module.forward)
 
-    def remove(self) -> None:
-        """Every row is computed by itself from now on."""
-        self.share = 0.0
+    @property
+    def _sharing(self) -> list[Any]:
+        return self._fixed if self._rows_are_fixed else self._modules
+
+    @property
+    def share(self) -> float | None:
+        """The modules' part of a prediction's operations; None until it is counted."""
+        return self._shares.get(self._rows_are_fixed) if self._sharing else 0.0
+
+    @share.setter
+    def share(self, share: float) -> None:
+        self._shares[self._rows_are_fixed] = share
+
+    def remove(self, but: Iterable[torch.nn.Module] = ()) -> None:
+        """Compute every row by itself from now on, in all modules but some."""
+        kept = list(but)
         for module in self._modules:
-            del module.forward  # what hides that of its class
-        self._modules.clear()
+            if module not in kept:
+                del module.forward  # what hides that of its class
+        self._modules, self._fixed = ([m for m in own if m in kept] for own in (self._modules, self._fixed))
+        self._shares.clear()
 
     @contextmanager
-    def shared(self, latent_index: Tensor, device: torch.device) -> Iterator[None]:
-        """For a while, rows with the same index (B,), int64, on the CPU, share this part's work."""
-        if self._modules:
+    def fixed_rows(self, fixed: bool = True) -> Iterator[None]:
+        """Within the context, no bit of a row depends on the other rows of its batch, if `fixed`."""
+        before, self._rows_are_fixed = self._rows_are_fixed, fixed
+        try:
+            yield
+        finally:
+            self._rows_are_fixed = before
+
+    @contextmanager
+    def shared(self, latent_index: Tensor, device: torch.device, *, fill: bool = True) -> Iterator[None]:
+        """Within the context, rows with the same index (B,), int64, on the CPU, share the modules' work.
+
+        Args:
+            latent_index: the noisy latent of each row.
+            device: where the network is.
+            fill: whether to fill up the calls while rows are fixed.
+        """
+        if self._sharing:
             _, first, inverse = np.unique(latent_index.numpy(), return_index=True, return_inverse=True)
-            if self.at_once is not None or len(first) < len(latent_index):
-                self._rows = to_device(torch.from_numpy(first), device), to_device(torch.from_numpy(inverse), device)
+            filled = self._rows_are_fixed and fill
+            if filled or len(first) < len(latent_index):
+                rows, latents = (to_device(torch.from_numpy(index), device) for index in (first, inverse))
+                self._rows = rows, latents, self._num_fixed_rows if filled else len(first)
         try:
             yield
         finally:
             self._rows = None
 
+    def _shared_unless_fixed(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return (forward if self._rows_are_fixed else partial(self._shared, forward))(*args, **kwargs)
+
     def _shared(self, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if self._rows is None:
             return forward(*args, **kwargs)
-        first, latent = self._rows
-        size = self.at_once or len(first)
+        first, latent, size = self._rows
         filled = torch.cat([first, first[-1:].expand(-len(first) % size)])
         parts = [forward(*_select(args, rows), **_select(kwargs, rows)) for rows in torch.split(filled, size)]
         return _select(parts[0] if len(parts) == 1 else _joined(parts), latent)

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from ..classifier import DiffusionClassifier
 from ..errors import InputError
-from .evaluation import Evaluator, Images, OnStart, as_before
+from .evaluation import Evaluator, Images, OnStart, reproducible
 from .spec import RunSpec, read_begun_spec
 from .store import SCHEMA, Row, open_run
 
@@ -52,9 +53,9 @@ class _Worker:
     def __init__(self, work: Work, spec: RunSpec, run: Sequence[int]) -> None:
         self._work, self._run = work, run
         self._source = work.open_labelled()
-        self._classifier = DiffusionClassifier.from_pretrained(**work.load)
-        as_before(spec, self._classifier)
-        self._classifier.scorer.full_batches = True
+        classifier = DiffusionClassifier.from_pretrained(**work.load)
+        self._open = ExitStack()  # for as long as the worker lives: nobody else uses its model
+        self._classifier = self._open.enter_context(reproducible(classifier, spec))
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
         positions = [int(i) for i in chunk["position"]]
@@ -64,9 +65,8 @@ class _Worker:
 
 def _describe(work: Work, begun: RunSpec | None, positions: Sequence[int], model: str, command: str) -> RunSpec:
     classifier = DiffusionClassifier.from_pretrained(**work.load)
-    if begun is not None:
-        as_before(begun, classifier)
-    return work.question.prepare_spec(classifier, work.open_labelled(), positions, model=model, command=command)
+    with reproducible(classifier, begun) as fixed:
+        return work.question.prepare_spec(fixed, work.open_labelled(), positions, model=model, command=command)
 
 
 def evaluate_distributed(

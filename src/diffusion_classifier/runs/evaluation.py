@@ -8,6 +8,7 @@ import json
 import platform
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +19,6 @@ from ..data.captioned import CaptionedSource
 from ..data.labelled import LabelledSource
 from ..denoisers import Average, Conditioning
 from ..denoisers.class_conditional import class_ids
-from ..denoisers.tuning import set_layout
 from ..errors import InputError
 from ..search.candidates import Template, as_templates
 from ..search.classification import Classification
@@ -178,7 +178,6 @@ class ClassEvaluator:
         notes = prompts.notes
         if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
             notes += (f"the shortlist is by the first template alone, {(prompts.templates or ())[0]!r}",)
-        classifier.scorer.full_batches = True
         names, conditioning = classifier.scorer.candidates.named(**asked)
         return RunSpec(
             **kept_errors(self.store_errors, self.also),
@@ -286,7 +285,7 @@ def evaluate(
     """Evaluate, or go on evaluating, and yield each row when it is safe on disk.
 
     Not a bit of an error depends on when the work was broken off: every network call has the same number of rows, and
-    rows share no work.
+    rows share no work. The classifier is afterwards as before.
 
     Args:
         classifier: the model, of the kind that the question is for.
@@ -304,24 +303,30 @@ def evaluate(
     """
     chosen = list(range(len(source))) if positions is None else list(positions)
     part = part or Part()
-    if begun := read_begun_spec(folder):
-        as_before(begun, classifier)
-    spec = question.prepare_spec(classifier, source, chosen, model=model, command=command)
-    with open_run(folder, spec, part) as run:
-        mine = chosen[part.index :: part.count]
-        todo = [i for i in mine if source.ids[i] not in run.done]
-        on_start(len(mine) - len(todo), len(mine), [*spec.notes[len(source.notes) :], *run.notes])
-        for row in question.answers(classifier, source, todo, chosen):
-            run.write(row)
-            yield row
+    with reproducible(classifier, read_begun_spec(folder)) as fixed:
+        spec = question.prepare_spec(fixed, source, chosen, model=model, command=command)
+        with open_run(folder, spec, part) as run:
+            mine = chosen[part.index :: part.count]
+            todo = [i for i in mine if source.ids[i] not in run.done]
+            on_start(len(mine) - len(todo), len(mine), [*spec.notes[len(source.notes) :], *run.notes])
+            for row in question.answers(fixed, source, todo, chosen):
+                run.write(row)
+                yield row
 
 
-def as_before(spec: RunSpec, classifier: Any) -> None:
-    """Batch size, where it is left to us, and memory layout of a run: how sums are rounded depends on them."""
-    if isinstance(classifier, DiffusionClassifier):
-        if classifier.scorer.batch_size == "auto":
-            classifier.scorer.batch_size = spec.batch_size
-        set_layout(classifier.denoiser, spec.channels_last)
+@contextmanager
+def reproducible(classifier: Any, begun: RunSpec | None) -> Iterator[Any]:
+    """Yield the model such that errors do not depend, bit for bit, on when a run was interrupted.
+
+    A diffusion model has the batch size, unless the user chose one, and the memory layout of the run within the
+    context, because the rounding of sums depends on them. Afterwards it is as before.
+    """
+    if not isinstance(classifier, DiffusionClassifier):
+        yield classifier
+        return
+    before = (None, None) if begun is None else (begun.batch_size, begun.channels_last)
+    with classifier.fixed_batches(*before) as fixed:
+        yield fixed
 
 
 def _digest(values: Iterator[str]) -> str:

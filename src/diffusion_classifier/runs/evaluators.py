@@ -122,7 +122,6 @@ class CaptionEvaluator:
         """See `evaluate.Evaluator`."""
         captions = _all_captions(source, positions)
         _refuse_unknown(classifier, source, captions)
-        classifier.scorer.full_batches = True
         reading, unconditional = self._settled(classifier, source, positions)
         conditioning = classifier.scorer.candidates.encode(captions, self.template, self.average)
         return RunSpec(

@@ -93,7 +93,7 @@ class Scorer:
         }
 
     def prepare(self, conditioning: Conditioning) -> int:
-        """Tune and compile the network, if that was asked for, and return the batch size."""
+        """Tune and compile the network, as far as the settings say, and return the batch size."""
         if isinstance(self.batch_size, str):
             with self.denoiser.fixed_rows(self.full_batches):
                 self.batch_size = tune(self.denoiser, conditioning.first_prompts())

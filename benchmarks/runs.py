@@ -62,7 +62,6 @@ def overhead(options: argparse.Namespace) -> None:
     classifier.classify([source.read(i) for i in positions[:8]])
     ratios = []
     for i in range(options.repeats):
-        classifier.scorer.full_batches = False
         start = time.perf_counter()
         classifier.classify(source.read(i) for i in positions)
         bare = time.perf_counter() - start

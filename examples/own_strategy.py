@@ -6,9 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffusion_classifier import DiffusionClassifier
+from diffusion_classifier import DiffusionClassifier, Request, State
 from diffusion_classifier.data import load_sample
-from diffusion_classifier.search import Request, State
 
 
 @dataclass(frozen=True)

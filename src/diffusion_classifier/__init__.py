@@ -1,4 +1,4 @@
-"""Turn any conditional diffusion model into a classifier, and measure what it understands."""
+"""Use any conditional diffusion model as a classifier, and evaluate how well it tells classes and captions apart."""
 
 import os
 
@@ -6,8 +6,8 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-# Without this, MKL on Intel processors that lack AVX-512 sums a row in an order that depends on its place in the batch,
-# and a resumed run differs in its last bits. MKL reads the variable at its first matrix product.
+# Otherwise MKL, on Intel processors without AVX-512, sums a row in an order that depends on its place in the batch, and
+# a resumed run differs in its last bits. MKL reads the variable at its first matrix product.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 # torch and diffusers take seconds to import: `diffusion-classifier --help` must not wait for them.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -28,15 +30,12 @@ from .search.strategies import Fixed
 
 
 class DiffusionClassifier:
-    """A conditional diffusion model as a classifier (paper, Algorithm 1).
+    """A conditional diffusion model as a classifier (paper, Algorithm 1). See `Scorer` for the arguments.
 
     Examples:
         >>> clf = DiffusionClassifier.from_pretrained("fashion")
         >>> clf("boot.png", candidate_labels=["Ankle boot", "Sneaker"])  # doctest: +SKIP
         [{'score': 0.98, 'label': 'Ankle boot'}, {'score': 0.02, 'label': 'Sneaker'}]
-
-    Attributes:
-        scorer: the model with its batch size; see `Scorer` for the arguments.
     """
 
     def __init__(self, denoiser: Denoiser, *, batch_size: int | str = "auto", compile_network: bool = False) -> None:
@@ -66,6 +65,14 @@ class DiffusionClassifier:
         if calibration is not None:
             denoiser.defaults = ModelDefaults.load(Path(calibration))
         return cls(denoiser, batch_size=batch_size, compile_network=compile_network)
+
+    @contextmanager
+    def fixed_batches(self, batch_size: int | None = None, channels_last: bool | None = None) -> Iterator[Self]:
+        """Yield a copy whose errors are bit-exact whatever shares their batch; see `Scorer.fixed_batches`."""
+        with self.scorer.fixed_batches(batch_size, channels_last) as scorer:
+            fixed = copy.copy(self)
+            fixed.scorer = scorer
+            yield fixed
 
     @property
     def denoiser(self) -> Denoiser:
@@ -97,9 +104,8 @@ class DiffusionClassifier:
         needs_prompts = self.denoiser.class_names is None and options.get("conditioning") is None
         options = {"template": hypothesis_template if needs_prompts else None, **options}
         results = self.classify(images, candidate_labels, **options)
-        for result in results:
-            if result.failure is not None:
-                raise InputError(f"{result.name}: {result.failure}")
+        if failed := [f"{result.name}: {result.failure}" for result in results if result.failure is not None]:
+            raise InputError(failed[0])
         answers = [[{"score": p, "label": name} for name, p in result.scores.items()] for result in results]
         return answers[0] if is_one(images) else answers
 
@@ -164,9 +170,8 @@ class DiffusionClassifier:
         jobs = queue.jobs()
         if chosen is not None:
             scorer.prepare(conditioning)
-            words = names if prompt_names is None else tuple(prompt_names)
-            context = SearchContext(scorer, settings, conditioning, words, as_templates(template), average)
-            jobs = chosen.narrow(context, jobs)
+            words, templates = tuple(prompt_names or names), as_templates(template)
+            jobs = chosen.narrow(SearchContext(scorer, settings, conditioning, words, templates, average), jobs)
         results = queue.results(scorer.score(jobs, conditioning, settings, names))
         posterior = {"num_dimensions": scorer.num_dimensions, **settings.posterior_settings()}
         return ((i, decide(scored, names, notes=notes, **posterior)) for i, scored, notes in results)
@@ -287,7 +292,7 @@ class DiffusionClassifier:
         for texts in captions:
             if len(set(texts)) < max(2, len(texts)):
                 raise InputError(f"every image needs two captions or more, all different; one has {list(texts)}")
-        names = list(dict.fromkeys(caption for texts in captions for caption in texts)) if among is None else among
+        names = among or list(dict.fromkeys(caption for texts in captions for caption in texts))
         settings = self.settings_for(max(captions, key=len), **options)
 
         def own(i: int) -> Sequence[str]:
@@ -340,7 +345,7 @@ class DiffusionClassifier:
         unconditional: bool = False,
         seed: int = 0,
     ) -> Tensor:
-        """Return raw errors at given timesteps and, optionally, for given noise. Use it to check this library.
+        """Return raw errors at given timesteps and, optionally, for given noise: to check this library.
 
         Args:
             image: one image, or several.
@@ -370,12 +375,12 @@ class DiffusionClassifier:
         if not sources:
             raise InputError("no image was given")
         tables: dict[int, Tensor] = {}
-        candidates = self.scorer.candidates
-        conditioning, names = candidates.encode(classes, template, average), list(map(str, classes))
+        scorer, settings, names = self.scorer, ScoringSettings(Fixed(len(timesteps)), draws, loss), [*map(str, classes)]
+        conditioning = scorer.candidates.encode(classes, template, average)
         if unconditional:
-            conditioning, names = candidates.with_null(conditioning), [*names, "(none)"]
-        jobs = (self.scorer.job(str(i), load_image(source, name_of(i, source))) for i, source in enumerate(sources))
-        for scored in self.scorer.score(jobs, conditioning, ScoringSettings(Fixed(len(timesteps)), draws, loss), names):
+            conditioning, names = scorer.candidates.with_null(conditioning), [*names, "(none)"]
+        jobs = (scorer.job(str(i), load_image(source, name_of(i, source))) for i, source in enumerate(sources))
+        for scored in scorer.score(jobs, conditioning, settings, names):
             i = int(scored.name)
             if scored.failure is not None:
                 raise InputError(f"{name_of(i, sources[i])}: {scored.failure}")

@@ -87,14 +87,20 @@ def test_its_batch_size_is_measured(denoiser):
 def test_no_bit_depends_on_the_other_latents(denoiser):
     """The trunk is shared nevertheless, in calls of eight rows."""
     share = shared_share(denoiser, denoiser.condition([0]))
-    denoiser.fix_rows()
-    rows, head_alone = rows_seen(denoiser), shared_share(denoiser, denoiser.condition([0]))
-    assert 0 < head_alone < share  # the head's first layers are not shared now
-    few = predict(denoiser)
-    assert rows == dict.fromkeys(SHARED, 6) | {"trunk": 8}
+    rows = rows_seen(denoiser)
+    with denoiser.fixed_rows():
+        head_alone = shared_share(denoiser, denoiser.condition([0]))
+        assert 0 < head_alone < share  # the head's first layers are not shared now
+        few = predict(denoiser)
+        assert rows == dict.fromkeys(SHARED, 6) | {"trunk": 8}
     noisy = torch.randn(12, *denoiser.latent_shape, generator=torch.Generator().manual_seed(0))
     t = torch.cat([T, torch.arange(10) * 90])
     index = torch.tensor([1, 0, 1, 11, 7, 3])
     conditioning = denoiser.condition([0, 1, 2])[torch.tensor([0, 0, 1, 2, 1, 2])]
-    many = denoiser.predict_noise(noisy, t, conditioning, index)
+    with denoiser.fixed_rows():
+        many = denoiser.predict_noise(noisy, t, conditioning, index)
     assert torch.equal(many[:3], few[:3])
+    assert shared_share(denoiser, denoiser.condition([0])) == share
+    rows.clear()
+    predict(denoiser)
+    assert rows == SHARED  # as before

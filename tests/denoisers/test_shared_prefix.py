@@ -82,14 +82,18 @@ def test_calls_of_one_size(at_once):
 
     layer, x = Layer(), torch.arange(12.0)
     y = 10 * x
-    prefix = Prefix([layer], at_once)
+    prefix = Prefix([layer], [layer], at_once)
     for index in (torch.arange(12), torch.tensor([3] * 5 + [0, 1, 2, 4, 5, 5, 0])):
         _, first = np.unique(index, return_index=True)
         calls.clear()
-        with prefix.shared(index, torch.device("cpu")):
+        with prefix.fixed_rows(), prefix.shared(index, torch.device("cpu")):
             (output,) = layer(x, y=y)
         assert calls == [at_once] * -(-len(first) // at_once)
         assert torch.equal(output, 11 * x[first][np.unique(index, return_inverse=True)[1]])
+        calls.clear()
+        with prefix.shared(index, torch.device("cpu")):
+            assert torch.equal(layer(x, y=y)[0], output)
+        assert calls == [len(first)]  # as before
     prefix.remove()
     assert torch.equal(layer(x, y=y)[0], 11 * x)
 

@@ -162,8 +162,8 @@ def test_the_memory_layout_is_kept_as_well(classifier, tmp_path, monkeypatch):
     next(iter(ask(classifier("auto"), source(), tmp_path / "run", **OPTIONS)))
     again = classifier("auto")
     assert not again.denoiser.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-    list(ask(again, source(), tmp_path / "run", **OPTIONS))
-    assert again.denoiser.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    for _ in ask(again, source(), tmp_path / "run", **OPTIONS):
+        assert again.denoiser.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     whole, found = rows(tmp_path / "whole"), rows(tmp_path / "run")
     assert {i: str(row) for i, row in found.items()} == {i: str(row) for i, row in whole.items()}
 

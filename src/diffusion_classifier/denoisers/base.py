@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any, ClassVar, Literal, NamedTuple, Self, get_args
@@ -208,12 +208,15 @@ class Denoiser(ABC):
         self.network.compile(dynamic=False)
         self.compiled = True
 
-    def fix_rows(self) -> None:
-        """From now on no bit of a prediction depends on the other rows, in calls of one size.
+    def fixed_rows(self, fixed: bool = True) -> AbstractContextManager[None]:
+        """Return a context in which no bit of a prediction depends on the other rows, in calls of one size.
 
-        But for networks that pad prompts to the longest of a batch, by which their kernels are chosen.
+        The exception are networks that pad prompts to the longest of a batch, by which their kernels are chosen.
+
+        Args:
+            fixed: whether this is so; otherwise rows share work as usual.
         """
-        self.prefix.remove()
+        return self.prefix.fixed_rows(fixed)
 
     @contextmanager
     def full_precision(self) -> Iterator[None]:

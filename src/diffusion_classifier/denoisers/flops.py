@@ -20,7 +20,8 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
     Args:
         denoiser: denoiser whose network is called.
         conditioning: B rows.
-        latent_index: (B,), int64, on the CPU: index of the noisy latent of each row.
+        latent_index: (B,), int64, on the CPU: index of the noisy latent of each row. Rows that fill up calls are not
+            counted.
     """
     # A network that looks at values needs real ones, and may cache what it computes from them.
     mode: AbstractContextManager[Any] = nullcontext()
@@ -29,7 +30,7 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
     # Other attention kernels are not counted on all devices.
     kernel, counter = sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False)
     eager = torch.compiler.set_stance("force_eager")  # else torch.compile would give up on a compiled network
-    with eager, denoiser.prefix.shared(latent_index, denoiser.device), mode:
+    with eager, denoiser.prefix.shared(latent_index, denoiser.device, fill=False), mode:
         noisy = torch.zeros(len(latent_index), *denoiser.latent_shape, dtype=denoiser.dtype, device=denoiser.device)
         t = torch.zeros(len(latent_index), device=denoiser.device)
         with kernel, counter, torch.no_grad():
@@ -42,9 +43,8 @@ def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
     prefix = denoiser.prefix
     if prefix.share is None:
         row, conditioning = torch.zeros(1, dtype=torch.int64), conditioning.first_prompts()
-        at_once, prefix.at_once = prefix.at_once, None  # what a call is filled up with does not count
         alone = count_flops(denoiser, conditioning[row], row)
         two = count_flops(denoiser, conditioning[row.repeat(2)], row.repeat(2))
-        prefix.at_once = at_once
-        prefix.share = 2 - two / alone
+        prefix.share = share = 2 - two / alone
+        return share
     return prefix.share

@@ -10,6 +10,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow as pa
 
 from ..classifier import DiffusionClassifier
 from ..errors import InputError
-from .evaluation import OnStart, restore_tuning
+from .evaluation import OnStart, reproducible
 from .evaluators import Evaluator
 from .row import ResultRow, rows_to_table, table_to_rows
 from .selection import Images
@@ -55,9 +56,9 @@ class _Worker:
     def __init__(self, work: Work, spec: RunSpec, run: Sequence[int]) -> None:
         self._work, self._run = work, run
         self._source = work.open_labelled()
-        self._classifier = DiffusionClassifier.from_pretrained(**work.load)
-        restore_tuning(self._classifier, spec)
-        self._classifier.scorer.full_batches = True
+        classifier = DiffusionClassifier.from_pretrained(**work.load)
+        self._open = ExitStack()  # for as long as the worker lives: nobody else uses its model
+        self._classifier = self._open.enter_context(reproducible(classifier, spec))
 
     def __call__(self, chunk: Mapping[str, Any]) -> pa.Table:
         positions = [int(i) for i in chunk["position"]]
@@ -66,9 +67,8 @@ class _Worker:
 
 def _prepare_spec(work: Work, begun: RunSpec | None, positions: Sequence[int], model: str, command: str) -> RunSpec:
     classifier = DiffusionClassifier.from_pretrained(**work.load)
-    if begun is not None:
-        restore_tuning(classifier, begun)
-    return work.evaluator.prepare_spec(classifier, work.open_labelled(), positions, model=model, command=command)
+    with reproducible(classifier, begun) as fixed:
+        return work.evaluator.prepare_spec(fixed, work.open_labelled(), positions, model=model, command=command)
 
 
 def evaluate_distributed(

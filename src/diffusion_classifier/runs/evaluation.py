@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..classifier import DiffusionClassifier
-from ..denoisers.tuning import set_layout
 from .evaluators import Evaluator
 from .row import ResultRow
 from .selection import Images
@@ -33,7 +33,7 @@ def evaluate(
     """Start or resume a run, and yield each row once it is safe on disk.
 
     Errors are bitwise identical wherever the run was interrupted, because all network calls have the same number of
-    rows and rows share no work.
+    rows and rows share no work. The classifier is afterwards as it was before.
 
     Args:
         classifier: the model, of the kind that the evaluator takes.
@@ -51,21 +51,27 @@ def evaluate(
     """
     chosen = list(range(len(source))) if positions is None else list(positions)
     part = part or Part()
-    if begun := read_spec_if_any(folder):
-        restore_tuning(classifier, begun)
-    spec = evaluator.prepare_spec(classifier, source, chosen, model=model, command=command)
-    with open_run(folder, spec, part) as run:
-        mine = chosen[part.index :: part.count]
-        todo = [i for i in mine if source.ids[i] not in run.done]
-        on_start(len(mine) - len(todo), len(mine), [*spec.notes[len(source.notes) :], *run.notes])
-        for row in evaluator.rows(classifier, source, todo, chosen):
-            run.write(row)
-            yield row
+    with reproducible(classifier, read_spec_if_any(folder)) as fixed:
+        spec = evaluator.prepare_spec(fixed, source, chosen, model=model, command=command)
+        with open_run(folder, spec, part) as run:
+            mine = chosen[part.index :: part.count]
+            todo = [i for i in mine if source.ids[i] not in run.done]
+            on_start(len(mine) - len(todo), len(mine), [*spec.notes[len(source.notes) :], *run.notes])
+            for row in evaluator.rows(fixed, source, todo, chosen):
+                run.write(row)
+                yield row
 
 
-def restore_tuning(classifier: Any, spec: RunSpec) -> None:
-    """Give a model the memory layout of a run, and its batch size if that is "auto": rounding depends on both."""
-    if isinstance(classifier, DiffusionClassifier):
-        if classifier.scorer.batch_size == "auto":
-            classifier.scorer.batch_size = spec.batch_size
-        set_layout(classifier.denoiser, spec.channels_last)
+@contextmanager
+def reproducible(classifier: Any, begun: RunSpec | None) -> Iterator[Any]:
+    """Yield the model such that errors do not depend, bit for bit, on when a run was interrupted.
+
+    A diffusion model has the batch size, unless the user chose one, and the memory layout of the run within the
+    context, because the rounding of sums depends on them. Afterwards it is as before.
+    """
+    if not isinstance(classifier, DiffusionClassifier):
+        yield classifier
+        return
+    before = (None, None) if begun is None else (begun.batch_size, begun.channels_last)
+    with classifier.fixed_batches(*before) as fixed:
+        yield fixed

@@ -199,7 +199,6 @@ class CaptionEvaluator:
         """See `Evaluator`."""
         captions = _all_captions(source, positions)
         _check_known_captions(classifier, source, captions)
-        classifier.scorer.full_batches = True
         reading, unconditional = self._settled(classifier, source, positions)
         conditioning = classifier.scorer.candidates.encode(captions, self.template, self.average)
         return RunSpec(

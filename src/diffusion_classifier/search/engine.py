@@ -252,10 +252,11 @@ class _Engine:
             torch.split(latent_index.repeat_interleave(num_prompts), self.batch_size),
             strict=True,
         )  # more than one only if a class has more prompts than a batch has rows
-        errors = [
-            self.distance(eps[to_device(index, device)], noisy, t, self.conditioning[prompts], index)
-            for prompts, index in parts
-        ]
+        with denoiser.fixed_rows(self.full_batches):
+            errors = [
+                self.distance(eps[to_device(index, device)], noisy, t, self.conditioning[prompts], index)
+                for prompts, index in parts
+            ]
         return torch.cat(errors).view(-1, num_prompts, len(self.settings.losses)).mean(1)[:num_rows]
 
     def distance(
@@ -288,7 +289,8 @@ class _Engine:
             return everyone
 
         seconds = time.perf_counter() - search.started
-        saved = shared_share(self.denoiser, self.conditioning) * (search.num_evaluations - search.num_latents)
+        with self.denoiser.fixed_rows(self.full_batches):
+            saved = shared_share(self.denoiser, self.conditioning) * (search.num_evaluations - search.num_latents)
         return ScoredImage(
             name=search.job.name,
             errors=among_all(state.errors, torch.nan),

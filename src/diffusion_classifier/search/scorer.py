@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any
 
 from ..data.images import Picture, preprocess
 from ..denoisers import Conditioning, Denoiser
 from ..denoisers.default_weights import default_weights
-from ..denoisers.tuning import tune
+from ..denoisers.tuning import set_layout, tune
 from ..errors import InputError
 from .candidates import Candidates
 from .engine import score
@@ -28,8 +30,7 @@ class Scorer:
 
     Attributes:
         candidates: encodes classes and captions, and keeps the latest encodings.
-        full_batches: give every network call the same number of rows; see `Denoiser.fix_rows`. Errors then do not
-            depend, bit for bit, on which other rows share their batch.
+        full_batches: give every network call the same number of rows; see `fixed_batches`.
 
     Raises:
         InputError: a batch size below 1.
@@ -92,11 +93,10 @@ class Scorer:
         }
 
     def prepare(self, conditioning: Conditioning) -> int:
-        """Tune and compile the network, if that was asked for, and return the batch size."""
-        if self.full_batches:
-            self.denoiser.fix_rows()
+        """Tune and compile the network, as far as the settings say, and return the batch size."""
         if isinstance(self.batch_size, str):
-            self.batch_size = tune(self.denoiser, conditioning.first_prompts())
+            with self.denoiser.fixed_rows(self.full_batches):
+                self.batch_size = tune(self.denoiser, conditioning.first_prompts())
         if self._compile and not self.denoiser.compiled:  # after tuning, which would compile each size that it tries
             self.denoiser.compile()
         return self.batch_size
@@ -106,6 +106,27 @@ class Scorer:
         other = Scorer(denoiser, batch_size=self.batch_size)
         other.full_batches = self.full_batches
         return other
+
+    @contextmanager
+    def fixed_batches(self, batch_size: int | None = None, channels_last: bool | None = None) -> Iterator[Scorer]:
+        """Yield a copy whose errors do not depend, bit for bit, on the other rows of their batch.
+
+        Every network call of the copy has the same number of rows, and rows share no work, which takes longer. This
+        scorer and its model are afterwards as they were before. The copy must not be used afterwards.
+
+        Args:
+            batch_size: rows of one network call, if this scorer's is "auto".
+            channels_last: memory layout of the network within the context. Default: unchanged.
+        """
+        fixed, layout = copy.copy(self), self.denoiser.channels_last
+        fixed.full_batches = True
+        if batch_size is not None and fixed.batch_size == "auto":
+            fixed.batch_size = batch_size
+        try:
+            set_layout(self.denoiser, layout if channels_last is None else channels_last)
+            yield fixed
+        finally:
+            set_layout(self.denoiser, layout)
 
     def job(self, name: str, picture: Picture) -> ImageJob:
         """Return the job of a decoded image."""

@@ -86,7 +86,7 @@ class ClassUNet(ClassConditional):
         super().__init__({"unet": network}, schedule, prediction_type, shape, size * patch_size, settings)
         self._conditioned, self._trunk = unet, trunk
         if trunk is not None:
-            self.prefix = Prefix([trunk, *_before_the_class(unet)])
+            self.prefix = Prefix([trunk, *_before_the_class(unet)], [trunk], _TRUNK_ROWS)
 
     @classmethod
     def from_pipeline(cls, pipeline: Any, settings: ModelSettings) -> Self:
@@ -98,20 +98,9 @@ class ClassUNet(ClassConditional):
         if self._trunk is None:
             super().compile()
         else:
-            self._share_trunk(self._trunk, self.prefix.at_once)
+            self.prefix.remove(but=[self._trunk])
             self._conditioned.compile(dynamic=False)
             self.compiled = True
-
-    def fix_rows(self) -> None:
-        """See `Denoiser.fix_rows`. A trunk is still shared, in calls of one size of its own."""
-        if self._trunk is None:
-            super().fix_rows()
-        elif self.prefix.at_once is None:
-            self._share_trunk(self._trunk, _TRUNK_ROWS)
-
-    def _share_trunk(self, trunk: Trunk, at_once: int | None) -> None:
-        self.prefix.remove()
-        self.prefix = Prefix([trunk], at_once)
 
     def encode(self, images: Tensor) -> Tensor:
         """Return the pixels, as luma if the network has one channel. See `Denoiser.encode`."""

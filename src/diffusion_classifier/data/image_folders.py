@@ -33,14 +33,15 @@ class Folder:
     notes: tuple[str, ...]
 
 
-def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool = False) -> Folder:
+def read_folder(source: str, root: Place, split: str | None = None, *, allow_incomplete: bool = False) -> Folder:
     """Read the images of a folder. The sub-folders are the classes.
 
     Images in deeper folders belong to the class above them. Files that are not images are left out, with a note.
     Classes are sorted by name as text, or numerically if the names are numbers or differ in a number only.
 
     Args:
-        source: The folder, or one with a folder for each split.
+        source: The folder as it was given, for messages.
+        root: The same folder, or one with a folder for each split.
         split: See `find_split`.
         allow_incomplete: Leave out images that lie beside the class folders, with a note.
 
@@ -49,7 +50,7 @@ def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool
             beside the class folders; or class names look the same or are not valid text.
     """
     notes: list[str] = []
-    place = find_split(source, split, notes)
+    place = find_split(source, root, split, notes)
     classes = [folder for folder in place.folders if folder.holds_images or folder.is_empty]
     if len(classes) < 2:  # classes are unknown
         files = _as_text(path for folder in place.walk() for path in folder.images)

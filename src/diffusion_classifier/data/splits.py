@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -42,6 +43,7 @@ class Place:
 
     @cached_property
     def _inside(self) -> tuple[list[Path], list[Path]]:
+        """Paths of the sub-folders and of the files."""
         try:
             with os.scandir(self.path) as entries:
                 found = sorted((e for e in entries if visible(e.name)), key=lambda e: e.name)
@@ -62,16 +64,21 @@ class Place:
         """The sub-folders."""
         return [Place(path, self._above) for path in self._inside[0]]
 
+    @property
+    def files(self) -> list[Path]:
+        """The files, not those in sub-folders."""
+        return self._inside[1]
+
     @cached_property
     def images(self) -> list[Path]:
         """The images, not those in sub-folders."""
-        return [path for path in self._inside[1] if is_image(path)]
+        return [path for path in self.files if is_image(path)]
 
     @cached_property
     def others(self) -> list[Path]:
         """The other files, not those in sub-folders."""
         images = set(self.images)
-        return [path for path in self._inside[1] if path not in images]
+        return [path for path in self.files if path not in images]
 
     @cached_property
     def with_images(self) -> list[Place]:
@@ -86,7 +93,7 @@ class Place:
     @cached_property
     def is_empty(self) -> bool:
         """Whether there is no file, at any depth."""
-        return not self._inside[1] and all(place.is_empty for place in self.folders)
+        return not self.files and all(place.is_empty for place in self.folders)
 
     @property
     def is_flat(self) -> bool:
@@ -100,7 +107,7 @@ class Place:
             yield from place.walk()
 
 
-def folder_kind(folder: Path) -> str:
+def folder_kind(root: Place) -> str:
     """Return the kind of data set in a folder: "parquet", "webdataset" or "imagefolder".
 
     Images in two or more folders are the data set, even if archives lie beside them.
@@ -109,37 +116,36 @@ def folder_kind(folder: Path) -> str:
         InputError: There are Parquet files beside such images.
     """
     tables: dict[str, Path] = {}
-    for where, folders, names in os.walk(folder):
-        folders[:] = filter(visible, folders)
-        for path in (Path(where, name) for name in names if visible(name) and name.lower() not in METADATA):
+    with suppress(InputError):  # a folder that cannot be read is reported if its images are needed
+        for path in (path for place in root.walk() for path in place.files if path.name.lower() not in METADATA):
             tables.setdefault(path.suffix.lower(), path)
-        if ".parquet" in tables:
-            break
+            if ".parquet" in tables:
+                break
     table = tables.get(".parquet") or tables.get(".tar")
     if table is None:
         return "imagefolder"
-    if len(with_images := Place(folder).with_images) > 1:
+    if len(with_images := root.with_images) > 1:
         if table.suffix.lower() == ".tar":
             return "imagefolder"
         raise InputError(
-            f"{folder} holds both tables ({table}) and folders of images ({listed(p.name for p in with_images)}): give "
-            "the file, or the folder of one of them"
+            f"{root.path} holds both tables ({table}) and folders of images ({listed(p.name for p in with_images)}): "
+            "give the file, or the folder of one of them"
         )
     return "parquet" if ".parquet" in tables else "webdataset"
 
 
-def has_metadata(folder: Path) -> bool:
+def has_metadata(root: Place) -> bool:
     """Return whether a folder has a metadata file, at any depth, that describes the images.
 
     It has a column of file names; or it lacks the column, and there are no class folders beside it.
     """
-    found = [Path(where, name) for where, _, names in os.walk(folder) for name in names if name.lower() in METADATA]
-    return any(map(_lists_files, found)) or (bool(found) and not Place(folder).with_images)
+    found = [path for place in root.walk() for path in place.files if path.name.lower() in METADATA]
+    return any(map(_lists_files, found)) or (bool(found) and not root.with_images)
 
 
-def is_image_folder(folder: Path) -> bool:
+def is_image_folder(root: Place) -> bool:
     """Return whether a folder holds images, and no metadata that describes them."""
-    return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
+    return root.path.is_dir() and folder_kind(root) == "imagefolder" and not has_metadata(root)
 
 
 def _lists_files(metadata: Path) -> bool:
@@ -155,20 +161,21 @@ def split_of(name: str) -> str | None:
     return WORDS[match[1]] if match else None
 
 
-def find_split(source: str, split: str | None, notes: list[str]) -> Place:
+def find_split(source: str, root: Place, split: str | None, notes: list[str]) -> Place:
     """Find the folder of a split. The class folders, if any, are its sub-folders.
 
     A folder that holds only another folder of folders is skipped, with a note.
 
     Args:
-        source: The folder that was given.
+        source: The folder as it was given, for messages.
+        root: The same folder.
         split: "train", "test" …. Default: the only split, or "test". Without split folders, all images are "train".
         notes: List to which sentences are added.
 
     Raises:
         InputError: The split does not exist or has no images; or split folders lie among other folders of images.
     """
-    place, chosen = Place(Path(source)), None
+    place, chosen = root, None
     while True:
         splits = _splits(place, notes)
         inner = place.with_images

@@ -174,7 +174,7 @@ def with_distinct_names(source: LabelledSource) -> LabelledSource:
     if len(set(distinct_names)) < len(names):
         raise InputError(f"{source.name} has several classes of one name, and one more that is called as they would be")
     apart = ", ".join(new for new, old in zip(distinct_names, names, strict=True) if old in shared)
-    note = f"class names that several classes share are told apart by the index of the class: {apart}"
+    note = f"class names that several classes share are followed by the index of the class: {apart}"
     return replace(source, class_names=distinct_names, prompt_names=names, notes=(*source.notes, note))
 
 

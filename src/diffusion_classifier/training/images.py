@@ -51,7 +51,7 @@ class TrainingImages(_Images):
         labels: (N,), int64, indices into class_names.
         class_names: one per class.
         posteriors: (N, K), float32, of a teacher, which are learned in place of the labels; or none.
-        notes: as in `sources.LabelledSource`.
+        notes: See `LabelledSource`.
     """
 
     images: Tensor
@@ -85,7 +85,7 @@ class TrainingCaptions(_Images):
         images: (N, C, S, S), uint8, C = 1 or 3.
         captions: N.
         contrasts: false captions of each image; none of any if ().
-        notes: as in `sources.LabelledSource`.
+        notes: See `LabelledSource`.
     """
 
     images: Tensor
@@ -121,14 +121,14 @@ def load_labelled_images(
     """Images and labels of a data set, brought to one size.
 
     Args:
-        source: as in `sources.open_labelled`.
+        source: See `open_labelled`.
         split: "train" or "test"; for IDX files, `train-…` and `t10k-…`.
         size: height and width; the images' own if None, which must then be one and square.
         class_names: replaces the data set's own names, one for each; IDX files have none.
         image_column: where the images are; the only image column if None.
         label_column: where the labels are; the only class-label column if None.
         crop: how images are brought to that size; see `images.preprocess`.
-        allow_incomplete: as in `sources.open_labelled`.
+        allow_incomplete: See `open_labelled`.
 
     Raises:
         InputError: the data cannot be read as labelled images, or has names of classes that `evaluate` would not take;
@@ -158,7 +158,7 @@ def load_captioned_images(
     caption_column: str | None = None,
     allow_incomplete: bool = False,
 ) -> TrainingCaptions:
-    """Images and captions of a data set, brought to one size; arguments as in `sources.open_texts`.
+    """Images and captions of a data set, brought to one size; see `open_texts` for the arguments.
 
     Raises:
         InputError: the data cannot be read as captioned images; a broken image is named.

@@ -104,7 +104,7 @@ def test_embedded_images(tmp_path):
     source = open_captioned(data=str(tmp_path / "d.parquet"))
     assert source.captions == (("a", "b", "c"),)
     assert greys(source) == [7]
-    with pytest.raises(InputError, match=r"column 'image' of .* holds images, and captions were wanted of it"):
+    with pytest.raises(InputError, match=r"column 'image' of .* holds images instead of captions"):
         open_captioned(data=str(tmp_path / "d.parquet"), false_column=["image"])
 
 

@@ -3,6 +3,7 @@ import os
 import shutil
 import unicodedata
 import zipfile
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
@@ -403,3 +404,20 @@ def test_classes_that_only_another_split_has_are_noted(tmp_path):
     source = open_labelled(folder)
     assert source.class_names == ("a", "b", "c")
     assert source.notes == ("1 class has no images and can be predicted all the same: c",)
+
+
+@pytest.mark.parametrize("beside", [(), ("test/notes.txt", "0.tar")])
+def test_each_folder_is_listed_once(tmp_path, monkeypatch, beside):
+    names = [f"{split}/{name}/{i}.png" for split in ("train", "test") for name in ("a", "b") for i in (0, 1)]
+    tree(tmp_path, *names, *beside)
+    listed, scandir = Counter(), os.scandir
+
+    def counted(path="."):
+        listed[os.fspath(path)] += 1
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", counted)
+    assert len(open_labelled(str(tmp_path))) == 4
+    assert listed == {
+        str(tmp_path / name): 1 for name in ("", "test", "test/a", "test/b", "train", "train/a", "train/b")
+    }

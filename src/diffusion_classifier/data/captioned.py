@@ -171,7 +171,7 @@ def open_captioned(
     if data is None:
         raise InputError("captions are of your own: give the file of them by --data")
     if images is not None and not Path(images).is_dir():
-        raise InputError(f"there is no folder {images}, where the images were said to be")
+        raise InputError(f"there is no folder {images}, which --images names")
     table = load_table(data, split, allow_incomplete)
     if images is not None:
         table = replace(table, folder=lambda _: Path(images))
@@ -183,7 +183,7 @@ def open_captioned(
     tag = tag_column or next((name for name in _TAG_COLUMNS if name in columns), None)
     check_columns(data, columns, [*false, *([tag] if tag else [])])
     if pictures := [name for name in (true, *false) if columns[name].kind == "image"]:
-        raise InputError(f"column {pictures[0]!r} of {data} holds images, and captions were wanted of it")
+        raise InputError(f"column {pictures[0]!r} of {data} holds images instead of captions")
     captions = []
     for i, row in enumerate(zip(*(table.values(name) for name in (true, *false)), strict=True)):
         others = [text for value in row[1:] for text in (value if isinstance(value, list) else [value])]

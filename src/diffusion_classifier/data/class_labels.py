@@ -1,4 +1,4 @@
-"""Turns the labels of a table into class indices and names, and reads class names from files beside the images."""
+"""Labels of a table as class indices and names; class names in files beside the images."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .text_tables import read_names
 
 _NAMES, _TEMPLATES = "classnames.txt", "zeroshot_classification_templates.txt"
 _WORDS = ("label_text", "label_name", "class_name")
-"""Columns that often state the class name beside a numeric label."""
+"""Names of columns that often hold the class name beside a numeric label."""
 _SPACES = f"{string.whitespace}\u00a0\u3000\ufeff"
-"""Stripped from labels; includes the byte order mark, which other tools leave in a first label."""
+"""Characters stripped from labels. The byte order mark is included because other tools leave it in a first label."""
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)")
 """Canonical integers; 007 and 1.0 are text."""
 
@@ -33,19 +33,19 @@ def read_labels(
 ) -> tuple[tuple[int, ...], tuple[str, ...], tuple[str, ...]]:
     """Return labels (M,), class names, and notes.
 
-    Labels of text are classes as they are written, in alphabetic order; whole numbers, in numeric order, unless there
-    are names that they count, from 0. An empty label, and a number below 0, say that there is none: -1.
+    Text labels are class names, in alphabetic order. Integer labels are indices into the names if there are names;
+    otherwise they are classes in numeric order. An empty label or a negative number means no label, and becomes -1.
 
     Args:
-        table: of the images.
-        column: holds the labels.
-        names: that whole numbers count, if the column itself declares none.
-        given: the user's own names, one for each class; classes that do not occur among them are fine.
-        allow_missing: take images that have no label.
+        table: Table of the images.
+        column: Column of the labels.
+        names: Names for integer labels, if the column declares none.
+        given: The user's own names, one per class; some may not occur.
+        allow_missing: Accept images without a label.
 
     Raises:
-        InputError: the column holds something else; an image has no label, where others have one; all are without,
-            and no names are given; a number beyond the names.
+        InputError: The column does not hold labels; an image has no label while others do; no image has a label and
+            no names are given; or a number has no name.
     """
     kind, told = table.columns[column].kind, table.columns[column].type
     if kind not in ("text", "bytes", "integer"):
@@ -99,7 +99,7 @@ def index_names(
     With one name per label that occurs, names follow the numeric order. With more names, labels are indices into them.
 
     Raises:
-        InputError: fewer names than labels, a label beyond the names, or names that are other labels.
+        InputError: There are fewer names than labels, a label has no name, or the names are labels in another order.
     """
     names, in_order = tuple(given), sorted(known)
     top = in_order[-1]
@@ -185,7 +185,7 @@ def read_beside(table: Table, column: str) -> tuple[tuple[str, ...], tuple[str, 
     """Read class names and templates from the files that CLIP benchmark puts beside the images; also return notes.
 
     Raises:
-        InputError: a file cannot be read so; the hub does not answer.
+        InputError: A file is malformed, or cannot be downloaded.
     """
     if table.kind not in ("parquet", "webdataset", "hub") or table.columns[column].names:
         return (), (), ()

@@ -1,4 +1,4 @@
-"""The table that all readers return, the choice of its image and label columns, and access to its images."""
+"""The table that all readers return, with the choice of its image and label columns."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Column:
     """One column.
 
     Args:
-        kind: "image" holds contents of image files, paths, or both; "pixels" nested lists of numbers.
-        type: for messages.
-        declared: whether the file says itself that these are images, or classes.
-        names: of classes, if declared.
+        kind: "image" for contents of image files, paths, or both; "pixels" for nested lists of numbers.
+        type: Name of the type, for messages.
+        declared: Whether the file declares that the column holds images or classes.
+        names: Declared class names.
     """
 
     kind: Kind
@@ -40,19 +40,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a data set. Images are read when they are asked for.
+    """Rows of a data set. Images are read on access.
 
     Args:
-        source: what was opened, for messages.
-        kind: what read it: "hub", "imagefolder", "parquet", "webdataset" or "text".
-        columns: by name.
+        source: Path or id of the data set, for messages.
+        kind: Format: "hub", "metadata", "parquet", "webdataset" or "text".
+        columns: Columns by name.
         num_rows: M.
-        values: M values of a column, with None for those that are missing; paths of a column of kind "image".
-        cell: one value of a column: of kind "image" a dictionary with `bytes` and `path`, or None.
-        folder: where the paths of row i begin.
-        row: what row i is called in messages.
-        keys: names of rows, where the data set has them.
-        notes: sentences about what was left out and chosen.
+        values: Returns the M values of a column, None for missing ones; paths for a column of kind "image".
+        cell: Returns one value of a column. For kind "image", a dictionary with `bytes` and `path`, or None.
+        folder: Returns the folder at which relative paths of row i start.
+        row: Returns the name of row i for messages.
+        keys: Names of the rows, if the data set has them.
+        notes: See `LabelledSource`.
     """
 
     source: str
@@ -73,7 +73,7 @@ class Table:
         """Return the values of a text column, with None for missing ones.
 
         Raises:
-            InputError: one is no text, or a list that was written as text.
+            InputError: A value is not text, or is a list written as text.
         """
         texts: list[str | None] = []
         for i, value in enumerate(self.values(name)):
@@ -96,7 +96,7 @@ def decoded(value: bytes, where: str) -> str:
     """Decode UTF-8 bytes, without a byte order mark.
 
     Raises:
-        InputError: they are not.
+        InputError: The bytes are not UTF-8.
     """
     try:
         return value.decode("utf-8-sig")
@@ -105,10 +105,10 @@ def decoded(value: bytes, where: str) -> str:
 
 
 def check_no_list(text: str, where: str) -> None:
-    """Raise if the text is a list that pandas or Python wrote as text, such as "['a', 'b']".
+    """Raise if a text is a list written as text by pandas or Python, such as "['a', 'b']".
 
     Raises:
-        InputError: it is one.
+        InputError: The text is such a list.
     """
     if re.fullmatch(r"\s*[\[({]\s*(['\"].*['\"]\s*,?\s*)?[\])}]\s*", text, re.DOTALL):
         raise InputError(f"{where} is a list written as text, {short(text)}: save the data as JSON Lines or Parquet")
@@ -118,8 +118,8 @@ def column_of(type_: pa.DataType, declared: Mapping[str, Any] | None = None) -> 
     """Return the column description of an Arrow type.
 
     Args:
-        type_: the type; dictionaries and extensions count as what they hold.
-        declared: what the library `datasets` states about it.
+        type_: The type; dictionaries and extensions count as their values' type.
+        declared: Feature description of the library `datasets`.
     """
     told = str(type_)
     while isinstance(type_, pa.DictionaryType | pa.BaseExtensionType):
@@ -159,7 +159,7 @@ def check_columns(source: str, there: Iterable[str], wanted: Iterable[str]) -> N
     """Raise if a wanted column does not exist.
 
     Raises:
-        InputError: a column does not exist.
+        InputError: A column does not exist.
     """
     there = list(there)
     for column in wanted:
@@ -170,7 +170,7 @@ def check_columns(source: str, there: Iterable[str], wanted: Iterable[str]) -> N
 def image_columns(table: Table, usual: Sequence[str]) -> list[str]:
     """Return the candidates for the image column: exactly one if the choice is clear.
 
-    The first of the usual names wins, then columns that hold images for certain, then the other usual names.
+    The first usual name is preferred, then columns that certainly hold images, then the other usual names.
     """
     columns = table.columns
     if usual[0] in columns and columns[usual[0]].kind not in ("integer", "other"):
@@ -182,7 +182,7 @@ def image_columns(table: Table, usual: Sequence[str]) -> list[str]:
 def label_columns(table: Table, usual: Sequence[str]) -> list[str]:
     """Return the candidates for the label column: exactly one if the choice is clear.
 
-    The first of the usual names wins, then the only one of a usual name, or that is declared to hold classes.
+    The first usual name is preferred, then the only column that has a usual name or is declared to hold classes.
     """
     declared = [name for name, column in table.columns.items() if column.names]
     named = [name for name in usual if name in table.columns]
@@ -196,7 +196,7 @@ def only(found: Sequence[str], table: Table, what: str) -> str:
     """Return the only candidate.
 
     Raises:
-        InputError: there is none, or there are several.
+        InputError: There is no candidate, or there are several.
     """
     if len(found) != 1:
         raise InputError(
@@ -207,13 +207,13 @@ def only(found: Sequence[str], table: Table, what: str) -> str:
 
 
 def images_of(table: Table, name: str) -> tuple[Callable[[int], ImageSource], list[str | None]]:
-    """Return a reader of the images in a column, and the name of each image where it is known.
+    """Return a function that reads an image of a column, and the name of each image, None if unknown.
 
     Raises:
-        InputError: the column does not hold images.
+        InputError: The column does not hold images.
     """
     column = table.columns[name]
-    if column.kind == "text" and table.kind != "webdataset":  # in which text is no path
+    if column.kind == "text" and table.kind != "webdataset":  # its texts are not paths
         paths = table.texts(name)
         for i, path in enumerate(paths):
             if path and _URL.match(path):
@@ -244,7 +244,7 @@ def images_of(table: Table, name: str) -> tuple[Callable[[int], ImageSource], li
 def _file(table: Table, i: int, path: str | None) -> ImageSource:
     if not path:
         return b""
-    return path if _URL.match(path) else table.folder(i) / path  # a URL, which is refused when it is read, by its name
+    return path if _URL.match(path) else table.folder(i) / path  # a URL is rejected when it is loaded
 
 
 def _pixels(value: Any) -> ImageSource:

@@ -1,4 +1,4 @@
-"""Files of a data set: the split of each, and a check that none is missing."""
+"""The files of a data set: the split of each, and a check that no shard is missing."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MANY = 5
 
 
 def split_of(path: PurePath) -> str | None:
-    """Return the split in the name of the outermost folder that has one, else in the file name; None without one."""
+    """Return the split in the name of the outermost folder that has one, or in the file name; None if there is none."""
     for part in (*path.parts[:-1], path.stem):
         found = {WORDS[word] for word in re.split(r"[\W\d_]+", part.lower()) if word in WORDS}
         if len(found) == 1:
@@ -26,16 +26,16 @@ def split_of(path: PurePath) -> str | None:
 def files_of_split(
     root: Path, files: Sequence[Path], split: str | None, allow_incomplete: bool
 ) -> tuple[list[Path], tuple[str, ...]]:
-    """Return the files of a split, and notes. Without a split in any name, all files belong to one split.
+    """Return the files of a split, and notes. If no name contains a split, all files belong to one split.
 
     Args:
-        root: the data set's folder.
-        files: in it.
-        split: the only one, or "test", if None.
-        allow_incomplete: leave out files of no split, where others have one.
+        root: The folder of the data set.
+        files: Files in it.
+        split: Default: the only split, or "test".
+        allow_incomplete: Leave out files without a split if others have one.
 
     Raises:
-        InputError: no such split, or a file of none.
+        InputError: The split does not exist, or a file has none.
     """
     found: dict[str | None, list[Path]] = {}
     for file in files:
@@ -44,7 +44,7 @@ def files_of_split(
     wanted = None if split is None else WORDS.get(split, split)
     if not found:
         name = split_of_name(root.resolve().name) or "train"
-        if wanted not in (None, name, "train"):  # the default of the commands that train
+        if wanted not in (None, name, "train"):  # "train" is the default of the training commands
             raise InputError(f"{root} has no split {split!r}: its only split is {name}")
         return strays, ()
     notes: tuple[str, ...] = ()
@@ -61,10 +61,10 @@ def files_of_split(
 
 
 def missing_shards(files: Sequence[Path]) -> list[str]:
-    """Return one sentence per problem with the numbers of shards.
+    """Return one sentence for each problem with the shard numbers.
 
-    Names such as train-00000-of-00003 must be complete and unique, plain numbers must have no gap, and a file
-    nshards.txt must state the number of archives beside it.
+    Names such as train-00000-of-00003 must be complete and unique. Plain numbers must have no gap. A file nshards.txt
+    must state the number of archives beside it.
     """
     stated: dict[tuple[Path, str], dict[int, list[int]]] = {}
     numbered: dict[tuple[Path, str], list[str]] = {}
@@ -106,14 +106,14 @@ def _gaps(folder: Path, prefix: str, missing: list[int], total: str) -> list[str
 
 
 def check_complete(problems: Sequence[str], allow_incomplete: bool) -> tuple[str, ...]:
-    """Turn problems of incomplete data into notes, or raise.
+    """Raise if data is incomplete; return notes on the problems if that is allowed.
 
     Args:
-        problems: a sentence each.
-        allow_incomplete: whether it is used all the same.
+        problems: One sentence each.
+        allow_incomplete: Whether to use incomplete data.
 
     Raises:
-        InputError: it is not.
+        InputError: There is a problem, and `allow_incomplete` is False.
     """
     if problems and not allow_incomplete:
         raise InputError(f"{problems[0]}; use --allow-incomplete to read what is there")

@@ -1,4 +1,4 @@
-"""The random choice of images that are held out of training."""
+"""Random choice of images that are held out of training."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ..errors import InputError
 
 
 def held_out_rows(num_images: int, count: int, seed: int) -> Tensor:
-    """Return the rows to hold out, (count,), int64, ascending: a random choice that depends on the arguments alone.
+    """Return random rows to hold out, (count,), int64, ascending. They depend on the arguments alone.
 
     Raises:
-        InputError: nothing would be left to train on.
+        InputError: No image would be left for training.
     """
     if not 0 <= count < num_images:
         raise InputError(f"{count} images cannot be held out of {num_images}: some must be left to train on")

@@ -1,7 +1,7 @@
-"""Folders of images: which folders are the classes.
+"""Folders of images in class folders.
 
-Everything that is found is used, or a note says that it is not; files that are not `images.visible` aside. Where a
-folder could be understood in two ways, it is rejected with advice.
+Every visible file is either used or mentioned in a note. A folder that could be read in two ways is rejected with
+advice.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class Folder:
     """Images in a folder.
 
     Args:
-        files: M paths relative to the folder, in the order of their text.
-        labels: (M,), indices into class_names; all -1 where there are no folders of classes.
-        class_names: names of the folders of classes, those without images among them.
-        notes: as in `sources.LabelledSource`.
+        files: (M,) paths relative to the folder, sorted as text.
+        labels: (M,) indices into class_names; all -1 without class folders.
+        class_names: Names of the class folders, including empty ones.
+        notes: See `LabelledSource`.
     """
 
     files: tuple[Path, ...]
@@ -33,25 +33,26 @@ class Folder:
     notes: tuple[str, ...]
 
 
-def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool = False) -> Folder:
-    """Read the images of a folder, and their classes, which are the folders right in it.
+def read_folder(source: str, root: Place, split: str | None = None, *, allow_incomplete: bool = False) -> Folder:
+    """Read the images of a folder. The sub-folders are the classes.
 
-    Images in folders further down belong to the class above them. Whatever is no image is left out, with a note.
-    Classes are in the order of their names as text; if these are numbers, or differ in a number alone, in its order.
+    Images in deeper folders belong to the class above them. Files that are not images are left out, with a note.
+    Classes are sorted by name as text, or numerically if the names are numbers or differ in a number only.
 
     Args:
-        source: the folder, or one with a folder for each split.
-        split: as in `find_split`.
-        allow_incomplete: leave out images that lie beside the folders of classes, with a note.
+        source: The folder as it was given, for messages.
+        root: The same folder, or one with a folder for each split.
+        split: See `find_split`.
+        allow_incomplete: Leave out images that lie beside the class folders, with a note.
 
     Raises:
-        InputError: as `find_split`; it is not clear which folders are the classes; images lie beside these; names of
-            classes look the same, or are no text.
+        InputError: There is no such split (see `find_split`); it is unclear which folders are the classes; images lie
+            beside the class folders; or class names look the same or are not valid text.
     """
     notes: list[str] = []
-    place = find_split(source, split, notes)
+    place = find_split(source, root, split, notes)
     classes = [folder for folder in place.folders if folder.holds_images or folder.is_empty]
-    if len(classes) < 2:  # images whose classes are not known
+    if len(classes) < 2:  # classes are unknown
         files = _as_text(path for folder in place.walk() for path in folder.images)
         if len(classes) == 1 and not place.images:
             notes.append(f"all images are in one folder, {classes[0].path}: their classes are taken to be unknown")
@@ -77,7 +78,7 @@ def read_folder(source: str, split: str | None = None, *, allow_incomplete: bool
 
 
 def _check_levels(source: str, place: Place) -> None:
-    """Reject folders of which either level may be the classes, and splits within classes."""
+    """Raise if the classes may be on two levels, or a class contains splits."""
     inner = place.with_images
     for folder in inner:
         for below in folder.walk():
@@ -99,7 +100,7 @@ def _check_levels(source: str, place: Place) -> None:
 
 
 def _ordered(names: Sequence[str], notes: list[str]) -> tuple[str, ...]:
-    """Sort names as text, or by number if they are numbers or differ in a number alone."""
+    """Sort names as text, or numerically if they are numbers or differ in a number only."""
     as_text = tuple(sorted(names))
     matches = [re.fullmatch(r"([^0-9]*)([0-9]+)([^0-9]*)", name) for name in as_text]
     around = {(match[1], match[3]) for match in matches if match}
@@ -147,7 +148,7 @@ def _as_text(files: Iterable[Path]) -> list[Path]:
     """Sort paths as text.
 
     Raises:
-        InputError: a name is not UTF-8.
+        InputError: A name is not UTF-8.
     """
     ordered = sorted(files, key=str)
     for path in ordered:

@@ -21,7 +21,7 @@ from .idx import is_idx_folder, read_idx_folder
 from .image_folders import read_folder
 from .images import ImageSource
 from .prompts import distinct_names, parse_labels
-from .splits import counted, is_image_folder, listed
+from .splits import Place, counted, is_image_folder, listed
 from .table_files import load_table
 
 LABEL_COLUMNS = ("label", "cls", "class")  # if no column is declared to hold classes
@@ -125,8 +125,8 @@ def open_labelled(
     folder = Path(source)
     if is_idx_folder(folder):
         found = _read_idx(source, split, class_names)
-    elif is_image_folder(folder):
-        found = _read_images(source, split, image_column, label_column, class_names, allow_incomplete)
+    elif is_image_folder(root := Place(folder)):
+        found = _read_images(source, root, split, image_column, label_column, class_names, allow_incomplete)
     else:
         found = _read_table(source, split, image_column, label_column, class_names, allow_incomplete)
     found = with_distinct_names(found) if class_names is None else renamed(found, class_names)
@@ -173,7 +173,7 @@ def with_distinct_names(source: LabelledSource) -> LabelledSource:
     if len(set(unique)) < len(names):
         raise InputError(f"{source.name} has several classes of one name, and one more that is called as they would be")
     apart = ", ".join(new for new, old in zip(unique, names, strict=True) if old != new)
-    note = f"class names that several classes share are told apart by the index of the class: {apart}"
+    note = f"class names that several classes share are followed by the index of the class: {apart}"
     return replace(source, class_names=unique, prompt_names=names, notes=(*source.notes, note))
 
 
@@ -198,6 +198,7 @@ def _read_idx(source: str, split: str | None, class_names: Sequence[str] | None)
 
 def _read_images(
     source: str,
+    root: Place,
     split: str | None,
     image_column: str | None,
     label_column: str | None,
@@ -205,7 +206,7 @@ def _read_images(
     allow_incomplete: bool,
 ) -> LabelledSource:
     """Read a folder of class folders."""
-    folder = read_folder(source, split, allow_incomplete=allow_incomplete)
+    folder = read_folder(source, root, split, allow_incomplete=allow_incomplete)
     check_columns(source, ("image", "label"), filter(None, (image_column, label_column)))
     names = folder.class_names
     if not names:
@@ -216,9 +217,9 @@ def _read_images(
                 + "".join(f"; {note}" for note in folder.notes)
             )
         names = tuple(class_names)
-    root = Path(source).resolve()
+    where = root.path.resolve()
     ids = tuple(map(str, folder.files))
-    return LabelledSource(source, names, folder.labels, ids, lambda i: str(root / ids[i]), notes=folder.notes)
+    return LabelledSource(source, names, folder.labels, ids, lambda i: str(where / ids[i]), notes=folder.notes)
 
 
 def _read_table(

@@ -22,17 +22,17 @@ _NAME = "file_name"
 
 
 def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | None, allow_incomplete: bool) -> Table:
-    """Open the listed images as a table with the other columns, sorted by path.
+    """Open the images that metadata files list as a table, sorted by path.
 
     Args:
-        source: what was opened.
-        root: the folder.
-        files: those of metadata in it; paths begin at the folder of each.
-        split: see `files_of_split`.
-        allow_incomplete: leave out images that no file lists.
+        source: The path that was given.
+        root: The folder.
+        files: Metadata files in it. Relative paths start at the folder of each file.
+        split: See `files_of_split`.
+        allow_incomplete: Leave out images that no file lists.
 
     Raises:
-        InputError: a file cannot be read, or an image is listed twice or not at all.
+        InputError: A file cannot be read, or an image is listed twice or not at all.
     """
     notes: tuple[str, ...] = ()
     chosen = sorted(files, key=str)
@@ -63,7 +63,7 @@ def open_metadata(source: str, root: Path, files: Sequence[Path], split: str | N
 
 
 def _of_split(root: Path, rows: dict[str, dict[str, Any]], split: str | None) -> dict[str, dict[str, Any]]:
-    """Return the rows of a split if all listed images are in folders of splits, else all rows."""
+    """Return the rows of a split if all listed images are in split folders, otherwise all rows."""
     in_splits = all(split_of_name(path.split("/")[0]) and "/" in path for path in rows)
     tops = {Path(path).parts[0] for path in rows} if in_splits else {"."}
     chosen = {

@@ -1,4 +1,4 @@
-"""Parquet files, read in place without a cache, so that a changed file is never served from an old copy."""
+"""Parquet files, read in place without a cache, so that a changed file is never read from an old copy."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from ..errors import InputError
 from .dataset_columns import Column, Table, column_of
 
 _BATCH = 32
-"""Rows per read of an image column."""
+"""Number of rows per read of an image column."""
 
 
 def open_parquet(source: str, files: Sequence[Path], notes: tuple[str, ...] = ()) -> Table:
     """Open Parquet files as one table, in the given order.
 
     Raises:
-        InputError: one cannot be read, has no rows, or has other columns or class names than the first.
+        InputError: A file cannot be read, has no rows, or has other columns or class names than the first.
     """
     columns: dict[str, Column] = {}
     groups: list[tuple[Path, int]] = []
@@ -78,9 +78,9 @@ class _Column:
     """Values of an image column, read in small batches; access in ascending order is fastest.
 
     Args:
-        name: of the column.
-        groups: file and row group.
-        starts: first row of each, and the number of all.
+        name: Name of the column.
+        groups: Files and row groups.
+        starts: First row of each group, and the total number of rows.
     """
 
     def __init__(self, name: str, groups: Sequence[tuple[Path, int]], starts: Sequence[int]) -> None:
@@ -112,7 +112,7 @@ def _batches(file: Path, group: int, name: str) -> Iterator[pa.Array]:
 
 def _open(file: Path) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(file, buffer_size=1 << 20)  # and not all of a column at once
+        return pq.ParquetFile(file, buffer_size=1 << 20)  # so that a column is not read at once
     except (OSError, pa.ArrowException) as e:
         raise InputError(f"{file} cannot be read as Parquet: {e}") from e
 

@@ -96,8 +96,8 @@ def check_names_are_words(names: Sequence[str], source: str) -> None:
     """
     if all(map(_NUMBER.fullmatch, names)):
         raise InputError(
-            f"the classes of {source} are called by numbers, {', '.join(names[:3])} …, which say nothing to a model "
-            "that reads text: give their names, --class-names; or, where numbers are meant, a --template such as "
+            f"the class names of {source} are numbers, {', '.join(names[:3])} …, which mean nothing to a text-to-image "
+            "model: give their names, --class-names; or, if numbers are meant, a --template such as "
             "'the number {}'"
         )
 

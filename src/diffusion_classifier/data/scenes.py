@@ -1,8 +1,7 @@
-"""A small world in which words bind to things: real photographs on a canvas, and captions of what is where.
+"""Scenes: photographs of Fashion-MNIST on a canvas, with captions that say what is where.
 
-One to four photographs of Fashion-MNIST, each as it is or dark or bright, small or large, upside-down; one, or two that
-are left of, right of, above, below or beside each other, or several of a kind. A scene is a function of (seed, index)
-alone.
+A scene has one thing, two things in a spatial relation, or several things of one kind. A thing may be dark or bright,
+small or large, and upside-down. A scene depends on (seed, index) alone.
 """
 
 from __future__ import annotations
@@ -22,52 +21,52 @@ from .held_out import held_out_rows
 from .idx import read_idx_folder
 
 CANVAS = 56
-"""Edge of a scene in pixels."""
+"""Height and width of a scene in pixels."""
 
 NOUNS = (
     ("t-shirt", "tee"), ("pair of trousers", "pair of pants"), ("pullover", "sweater"), ("dress", "gown"),
     ("coat", "jacket"), ("sandal", "slipper"), ("shirt", "blouse"), ("sneaker", "trainer"), ("bag", "handbag"),
     ("boot", "ankle boot"),
 )  # fmt: skip
-"""Kinds of things, in the order of Fashion-MNIST's labels, each with its words."""
+"""Words for each kind of thing, in the order of Fashion-MNIST's labels."""
 
 EDGES = {"small": 16, "": 28, "large": 40}
-"""Size → edge of a photograph in pixels."""
+"""Size → height and width of a photograph in pixels."""
 SHADES = {"dark": 0.2, "": None, "bright": 0.75}
-"""Shade → mean brightness of what is not background; a photograph's own where there is none."""
+"""Shade → mean brightness of the foreground; None keeps the photograph's own."""
 UPSIDE_DOWN = "upside-down"
 ATTRIBUTES = ("dark", "bright", "small", "large", UPSIDE_DOWN)
 NUMBERS = ("one", "two", "three", "four")
 
 UNSEEN_PAIRS = frozenset(map(frozenset, ((0, 7), (1, 8), (2, 5), (3, 9), (4, 6))))
-"""Kinds that are never together in the scenes of training: each kind is in one such pair."""
+"""Pairs of kinds that training scenes never show together. Each kind is in one pair."""
 UNSEEN_ATTRIBUTES = frozenset((("dark", 8), ("bright", 2), ("small", 7), ("large", 3), (UPSIDE_DOWN, 9)))
-"""Attributes that these kinds never have in the scenes of training."""
+"""Attributes that these kinds never have in training scenes."""
 
 _HORIZONTAL = ("{a} left of {b}", "{b} right of {a}", "{a} on the left and {b} on the right",
                "{b} on the right and {a} on the left", "{a} beside {b}", "{b} beside {a}")  # fmt: skip
 _VERTICAL = ("{a} above {b}", "{b} below {a}", "{a} at the top and {b} at the bottom",
              "{b} at the bottom and {a} at the top")  # fmt: skip
 HELD_OUT = 5000
-"""Photographs of Fashion-MNIST's training images that no model here is trained on: see `load_photographs`."""
+"""Number of training images of Fashion-MNIST that no bundled model was trained on; see `load_photographs`."""
 SPLITS = ("train", "validation", "test")
 _SHIFT = 10
-"""Pixels by which the middles of things side by side may differ in height, or in place of those one above the other."""
+"""Maximum offset in pixels between the centres of two things, across the direction of their relation."""
 _UNSAID = 0.2
-"""Share of attributes that a caption does not mention."""
+"""Probability that a caption does not mention an attribute."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """A photograph as it is shown.
+    """A photograph with its attributes and its position.
 
     Args:
-        kind: index into NOUNS.
-        photograph: index into the photographs.
-        size: a key of EDGES.
-        shade: a key of SHADES.
-        upside_down: turned by half a circle.
-        corner: left and upper edge on the canvas, in pixels.
+        kind: Index into NOUNS.
+        photograph: Index into the photographs.
+        size: Key of EDGES.
+        shade: Key of SHADES.
+        upside_down: Whether it is rotated by 180°.
+        corner: Left and top position on the canvas, in pixels.
     """
 
     kind: int
@@ -79,27 +78,27 @@ class Thing:
 
     @property
     def edge(self) -> int:
-        """In pixels."""
+        """Height and width in pixels."""
         return EDGES[self.size]
 
     @property
     def attributes(self) -> tuple[str, ...]:
-        """Those that it has, in the order in which they are said."""
+        """Its attributes, in the order in which a caption states them."""
         return tuple(a for a in (UPSIDE_DOWN if self.upside_down else "", self.size, self.shade) if a)
 
     def with_attributes(self, *attributes: str) -> Thing:
-        """The same photograph with these attributes alone."""
+        """Return the same photograph with these attributes only."""
         size, shade = (next((a for a in attributes if a in known), "") for known in (EDGES, SHADES))
         return replace(self, size=size, shade=shade, upside_down=UPSIDE_DOWN in attributes)
 
     def at(self, x: int, y: int) -> Thing:
-        """The same thing elsewhere."""
+        """Return the same thing at another position."""
         return replace(self, corner=(x, y))
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Things, and a caption that is true of them."""
+    """Things, and a true caption of them."""
 
     things: tuple[Thing, ...]
     caption: str
@@ -107,14 +106,14 @@ class Scene:
 
 @dataclass(frozen=True)
 class Photographs:
-    """What scenes are made of.
+    """The photographs of which scenes are made.
 
     Args:
-        images: (M, 28, 28), uint8, things bright on black.
-        labels: (M,), of Fashion-MNIST.
+        images: (M, 28, 28), uint8, bright things on black.
+        labels: (M,) labels of Fashion-MNIST.
 
     Raises:
-        InputError: the images have another size, or a kind has fewer than four.
+        InputError: The images have another size, or a kind has fewer than four.
     """
 
     images: NDArray[np.uint8]
@@ -134,11 +133,11 @@ class Photographs:
         return [np.flatnonzero(self.labels == kind) for kind in range(len(NOUNS))]
 
     def pick(self, rng: np.random.Generator, kind: int, count: int = 1) -> tuple[Thing, ...]:
-        """So many different photographs of a kind, plain."""
+        """Return `count` different photographs of a kind, without attributes."""
         return tuple(Thing(kind, int(i)) for i in rng.choice(self._of_kind[kind], count, replace=False))
 
     def render(self, things: Sequence[Thing]) -> Image.Image:
-        """The canvas, mode L."""
+        """Return the canvas with the things, in mode L."""
         canvas = np.zeros((CANVAS, CANVAS), np.uint8)
         for thing in things:
             x, y = thing.corner
@@ -157,15 +156,15 @@ class Photographs:
 
 
 def load_photographs(folder: str | None = None, split: str = "test") -> Photographs:
-    """Photographs of one split; those of different splits are disjoint.
+    """Load the photographs of one split. Splits are disjoint.
 
     Args:
-        folder: with the IDX files of Fashion-MNIST; the 1,000 bundled test images if None.
+        folder: Folder with the IDX files of Fashion-MNIST. Default: the 1,000 bundled test images.
         split: "test"; "validation", the training images that the bundled models were not trained on; or "train", the
-            others.
+            other training images.
 
     Raises:
-        InputError: no such split, or the files cannot be read.
+        InputError: There is no such split, or the files cannot be read.
     """
     if split not in SPLITS:
         raise InputError(f"split {split!r} is not one of {', '.join(SPLITS)}")
@@ -184,13 +183,13 @@ def load_photographs(folder: str | None = None, split: str = "test") -> Photogra
 
 
 def phrase(thing: Thing, attributes: Sequence[str] | None = None, word: str | None = None, count: int = 1) -> str:
-    """What a thing, or several like it, is called.
+    """Return the words for a thing, or for several of its kind.
 
     Args:
-        thing: of a kind.
-        attributes: that are said; all that it has if None.
-        word: for the kind; the first of it if None.
-        count: of such things.
+        thing: The thing.
+        attributes: Attributes to mention. Default: all of them.
+        word: Word for the kind. Default: the first one.
+        count: Number of things.
     """
     said = [*(thing.attributes if attributes is None else attributes), word or NOUNS[thing.kind][0]]
     if count > 1:
@@ -205,7 +204,7 @@ def _plural(noun: str) -> str:
 
 
 def side_by_side(rng: np.random.Generator, first: Thing, second: Thing, vertical: bool = False) -> tuple[Thing, Thing]:
-    """The first left of the second, or above it."""
+    """Place the first thing left of the second, or above it if `vertical`."""
     room = CANVAS - first.edge - second.edge
     before, between = sorted(int(i) for i in rng.integers(0, room + 1, 2))
     across = int(rng.integers(0, CANVAS - first.edge + 1))
@@ -218,13 +217,13 @@ def side_by_side(rng: np.random.Generator, first: Thing, second: Thing, vertical
 
 
 def anywhere(rng: np.random.Generator, thing: Thing) -> Thing:
-    """The thing at a place of its own."""
+    """Place a thing at random."""
     x, y = rng.integers(0, CANVAS - thing.edge + 1, 2)
     return thing.at(int(x), int(y))
 
 
 def several(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing, ...]:
-    """Up to four things, none larger than usual, each in a quarter of its own."""
+    """Place up to four things, none of them large, each in a different quarter of the canvas."""
     half = CANVAS // 2
     places = rng.permutation(4)[: len(things)]
     placed = []
@@ -235,18 +234,18 @@ def several(rng: np.random.Generator, things: Sequence[Thing]) -> tuple[Thing, .
 
 
 def seen(*things: Thing) -> bool:
-    """Whether training may show these together."""
+    """Return whether training may show these things together."""
     known = all((a, thing.kind) not in UNSEEN_ATTRIBUTES for thing in things for a in thing.attributes)
     return known and frozenset(thing.kind for thing in things) not in UNSEEN_PAIRS
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """Of everything in a scene."""
+    """Return the random generator of a scene."""
     return np.random.default_rng((seed, *key))
 
 
 def scene(photographs: Photographs, seed: int, index: int) -> Scene:
-    """A scene as training may show it; see `seen`."""
+    """Return a scene that training may show; see `seen`."""
     rng = generator(seed, index)
     kind = rng.choice(("one", "two", "several"), p=(0.3, 0.55, 0.15))
     while True:
@@ -256,12 +255,12 @@ def scene(photographs: Photographs, seed: int, index: int) -> Scene:
 
 
 def scenes(photographs: Photographs, number: int, seed: int = 0) -> Iterator[Scene]:
-    """The first scenes of a seed."""
+    """Return the first `number` scenes of a seed."""
     return (scene(photographs, seed, i) for i in range(number))
 
 
 def _attributed(rng: np.random.Generator, thing: Thing) -> Thing:
-    """With none, one or two attributes of different sorts."""
+    """Give a thing zero, one or two attributes of different sorts."""
     sorts = (("small", "large"), ("dark", "bright"), (UPSIDE_DOWN,))
     count = int(rng.choice(3, p=(0.4, 0.45, 0.15)))
     chosen = rng.choice(len(sorts), count, replace=False, p=(0.4, 0.4, 0.2))

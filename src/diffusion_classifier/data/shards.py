@@ -1,4 +1,4 @@
-"""Webdataset shards: tar archives of samples, whose members share a key and differ in suffix. Read in place."""
+"""Webdataset shards, read in place: tar archives of samples, whose members share a key and differ in suffix."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _IMAGES = frozenset(
 )  # fmt: skip
 _TEXTS = frozenset(("cls", "cls2", "txt", "text", "caption", "transcript", "id", "index", "inx"))
 _MERGED = "image"
-"""Name of the image column if the images have several formats."""
+"""Name of the image column if the images have several suffixes."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class _Member:
 def open_shards(source: str, files: Sequence[Path], allow_incomplete: bool, notes: tuple[str, ...] = ()) -> Table:
     """Open archives as one table: one row per sample, one column per suffix in lower case.
 
-    Where each sample has one image, and not all have the same suffix, the column is called "image".
+    If each sample has one image, and their suffixes differ, the column is called "image".
 
     Raises:
-        InputError: an archive cannot be read, is cut off, or has a file twice; or there is no sample.
+        InputError: An archive cannot be read, is truncated, or has a file twice; or there is no sample.
     """
     samples: list[tuple[str, dict[str, _Member]]] = []
     strange: list[str] = []
@@ -111,7 +111,7 @@ def _merge_images(rows: Sequence[dict[str, _Member]]) -> None:
 
 
 def _members(file: Path) -> tuple[dict[str, _Member], str]:
-    """Return the members of an archive by name, and a sentence about a damaged end, or ""."""
+    """Return the members of an archive by name, and a sentence if its end is damaged, otherwise ""."""
     found: dict[str, _Member] = {}
     size = file.stat().st_size
     try:

@@ -1,6 +1,6 @@
-"""Folders that are looked into: which files are images, and which folders are splits.
+"""Folders of images: which files are images, and which folders are splits.
 
-Where a folder could be understood in two ways, it is rejected with advice, and never are two splits mixed.
+A folder that could be read in two ways is rejected with advice. Two splits are never mixed.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -16,12 +17,12 @@ from .formats import is_image
 from .images import visible
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""Tables of captions or labels of the images beside them, as `datasets` calls them."""
+"""Names that `datasets` gives to tables of captions or labels of the images beside them."""
 WORDS = {
     "train": "train", "training": "train", "trainval": "train", "validation": "validation", "valid": "validation",
     "val": "validation", "dev": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
 }  # fmt: skip
-"""Words for splits, and how `datasets` calls these."""
+"""Words for splits → names of splits in `datasets`."""
 _SPLIT = re.compile(
     rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})"
     r"([ _.-]?(set|data|images?|imgs?|split|folder|dir))?([ _-]?\d{4})?"
@@ -33,7 +34,7 @@ _SHOWN = 3
 
 
 class Place:
-    """A folder, looked into when asked. Links are followed, but not back into a folder above."""
+    """A folder whose content is read on access. Links are followed, but not to a folder above."""
 
     def __init__(self, path: Path, above: frozenset[str] = frozenset()) -> None:
         self.path = path
@@ -42,6 +43,7 @@ class Place:
 
     @cached_property
     def _inside(self) -> tuple[list[Path], list[Path]]:
+        """Paths of the sub-folders and of the files."""
         try:
             with os.scandir(self.path) as entries:
                 found = sorted((e for e in entries if visible(e.name)), key=lambda e: e.name)
@@ -53,44 +55,49 @@ class Place:
             if entry.is_dir():
                 if not entry.is_symlink() or os.path.realpath(entry.path) not in self._above:
                     folders.append(self.path / entry.name)
-            elif entry.is_file() or entry.is_symlink():  # a dangling link is an image that is missing: to be reported
+            elif entry.is_file() or entry.is_symlink():  # a dangling link is reported when it is loaded
                 files.append(self.path / entry.name)
         return folders, files
 
     @cached_property
     def folders(self) -> list[Place]:
-        """Folders right in it."""
+        """The sub-folders."""
         return [Place(path, self._above) for path in self._inside[0]]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, not those in sub-folders."""
+        return self._inside[1]
 
     @cached_property
     def images(self) -> list[Path]:
-        """Images right in it."""
-        return [path for path in self._inside[1] if is_image(path)]
+        """The images, not those in sub-folders."""
+        return [path for path in self.files if is_image(path)]
 
     @cached_property
     def others(self) -> list[Path]:
-        """Other files right in it."""
+        """The other files, not those in sub-folders."""
         images = set(self.images)
-        return [path for path in self._inside[1] if path not in images]
+        return [path for path in self.files if path not in images]
 
     @cached_property
     def with_images(self) -> list[Place]:
-        """Folders right in it that hold images, at any depth."""
+        """The sub-folders that hold images, at any depth."""
         return [place for place in self.folders if place.holds_images]
 
     @cached_property
     def holds_images(self) -> bool:
-        """Tell whether there are images in it, at any depth."""
+        """Whether there are images, at any depth."""
         return bool(self.images) or any(place.holds_images for place in self.folders)
 
     @cached_property
     def is_empty(self) -> bool:
-        """Tell whether there is no file in it, at any depth."""
-        return not self._inside[1] and all(place.is_empty for place in self.folders)
+        """Whether there is no file, at any depth."""
+        return not self.files and all(place.is_empty for place in self.folders)
 
     @property
     def is_flat(self) -> bool:
-        """Tell whether no folder in it holds images."""
+        """Whether no sub-folder holds images."""
         return not self.with_images
 
     def walk(self) -> Iterator[Place]:
@@ -100,46 +107,45 @@ class Place:
             yield from place.walk()
 
 
-def folder_kind(folder: Path) -> str:
-    """Name the kind of data set in a folder: "parquet" tables, "webdataset" shards, or images, "imagefolder".
+def folder_kind(root: Place) -> str:
+    """Return the kind of data set in a folder: "parquet", "webdataset" or "imagefolder".
 
-    Images in two folders or more are the data set, whatever archives lie beside them.
+    Images in two or more folders are the data set, even if archives lie beside them.
 
     Raises:
-        InputError: there are Parquet files beside such images.
+        InputError: There are Parquet files beside such images.
     """
     tables: dict[str, Path] = {}
-    for where, folders, names in os.walk(folder):
-        folders[:] = filter(visible, folders)
-        for path in (Path(where, name) for name in names if visible(name) and name.lower() not in METADATA):
+    with suppress(InputError):  # a folder that cannot be read is reported if its images are needed
+        for path in (path for place in root.walk() for path in place.files if path.name.lower() not in METADATA):
             tables.setdefault(path.suffix.lower(), path)
-        if ".parquet" in tables:
-            break
+            if ".parquet" in tables:
+                break
     table = tables.get(".parquet") or tables.get(".tar")
     if table is None:
         return "imagefolder"
-    if len(with_images := Place(folder).with_images) > 1:
+    if len(with_images := root.with_images) > 1:
         if table.suffix.lower() == ".tar":
             return "imagefolder"
         raise InputError(
-            f"{folder} holds both tables ({table}) and folders of images ({listed(p.name for p in with_images)}): give "
-            "the file, or the folder of one of them"
+            f"{root.path} holds both tables ({table}) and folders of images ({listed(p.name for p in with_images)}): "
+            "give the file, or the folder of one of them"
         )
     return "parquet" if ".parquet" in tables else "webdataset"
 
 
-def has_metadata(folder: Path) -> bool:
-    """Tell whether a file in a folder, at any depth, is one of `METADATA` and about the images.
+def has_metadata(root: Place) -> bool:
+    """Return whether a folder has a metadata file, at any depth, that describes the images.
 
-    It says which files it is about; or it lacks that column, and there are no folders of classes beside it.
+    It has a column of file names; or it lacks the column, and there are no class folders beside it.
     """
-    found = [Path(where, name) for where, _, names in os.walk(folder) for name in names if name.lower() in METADATA]
-    return any(map(_lists_files, found)) or (bool(found) and not Place(folder).with_images)
+    found = [path for place in root.walk() for path in place.files if path.name.lower() in METADATA]
+    return any(map(_lists_files, found)) or (bool(found) and not root.with_images)
 
 
-def is_image_folder(folder: Path) -> bool:
-    """Tell whether a folder holds images, and nothing that describes them."""
-    return folder.is_dir() and folder_kind(folder) == "imagefolder" and not has_metadata(folder)
+def is_image_folder(root: Place) -> bool:
+    """Return whether a folder holds images, and no metadata that describes them."""
+    return root.path.is_dir() and folder_kind(root) == "imagefolder" and not has_metadata(root)
 
 
 def _lists_files(metadata: Path) -> bool:
@@ -150,25 +156,26 @@ def _lists_files(metadata: Path) -> bool:
 
 
 def split_of(name: str) -> str | None:
-    """Return the split that a folder's name stands for, "train", "validation" or "test", or None."""
+    """Return the split that a folder name means: "train", "validation", "test", or None."""
     match = _SPLIT.fullmatch(name.strip().lower())
     return WORDS[match[1]] if match else None
 
 
-def find_split(source: str, split: str | None, notes: list[str]) -> Place:
-    """Find the folder that holds the images of a split, with the folders of classes right in it if there are any.
+def find_split(source: str, root: Place, split: str | None, notes: list[str]) -> Place:
+    """Find the folder of a split. The class folders, if any, are its sub-folders.
 
-    A folder that holds nothing but another folder of folders is passed through, with a note.
+    A folder that holds only another folder of folders is skipped, with a note.
 
     Args:
-        source: the folder that was given.
-        split: "train", "test" …; if None the only one, or "test". Without folders of splits all images are "train".
-        notes: list to which sentences are added.
+        source: The folder as it was given, for messages.
+        root: The same folder.
+        split: "train", "test" …. Default: the only split, or "test". Without split folders, all images are "train".
+        notes: List to which sentences are added.
 
     Raises:
-        InputError: no such split; no image in it; or folders of splits lie among others that hold images.
+        InputError: The split does not exist or has no images; or split folders lie among other folders of images.
     """
-    place, chosen = Place(Path(source)), None
+    place, chosen = root, None
     while True:
         splits = _splits(place, notes)
         inner = place.with_images
@@ -201,14 +208,14 @@ def find_split(source: str, split: str | None, notes: list[str]) -> Place:
 def note_others(
     source: str, place: Place, used: Sequence[Place], notes: list[str], more_files: Sequence[Path] = ()
 ) -> None:
-    """Add notes on folders that are left out, because they hold no images, and on files that are no images.
+    """Add notes on folders without images and on files that are not images, which are left out.
 
     Args:
-        source: the folder that was given; names are relative to it.
-        place: looked into.
-        used: folders right in it that are not left out.
-        notes: list to which the sentences are added.
-        more_files: files further down that are no images.
+        source: The folder that was given; names are relative to it.
+        place: The folder to describe.
+        used: Its sub-folders that are not left out.
+        notes: List to which the sentences are added.
+        more_files: Files in deeper folders that are not images.
     """
     if left := [folder for folder in place.folders if folder not in used]:
         names = listed(relative([folder.path for folder in left], source))
@@ -224,10 +231,10 @@ def note_others(
 
 
 def _splits(place: Place, notes: list[str]) -> dict[str, Place]:
-    """Map splits to folders, if the folders in a place are those of splits.
+    """Return split → folder, if the sub-folders are splits, otherwise an empty dictionary.
 
     Raises:
-        InputError: some are, and others hold images, too; two are of one split.
+        InputError: Only some sub-folders with images are splits; or two are the same split.
     """
     named = [(split, folder) for folder in place.folders if (split := split_of(folder.name))]
     others = [folder for folder in place.with_images if split_of(folder.name) is None]
@@ -259,7 +266,7 @@ def _leads_to_splits(place: Place) -> bool:
 
 
 def _check_likely_splits(place: Place) -> None:
-    """Reject folders that are called after splits, in other words than `split_of` knows, such as seg_train."""
+    """Raise if names look like splits that `split_of` does not recognise, such as seg_train."""
     inner = place.with_images
     words = [{WORDS[w] for w in re.split(r"[^a-z]+", _spaced(folder.name)) if w in WORDS} for folder in inner]
     deep = all(not folder.is_flat for folder in inner)
@@ -311,7 +318,7 @@ def _about_archives(files: Sequence[Path]) -> str:
 
 
 def _spaced(name: str) -> str:
-    """The words of a name in small letters, where capitals begin words, too: TrainSet."""
+    """Return a name in lower case, with spaces before words that start with a capital, as in TrainSet."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
@@ -321,11 +328,11 @@ def relative(files: Iterable[Path], source: str) -> tuple[Path, ...]:
 
 
 def listed(things: Iterable[object]) -> str:
-    """Join the first few, with … if there are more."""
+    """Join the first few names, with … if there are more."""
     names = list(map(str, things))
     return ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
 
 
 def counted(things: Sequence[object], one: str, several: str) -> str:
-    """Return the number, followed by the words for one or for several."""
+    """Return the number of things, followed by the singular or plural words."""
     return f"{len(things)} {one if len(things) == 1 else several}"

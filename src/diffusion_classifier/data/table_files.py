@@ -1,4 +1,4 @@
-"""Opens a table: a file, a folder of files, or a data set on the hub."""
+"""Open a table: a file, a folder of files, or a data set on the hub."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from .splits import METADATA
 from .text_tables import TEXT_TABLES, read_rows, rows_as_table
 
 _FILES = (".parquet", *TEXT_TABLES, ".tar")
-"""Suffixes of files that can be read."""
+"""Supported suffixes of files."""
 _IMAGES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _ARCHIVES = (".gz", ".tgz", ".bz2", ".xz", ".zst", ".zip")
 
 _CONVERTED = "refs/convert/parquet"
-"""Where the hub keeps what it made of a data set that comes with a program to read it, which is not run."""
+"""Branch with the hub's Parquet conversion of a data set whose loading script is not executed."""
 
 
 def load_table(source: str, split: str | None, allow_incomplete: bool = False) -> Table:
-    """Open the table of a data set; arguments as in `sources.open_labelled`.
+    """Open the table of a data set; see `open_labelled` for the arguments.
 
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: There is no such table, or it cannot be read.
     """
     path = Path(source)
     if path.is_file():
@@ -49,7 +49,7 @@ def load_table(source: str, split: str | None, allow_incomplete: bool = False) -
 
 
 def _of_file(source: str, path: Path, allow_incomplete: bool) -> Table:
-    """Open one file. A file is one split, whatever it is called."""
+    """Open one file, which is one split whatever its name."""
     suffix = path.suffix.lower()
     if suffix in _ARCHIVES:
         raise InputError(f"{source} is compressed: unpack it first")
@@ -121,7 +121,7 @@ def _load(source: str, split: str | None, **options: Any) -> Any:
     """Load a data set with `datasets`.
 
     Raises:
-        InputError: it cannot be loaded; the message states the innermost cause.
+        InputError: The data set cannot be loaded; the message states the innermost cause.
     """
     import datasets
 

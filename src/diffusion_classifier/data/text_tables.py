@@ -1,6 +1,6 @@
-"""Tables in text files: CSV, tab-separated values, JSON and JSON Lines. No type is guessed.
+"""Tables in text files: CSV, tab-separated values, JSON and JSON Lines.
 
-A CSV field is text as written; an empty field is missing.
+No type is guessed: a CSV field is text as written, and an empty field is missing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_text(path: Path) -> str:
     """Read a UTF-8 text file, without its byte order mark and with line feeds as line ends.
 
     Raises:
-        InputError: it cannot be read, or is in another encoding.
+        InputError: The file cannot be read, or has another encoding.
     """
     try:
         content = path.read_bytes()
@@ -50,7 +50,7 @@ def read_names(path: Path) -> tuple[str, ...]:
     """Read a file with one name per line; surrounding spaces are removed.
 
     Raises:
-        InputError: the file cannot be read, is empty, or has an empty line before its end.
+        InputError: The file cannot be read, is empty, or has an empty line before its end.
     """
     lines = [line.strip() for line in read_text(path).rstrip().split("\n")]
     if "" in lines:
@@ -63,10 +63,10 @@ def read_names(path: Path) -> tuple[str, ...]:
 
 
 def read_rows(path: Path) -> tuple[list[dict[str, Any]], list[int]]:
-    """Read the rows of a file, and the line number where each ends; no numbers for JSON.
+    """Read the rows of a file, and the number of the last line of each; no numbers for JSON.
 
     Raises:
-        InputError: it cannot be read; the message names the line.
+        InputError: The file cannot be read; the message names the line.
     """
     suffix, text = path.suffix.lower(), read_text(path)
     if suffix in (".csv", ".tsv"):
@@ -127,7 +127,7 @@ def _json(path: Path, text: str) -> tuple[list[Any], list[int]]:
             return _json_lines(path, text)
         raise InputError(f"{path} cannot be read as JSON: {e}") from e
     if isinstance(content, dict) and content and all(isinstance(row, dict) for row in content.values()):
-        content = [{"id": key, **row} for key, row in content.items()]  # SugarCrepe's
+        content = [{"id": key, **row} for key, row in content.items()]  # the format of SugarCrepe
     return (content if isinstance(content, list) else [content]), []
 
 
@@ -160,15 +160,15 @@ def rows_as_table(
     folder: Path | Sequence[Path],
     notes: tuple[str, ...] = (),
 ) -> Table:
-    """Build a table of rows; a column that a row lacks is missing there.
+    """Build a table of rows. Columns that a row lacks are missing values.
 
     Args:
-        source: what was opened.
-        kind: see `Table`.
-        rows: at least one.
-        lines: of the file where each row is; () if unknown.
-        folder: where paths begin, of all rows or of each.
-        notes: see `Table`.
+        source: Path of the data set.
+        kind: See `Table`.
+        rows: At least one row.
+        lines: Line number of each row in the file; empty if unknown.
+        folder: Folder at which relative paths start, one for all rows or one per row.
+        notes: See `Table`.
     """
     names = dict.fromkeys(name for row in rows for name in row)
     values = {name: [row.get(name) for row in rows] for name in names}

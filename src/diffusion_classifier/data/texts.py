@@ -11,7 +11,7 @@ from .dataset_columns import check_columns, image_columns, images_of, label_colu
 from .idx import is_idx_folder
 from .images import ImageSource
 from .labelled import LABEL_COLUMNS, PATH_COLUMNS
-from .splits import is_image_folder
+from .splits import Place, is_image_folder
 from .table_files import load_table
 
 _CAPTION_COLUMNS = ("text", "caption")
@@ -72,7 +72,7 @@ def open_texts(
 
 def is_text_source(source: str, split: str | None = None, allow_incomplete: bool = False) -> bool:
     """Return whether a data set has texts and no labels; see `open_labelled` for the arguments."""
-    if is_idx_folder(Path(source)) or is_image_folder(Path(source)):
+    if is_idx_folder(Path(source)) or is_image_folder(Place(Path(source))):
         return False
     table = load_table(source, split, allow_incomplete)
     return not label_columns(table, LABEL_COLUMNS) and any(name in table.columns for name in _CAPTION_COLUMNS)

@@ -1,4 +1,4 @@
-"""Tasks whose images have captions of their own. Sizes and licences are as their keepers state them."""
+"""Tasks whose images have captions of their own. Sizes and licences are those that the maintainers state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Class names of data sets as their keepers publish them, and what the paper's authors call the classes in prompts.
+"""Class names that the maintainers of data sets publish, and those in the prompts of the paper's authors.
 
 Names are in the order of the labels.
 """
@@ -39,7 +39,7 @@ _CATS = _listed("""
 
 
 def _kind_of_pet(breed: str) -> str:
-    if breed == "American Bulldog":  # bare in the authors' file, too
+    if breed == "American Bulldog":  # without a kind in the authors' file as well
         return breed
     return f"{breed} {'cat' if breed in _CATS else 'dog'}"
 
@@ -62,7 +62,7 @@ FLOWERS102 = _listed("""
     bougainvillea, camellia, mallow, mexican petunia, bromelia, blanket flower, trumpet creeper, blackberry lily""")
 
 FLOWERS102_ALSO = {"pink yellow dahlia": "pink and yellow dahlia", "ball moss": "air plant"}
-"""As TensorFlow Datasets has them, from which the hub's copy was made."""
+"""Names in TensorFlow Datasets, from which the hub's copy was made."""
 
 FOOD101 = _listed("""
     apple pie, baby back ribs, baklava, beef carpaccio, beef tartare, beet salad, beignets, bibimbap, bread pudding,
@@ -107,4 +107,4 @@ OBJECTNET_ALSO = {
     "drying rack for dishes": "drying rack for plates", "full sized towel": "bath towel",
     "hand towel or rag": "dishrag or hand towel",
 }  # fmt: skip
-"""As its folders are called."""
+"""Names of its folders."""

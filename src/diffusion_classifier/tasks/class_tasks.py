@@ -1,8 +1,9 @@
-"""The tasks. Hub ids, sizes and licences are as their keepers state them: nothing was downloaded to check them.
+"""Classification tasks. A new task is one more `Task` in the list below.
 
-Most data sets of the hub are the test sets as CLIP benchmark keeps them: webdataset shards, and beside them the class
-names and prompts of CLIP's authors. Presets are of the paper (section 5 and its appendix), with the prompts of its
-authors' code; schedules are nested here.
+Hub ids, sizes and licences are those that the maintainers state; no data was downloaded to check them. Most data sets
+are CLIP benchmark's copies of the test sets: webdataset shards with the class names and prompts of CLIP's authors.
+Presets come from the paper (section 5 and its appendix), with the prompts of its authors' code. Schedules are nested
+here.
 """
 
 from __future__ import annotations
@@ -256,8 +257,8 @@ _ALL = (
         class_names=noun_names(),
         open=open_nouns,
         takes=("data", "split"),
-        note="Of the 1,000 images in the package; of all 10,000 with --data FOLDER of the IDX files, of "
-        "5,000 that the bundled models were not trained on with --split validation, too.",
+        note="Made of the 1,000 images in the package; of all 10,000 with --data FOLDER of the IDX files; of "
+        "5,000 that the bundled models were not trained on with --split validation as well.",
     ),
 )
 

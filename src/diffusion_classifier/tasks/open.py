@@ -135,7 +135,7 @@ def _by_number(source: LabelledSource, num_classes: int) -> tuple[bool, Labelled
     if numbers == list(range(num_classes)):
         return True, source
     found = dict(zip(numbers, names, strict=True))
-    note = f"{num_classes - len(found)} of the {num_classes} classes, which are called by numbers, have no image"
+    note = f"{num_classes - len(found)} of the {num_classes} classes, whose names are numbers, have no image"
     return True, replace(
         source,
         class_names=tuple(found.get(i, str(i)) for i in range(num_classes)),

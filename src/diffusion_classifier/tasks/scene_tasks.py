@@ -1,6 +1,6 @@
-"""Tasks in the world of `scenes`: which of captions that say nearly the same is true?
+"""Caption tasks on scenes: which of several similar captions is true?
 
-Pairs are made of the very same photographs, and their captions of the very same words.
+The two images of a pair show the same photographs, and their captions consist of the same words.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from ..data.scenes import (
 )
 
 _SEED = 2303
-"""Of all tasks; training has others."""
+"""Seed of all tasks; training uses others."""
 _RELATIONS = (("left of", False, False), ("right of", False, True), ("above", True, False), ("below", True, True))
-"""Words, whether they speak of up and down, and whether the second thing is named first."""
+"""Words, whether the relation is vertical, and whether the second thing is named first."""
 _SORTS = {"shade": ("dark", "bright"), "size": ("small", "large"), "turn": (UPSIDE_DOWN, "")}
 
 _Pair = tuple[Scene, Scene]
@@ -41,7 +41,7 @@ _Make = Callable[[np.random.Generator, Photographs], _Pair]
 
 
 def open_scene_winoground(data: str | None = None, split: str | None = None) -> CaptionedSource:
-    """100 pairs each of swapped objects, swapped attributes, swapped relations, and objects with their attributes."""
+    """Open 100 pairs each of swapped objects, attributes, relations, and objects with their attributes."""
     makers: dict[str, _Make] = {
         "object": _objects, "attribute": _attributes, "relation": _relations, "both": _both,
     }  # fmt: skip
@@ -49,7 +49,7 @@ def open_scene_winoground(data: str | None = None, split: str | None = None) -> 
 
 
 def open_pairs(data: str | None = None, split: str | None = None) -> CaptionedSource:
-    """200 pairs of swapped objects that training showed together, and 200 of such that it never did."""
+    """Open 200 pairs of swapped objects that training showed together, and 200 pairs that it never did."""
     unseen = sorted(map(sorted, UNSEEN_PAIRS))
 
     def of(kinds: Sequence[int]) -> _Make:
@@ -62,7 +62,7 @@ def open_pairs(data: str | None = None, split: str | None = None) -> CaptionedSo
 
 
 def open_binding(data: str | None = None, split: str | None = None) -> CaptionedSource:
-    """Pairs of swapped attributes: 100 of each sort, and 100 of which training never showed one of the attributes."""
+    """Open pairs of swapped attributes: 100 of each sort, and 100 with an attribute unseen in training."""
 
     def of(sort: str) -> _Make:
         return lambda rng, photographs: _attributes(rng, photographs, sort)
@@ -72,7 +72,7 @@ def open_binding(data: str | None = None, split: str | None = None) -> Captioned
 
 
 def open_counting(data: str | None = None, split: str | None = None) -> CaptionedSource:
-    """400 images of one to four things of a kind, with captions that differ in the number."""
+    """Open 400 images of one to four things of a kind, with captions that differ in the number."""
 
     def make(rng: np.random.Generator, photographs: Photographs, i: int) -> tuple[str, Sequence[Thing], list[str]]:
         count, kind = i % len(NUMBERS) + 1, i // len(NUMBERS) % len(NOUNS)
@@ -83,7 +83,7 @@ def open_counting(data: str | None = None, split: str | None = None) -> Captione
 
 
 def open_spatial(data: str | None = None, split: str | None = None) -> CaptionedSource:
-    """400 images of two things, with captions that differ in how one lies to the other."""
+    """Open 400 images of two things, with captions that differ in the spatial relation."""
 
     def make(rng: np.random.Generator, photographs: Photographs, i: int) -> tuple[str, Sequence[Thing], list[str]]:
         words, vertical, reverse = _RELATIONS[i % len(_RELATIONS)]
@@ -95,12 +95,12 @@ def open_spatial(data: str | None = None, split: str | None = None) -> Captioned
 
 
 def noun_names() -> tuple[str, ...]:
-    """The first word for each kind."""
+    """Return the first word for each kind."""
     return tuple(words[0] for words in NOUNS)
 
 
 def open_nouns(data: str | None = None, split: str | None = None) -> LabelledSource:
-    """Every photograph, plain and alone in a place of its own, to be told by the ten nouns."""
+    """Open every photograph as a scene of one thing without attributes; the classes are the ten nouns."""
     photographs = load_photographs(data, split or "test")
 
     def read(i: int) -> Image.Image:
@@ -134,7 +134,7 @@ def _alone(
     number: int,
     make: Callable[[np.random.Generator, Photographs, int], tuple[str, Sequence[Thing], list[str]]],
 ) -> CaptionedSource:
-    """Images of which the first caption is true, then the second, and so on in turn."""
+    """Make images whose true caption is the first, the second, and so on in turn."""
     photographs = load_photographs(data, split or "test")
     made = [make(generator(_SEED, 2, i), photographs, i) for i in range(number)]
     return CaptionedSource(
@@ -148,7 +148,7 @@ def _alone(
 
 
 def _two(rng: np.random.Generator, photographs: Photographs, kinds: Sequence[int] | None = None) -> tuple[Thing, Thing]:
-    """Plain things of two kinds; of such that training shows together if None."""
+    """Pick two things without attributes; of two kinds that training shows together if `kinds` is None."""
     while True:
         chosen = rng.choice(len(NOUNS), 2, replace=False) if kinds is None else kinds
         a, b = (photographs.pick(rng, int(kind))[0] for kind in chosen)
@@ -157,7 +157,7 @@ def _two(rng: np.random.Generator, photographs: Photographs, kinds: Sequence[int
 
 
 def _exchanged(a: Thing, b: Thing) -> tuple[Thing, Thing]:
-    """Each in the place of the other; they are of one size."""
+    """Exchange the positions of two things, which have the same size."""
     return a.at(*b.corner), b.at(*a.corner)
 
 
@@ -174,7 +174,7 @@ def _objects(
     kinds: Sequence[int] | None = None,
     attributes: tuple[str, str] = ("", ""),
 ) -> _Pair:
-    """Such as "A left of B" and "B left of A", each with an attribute of its own if there are some."""
+    """Make "A left of B" and "B left of A", with one attribute each if there are some."""
     while True:
         (a, b), (words, _, reverse) = _placed(rng, photographs, kinds)
         said = rng.permutation(attributes)
@@ -189,12 +189,12 @@ def _objects(
 
 
 def _both(rng: np.random.Generator, photographs: Photographs) -> _Pair:
-    """Such as "a dark A left of a bright B" and "a bright B left of a dark A"."""
+    """Make "a dark A left of a bright B" and "a bright B left of a dark A"."""
     return _objects(rng, photographs, attributes=_SORTS["shade"])
 
 
 def _relations(rng: np.random.Generator, photographs: Photographs) -> _Pair:
-    """Such as "A on the left and B on the right" and "A on the right and B on the left"."""
+    """Make "A on the left and B on the right" and "A on the right and B on the left"."""
     (a, b), (_, vertical, _) = _placed(rng, photographs)
     here, there = ("at the top", "at the bottom") if vertical else ("on the left", "on the right")
     return (
@@ -204,7 +204,7 @@ def _relations(rng: np.random.Generator, photographs: Photographs) -> _Pair:
 
 
 def _attributes(rng: np.random.Generator, photographs: Photographs, sort: str | None = None) -> _Pair:
-    """Such as "a dark A and a bright B" and "a bright A and a dark B"."""
+    """Make "a dark A and a bright B" and "a bright A and a dark B"."""
     attributes = _SORTS[sort or str(rng.choice(list(_SORTS)))]
     while True:
         a, b = _two(rng, photographs)
@@ -214,7 +214,7 @@ def _attributes(rng: np.random.Generator, photographs: Photographs, sort: str | 
 
 
 def _unseen_attributes(rng: np.random.Generator, photographs: Photographs) -> _Pair:
-    """The same, where one of the four attributes is one that its kind never had in training."""
+    """Make such a pair in which exactly one of the four attributes is unseen for its kind in training."""
     attribute, kind = sorted(UNSEEN_ATTRIBUTES)[rng.integers(len(UNSEEN_ATTRIBUTES))]
     (attributes,) = (pair for pair in _SORTS.values() if attribute in pair)
     while True:
@@ -229,7 +229,7 @@ def _unseen_attributes(rng: np.random.Generator, photographs: Photographs) -> _P
 
 def _swapped(rng: np.random.Generator, a: Thing, b: Thing, attributes: tuple[str, str]) -> _Pair:
     vertical = bool(rng.integers(2))
-    place = int(rng.integers(2**32))  # places are drawn alike for both scenes, in which sizes may differ
+    place = int(rng.integers(2**32))  # both scenes use the same random places, even if sizes differ
     scenes = []
     for first, second in (attributes, attributes[::-1]):
         things = side_by_side(generator(place), a.with_attributes(first), b.with_attributes(second), vertical)

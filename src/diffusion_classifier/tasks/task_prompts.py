@@ -1,4 +1,4 @@
-"""Choose the names and templates that make prompts of the classes of a data set, and note the choices.
+"""Choice of the class names and templates for prompts, with notes on the choices.
 
 Shape legend: K classes.
 """
@@ -18,12 +18,12 @@ from .task import Preset, Task
 
 @dataclass(frozen=True)
 class Prompts:
-    """Prompts of the classes of a data set.
+    """Class names and templates for prompts.
 
     Args:
-        names: what prompts call the classes, (K,).
-        templates: that make prompts of names; None where names are prompts.
-        notes: sentences about choices that the user did not make.
+        names: (K,) class names for prompts.
+        templates: Templates of the prompts. None if the names themselves are prompts.
+        notes: Sentences on choices that the user did not make.
     """
 
     names: tuple[str, ...]
@@ -32,7 +32,7 @@ class Prompts:
 
 
 def spelled(name: str) -> str:
-    """A name in the spelling by which names are compared: small letters and digits, and one space for all else."""
+    """Return a name in the spelling for comparisons: lower-case letters and digits, one space for anything else."""
     return " ".join(re.findall(r"[^\W_]+", name.lower().replace("'", "")))
 
 
@@ -45,20 +45,19 @@ def class_prompts(
     template: Sequence[str] | None = None,
     several: bool = False,
 ) -> Prompts:
-    """Names and templates for a model that reads text; names for one that knows classes.
+    """Return names and templates for a text-to-image model, or names for a class-conditional one.
 
     Args:
-        source: the images.
-        task: which they are of.
-        known: the classes that the model knows; None where it reads text.
-        preset: of the task.
-        template: the user's own, in place of all others.
-        several: whether all templates that lie beside the data are used, as a contrastive model averages them; else one
-            template is.
+        source: The images.
+        task: Their task, if any.
+        known: Classes of a class-conditional model; None for a text-to-image model.
+        preset: Preset of the task.
+        template: The user's own templates, in place of all others.
+        several: Whether to use all templates beside the data, which a contrastive model averages, and not only one.
 
     Raises:
-        InputError: the classes are called by numbers, and the user gave no template for these; or the preset has
-            prompts for classes of other names.
+        InputError: The class names are numbers, and the user gave no template; or the preset has prompts for other
+            classes.
     """
     if known is not None:
         lower = {name.lower() for name in known}
@@ -83,7 +82,7 @@ def class_prompts(
 def _told_apart(
     names: tuple[str, ...], words: Mapping[str, tuple[str, ...]]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Give the classes that share a name the words of the task, in the order of their indices; and a note of it."""
+    """Replace names that several classes share by the task's words for them, by index, with a note."""
     places = {name: [i for i, other in enumerate(names) if other == name] for name in words}
     found = {
         i: word
@@ -120,7 +119,7 @@ def _templates(
 def _names(
     source: LabelledSource, task: Task | None, preset: Preset | None, strict: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names in prompts: those of the preset or the task for classes of the same names but for spelling."""
+    """Return names for prompts: the preset's or the task's, if the class names differ from them in spelling only."""
     own = source.prompt_names or source.class_names
     if task is None or task.class_names is None:
         rough = [name for name in own if "_" in name]

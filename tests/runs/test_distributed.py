@@ -36,7 +36,8 @@ def images(count=20, die=None):
 @pytest.fixture(scope="module", autouse=True)
 def _ray():
     os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
-    here = os.path.dirname(__file__)
+    folder = os.path.dirname(__file__)
+    here = os.pathsep.join([folder, os.path.dirname(folder)])
     ray.init(
         num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error",
         runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([here, os.environ.get("PYTHONPATH", here)])}},
@@ -81,7 +82,7 @@ def test_begun_by_one_process_and_gone_on_with_by_workers(load, whole, tmp_path)
     from diffusion_classifier import DiffusionClassifier
 
     run = evaluate(DiffusionClassifier.from_pretrained(**load), images(), tmp_path / "run", QUESTION)
-    done = sum(next(run)["status"] == "done" for _ in range(6))
+    done = sum(next(run).done for _ in range(6))
     run.close()
     rest = list(evaluate_distributed(Work(images, load, QUESTION), images(), tmp_path / "run", chunk=4))
     assert len(rest) == 20 - done

@@ -146,7 +146,7 @@ def test_killed_at_random_moments(model_folder, classifier, tmp_path):
     """Processes of their own, -9: none lost, none doubled, equal to the run that nobody disturbed."""
     script = tmp_path / "run.py"
     script.write_text(
-        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
+        "import sys, torch; torch.set_num_threads(1); sys.path[:0] = [sys.argv[1], sys.argv[1] + '/..']\n"
         "from test_evaluation import *\n"
         "clf = DiffusionClassifier.from_pretrained(sys.argv[2], device='cpu', dtype='float32', batch_size=7)\n"
         "print('ready', flush=True)\n"

@@ -82,7 +82,7 @@ def test_begun_by_one_process_and_gone_on_with_by_workers(load, whole, tmp_path)
     from diffusion_classifier import DiffusionClassifier
 
     run = evaluate(DiffusionClassifier.from_pretrained(**load), images(), tmp_path / "run", QUESTION)
-    done = sum(next(run)["status"] == "done" for _ in range(6))
+    done = sum(next(run).done for _ in range(6))
     run.close()
     rest = list(evaluate_distributed(Work(images, load, QUESTION), images(), tmp_path / "run", chunk=4))
     assert len(rest) == 20 - done

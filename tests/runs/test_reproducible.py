@@ -12,8 +12,8 @@ from diffusion_classifier.data.captioned import CaptionedSource
 from diffusion_classifier.data.labelled import LabelledSource
 from diffusion_classifier.denoisers import tuning
 from diffusion_classifier.denoisers.flops import shared_share
-from diffusion_classifier.runs.evaluation import ClassEvaluator, evaluate
-from diffusion_classifier.runs.evaluators import CaptionEvaluator
+from diffusion_classifier.runs.evaluation import evaluate
+from diffusion_classifier.runs.evaluators import CaptionEvaluator, ClassEvaluator
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.search.shortlists import Coarse
 

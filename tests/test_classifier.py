@@ -295,10 +295,11 @@ class TestClassify:
         assert not tuned
 
     @pytest.mark.parametrize(
-        ("classnames", "message"), [(None, "reads text: give it the labels"), ([0, 1], "labels are words; got 0")]
+        ("classnames", "message"),
+        [(None, "text-to-image model needs candidates: give it the labels"), ([0, 1], "labels are words; got 0")],
     )
     def test_a_model_that_reads_text_needs_words(self, paths, classnames, message):
-        with pytest.raises(InputError, match="give it words"):
+        with pytest.raises(InputError, match="needs class names, not class indices"):
             DiffusionClassifier(Scorer()).errors(paths[0], [0, 1], timesteps=[1], template="a {}")
         with pytest.raises(InputError, match=message):
             DiffusionClassifier(Scorer()).classify(paths[0], classnames)
@@ -585,7 +586,7 @@ class TestWeights:
         assert clf.settings_for(LABELS, loss="l1").weights is None
         with pytest.raises(InputError, match="fitted for the loss l2, not l1"):
             clf.settings_for(LABELS, loss="l1", weights="fitted")
-        with pytest.raises(InputError, match="no weights over time were fitted"):
+        with pytest.raises(InputError, match="no timestep weights were fitted"):
             classifier().settings_for(LABELS, weights="fitted")
 
     def test_draws_that_all_weigh_nothing(self):

@@ -387,7 +387,7 @@ class TestFailures:
             (["--labels", "dark,light", "--labels-file", "x"], "--labels or --labels-file, not both"),
             (["--labels-file", "nowhere.txt"], "nowhere.txt cannot be read .*No such file"),
             (["--labels-file", os.devnull], "at least two labels"),
-            (["--template", "a photo of a {}."], "classes, not text: it has no use for a template"),
+            (["--template", "a photo of a {}."], "class-conditional, not text-to-image: it has no use for a template"),
             (["--strategy", "fixed:4", "--draws", "4"], "--strategy or --draws, not both"),
             (["--strategy", "staged:2,4/3,1"], "keeps 3 classes .* there are only 3"),
             (["--strategy", "quick"], "strategy 'quick' is not known"),
@@ -635,7 +635,7 @@ class TestTables:
             (["--calibration", "none.json"], "none.json cannot be used as a calibration"),
             (["--save-errors", "no/t.parquet"], "no/t.parquet cannot be written"),
             (["--weights", "none.json"], "none.json cannot be read as weights"),
-            (["--weights", "fitted"], "no weights over time were fitted for this model"),
+            (["--weights", "fitted"], "no timestep weights were fitted for this model"),
         ],
     )
     def test_files_that_cannot_be_used(self, call, model, photos, options, message):

@@ -135,7 +135,7 @@ def test_mistakes(model_folder, options, message):
 
 def test_ready_encodings_need_names(model_folder):
     clf = load(model_folder)
-    with pytest.raises(InputError, match="need the names"):
+    with pytest.raises(InputError, match="need the names of the classes"):
         clf.classify(IMAGE, conditioning=clf.denoiser.condition(NAMES))
 
 

@@ -357,7 +357,7 @@ class TestTrainingWeights:
     def test_a_model_of_x_can_still_be_read_otherwise(self, model_folder):
         clf = DiffusionClassifier.from_pretrained(model_folder("class-unet"), device="cpu", dtype="float32")
         assert clf.settings_for(("cat", "dog"), weights="uniform").weights is None
-        with pytest.raises(InputError, match="those of training for a model that returns x"):
+        with pytest.raises(InputError, match="the training weights for a model that predicts x"):
             clf.settings_for(("cat", "dog"), weights="fitted")
         clf.denoiser.defaults = ModelDefaults(temperature=3.0, weights=(1.0, 3.0))
         assert clf.settings_for(("cat", "dog")).weights == (0.5, 1.5)

@@ -308,7 +308,7 @@ class TestTree:
             classifier().stream(IMAGES, LABELS, shortlist=Tree(branches))
 
     def test_models_of_closed_classes_and_numbers(self):
-        with pytest.raises(InputError, match="cannot be asked about superclasses"):
+        with pytest.raises(InputError, match="has no prompts for superclasses"):
             classifier(gaussian(6, size=4, class_names=LABELS)).stream(IMAGES, shortlist=Tree(BRANCHES))
         with pytest.raises(InputError, match="at least 1 branch"):
             Tree(BRANCHES, keep=0)

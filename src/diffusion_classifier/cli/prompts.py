@@ -79,10 +79,12 @@ def print_captions(
 
 
 def _null_condition(question: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource) -> str:
+    from ..search.strategies import is_exhaustive
+
     unconditional = getattr(question, "unconditional", False)
     options = getattr(question, "options", {})
     wanted = source.paired if unconditional is None else unconditional
-    seen = (options.get("strategy") or "fixed").startswith("fixed")
+    seen = is_exhaustive(options.get("strategy") or "fixed:64")
     if not wanted or not seen or (options.get("timesteps") or "").startswith("random"):
         return "not evaluated"
     return "evaluated; the empty prompt of a text-to-image model"

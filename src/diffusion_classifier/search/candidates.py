@@ -56,7 +56,7 @@ class Candidates:
             return self._worded(classnames, template, average, prompt_names)
         if classnames is None:
             if known is None:
-                raise InputError("this model reads text: give it the labels to choose from")
+                raise InputError("a text-to-image model needs candidates: give it the labels to choose from")
             classnames = range(len(known))
         if known is not None and not isinstance(classnames, str) and all(isinstance(c, Integral) for c in classnames):
             ids = [int(c) for c in classnames]
@@ -117,16 +117,16 @@ class Candidates:
         if templates is None:
             return self._denoiser.condition(classes)
         if self._denoiser.class_names is not None:
-            raise InputError("this model knows classes, not text: it has no use for a template")
+            raise InputError("this model is class-conditional, not text-to-image: it has no use for a template")
         if not all(isinstance(c, str) for c in classes):
-            raise InputError("this model reads text: give it words rather than class indices")
+            raise InputError("a text-to-image model needs class names, not class indices")
         return self._denoiser.condition_by_templates(classes, templates, average)  # type: ignore[arg-type]
 
     def _given(
         self, classes: Classes | None, template: Template, conditioning: Conditioning
     ) -> tuple[tuple[str, ...], Conditioning]:
         if classes is None or template is not None:
-            raise InputError("ready encodings of classes need the names of these, and no template")
+            raise InputError("encodings of classes need the names of the classes, and no template")
         names = parse_labels(classes)  # type: ignore[arg-type]
         if len(names) != len(conditioning):
             raise InputError(f"{len(names)} names were given for the encodings of {len(conditioning)} classes")

@@ -99,7 +99,7 @@ def log_prior_of(prior: Sequence[float] | Tensor | None, num_classes: int) -> Te
         return torch.zeros(num_classes, dtype=torch.float64)
     p = torch.as_tensor(prior, dtype=torch.float64)
     if p.shape != (num_classes,) or not bool((p > 0).all()) or not bool(p.isfinite().all()):
-        raise InputError(f"the prior must hold {num_classes} positive numbers, one a class; got {p.tolist()}")
+        raise InputError(f"the prior must hold {num_classes} positive numbers, one per class; got {p.tolist()}")
     return p.log()
 
 

@@ -172,12 +172,12 @@ def _read_weights(weights: WeightsSource, own: Weights | None, loss: str, denois
         return None
     if denoiser.defaults.weights is None:
         raise InputError(
-            "no weights over time were fitted for this model, or none that gain anything: `calibrate` fits them; "
-            "without, they are uniform, or those of training for a model that returns x or learned at uneven times"
+            "no timestep weights were fitted for this model, or they did not improve it: `calibrate` fits them; the "
+            "default is uniform, or the training weights for a model that predicts x or was trained at uneven times"
         )
     if loss != denoiser.defaults.loss:
         raise InputError(
-            f"the weights over time of this model were fitted for the loss {denoiser.defaults.loss}, not {loss}"
+            f"the timestep weights of this model were fitted for the loss {denoiser.defaults.loss}, not {loss}"
         )
     return own
 

@@ -42,7 +42,7 @@ class Coarse:
 
     def __post_init__(self) -> None:
         if self.model is None and self.size is None:
-            raise InputError("a coarse look needs another model or another size of the images")
+            raise InputError("a coarse shortlist needs another model or another image size")
 
     def narrow(self, context: SearchContext, jobs: Iterator[ImageJob]) -> Iterator[ImageJob]:
         """See `Shortlist.narrow`."""
@@ -111,7 +111,7 @@ def resized(denoiser: Denoiser, size: int, conditioning: Conditioning) -> Denois
             raise RuntimeError
         _flops(other, conditioning)
     except (RuntimeError, ValueError) as e:
-        raise InputError(f"this model does not take images of {size} pixels, which the shortlist was to use") from e
+        raise InputError(f"this model does not take images of {size} pixels, the size of the shortlist") from e
     return other
 
 

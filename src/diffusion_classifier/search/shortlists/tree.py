@@ -53,7 +53,7 @@ class Tree:
             InputError: the model is class-conditional; the tree lacks a class, or has one twice.
         """
         if context.denoiser.class_names is not None:
-            raise InputError("this model knows classes, not text: it cannot be asked about superclasses")
+            raise InputError("this model is class-conditional, not text-to-image: it has no prompts for superclasses")
         context.check_draws(self.num_draws)
         levels = _levels(self.branches, context.class_names)
         if not levels:

@@ -38,7 +38,7 @@ class Staged:
     def __post_init__(self) -> None:
         if not self.evaluated or len(self.evaluated) != len(self.kept):
             raise InputError(
-                f"{len(self.evaluated)} stages of draws and {len(self.kept)} of classes: one of each a stage"
+                f"{len(self.evaluated)} stages of draws and {len(self.kept)} of classes: give one of each per stage"
             )
         if self.evaluated[0] < 1 or any(b <= a for a, b in zip(self.evaluated, self.evaluated[1:], strict=False)):
             raise InputError(f"draws after each stage must increase from at least 1; got {_join(self.evaluated)}")

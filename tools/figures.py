@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from diffusion_classifier.data.fashion import load_sample
-from diffusion_classifier.tasks.scene_tasks import open_winoground
+from diffusion_classifier.tasks.scene_tasks import open_scene_winoground
 
 OUT = Path(sys.argv[1])
 
@@ -29,7 +29,7 @@ with tempfile.TemporaryDirectory() as folder:
     samples = {sample.label: sample.image for sample in reversed(load_sample())}
     samples["Shirt"].save(shirt)
     samples["Sneaker"].save(sneaker)
-    world = open_winoground()
+    world = open_scene_winoground()
     world.read(200).save(scene)
     caption = world.captions[200][world.truth[200]]
     call(f"figure errors {shirt} --labels 'Shirt,T-shirt/top' -o {OUT}/errors.png")

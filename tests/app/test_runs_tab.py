@@ -21,7 +21,7 @@ def test_without_labels_it_is_told_how_many_answers_changed(run):
     spec, before = _read_run(run, with_errors=True)
     now, after = _rescored(run, spec, before, ((1.0,) * 5, 1.0))
     others = sum(a != b for a, b in zip(before["prediction"].to_pylist(), after["prediction"].to_pylist(), strict=True))
-    assert _compared(run, now, before, after) == f"Answers that changed: {others} of 4."
+    assert _compared(run, now, before, after) == f"{others} of 4 predictions changed."
 
 
 def test_random_times_within_a_window_differ_from_image_to_image(run):

@@ -3,12 +3,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from commands import error
+from commands import choices, error
 from diffusers import DDPMPipeline, DiTPipeline
 
 from diffusion_classifier import load_denoiser
 from diffusion_classifier.baselines.encoders import features, middle
-from diffusion_classifier.baselines.features import Features
+from diffusion_classifier.baselines.features import HEADS, Features
 from diffusion_classifier.baselines.load import kind_of
 from diffusion_classifier.diffusion.draws import Draws
 from diffusion_classifier.errors import InputError
@@ -126,15 +126,13 @@ class TestCommand:
         assert (code, "cannot be used as a head on features" in error(err)) == (2, True)
 
     def test_bad_input(self, call, model_folder, photos, tmp_path):
-        for arguments, message in (
-            (("--head", "deep"), "'deep' is not one of"),
-            (("--head", "resnet-18"), "head 'resnet-18' is not one of linear, conv"),
-            (("--epochs", 0), "epochs must be above 0"),
-        ):
-            where = ("--model", model_folder("class-unet"), "--out", tmp_path / "head")
-            code, _, err = call("baseline", "features", photos, *where, *arguments)
-            assert code == 2
-            assert message in error(err.splitlines()[-1])
+        where = ("--model", model_folder("class-unet"), "--out", tmp_path / "head")
+        for head in ("deep", "resnet-18"):
+            code, _, err = call("baseline", "features", photos, *where, "--head", head)
+            assert (code, choices(err)) == (2, ("--head", list(HEADS)))
+        code, _, err = call("baseline", "features", photos, *where, "--epochs", 0)
+        assert code == 2
+        assert "epochs must be above 0" in error(err.splitlines()[-1])
 
 
 def test_a_closed_form_has_none():

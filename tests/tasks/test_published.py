@@ -321,7 +321,7 @@ class TestPrompts:
         assert shown(out)[3] == ["3", "cat", "a photo of a cat."]
         out, err = show(str(data), model="clip")
         assert "18 templates beside the data are averaged" in err
-        assert "templates: 18, over which embeddings are averaged" in out
+        assert "templates: 18, whose embeddings are averaged" in out
 
     def test_underscores_are_kept_and_said(self, show, tmp_path):
         out, err = show(str(folders(tmp_path / "d", ["apple_pie", "ramen"])))

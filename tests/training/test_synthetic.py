@@ -94,7 +94,7 @@ class TestCommand:
         ("name", "arguments", "message"),
         [
             ("sd-epsilon", (), "is a text-to-image model: say which images"),
-            ("class-unet", ("--template", "a {}"), "reads no --template"),
+            ("class-unet", ("--template", "a {}"), "takes no --template"),
             ("class-unet", ("--labels", "cat,lion"), "not trained on the class 'lion'"),
             ("class-unet", ("--labels", "cat"), "two"),
             ("class-unet", ("--steps", 0), "at least 1 step"),

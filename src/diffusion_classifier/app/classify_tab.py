@@ -136,8 +136,8 @@ def _add_outputs() -> _Outputs:
     )  # fmt: skip
     with gr.Accordion("Why?", open=False):
         gr.Markdown(
-            "Left: where on the image the winner fits better than the runner-up (blue). Right: the image inverted to "
-            "noise and reconstructed under each of the two. The better label loses less."
+            "The map shows where on the image the winner fits better than the runner-up (blue). The images below it "
+            "were inverted to noise and reconstructed under each of the two: a label that fits usually loses less."
         )
         why = gr.Button("Show why")
         where_map = gr.Image(label="Where", interactive=False, visible=False, buttons=["fullscreen"])

@@ -262,7 +262,7 @@ def _print_prompts(
     baseline: str | None,
     load_model: Callable[[], Any],
 ) -> None:
-    """Print the prompts of an evaluation, and load only a model whose classes have to be known."""
+    """Print the prompts of an evaluation. Only a class-conditional model is loaded, for its classes."""
     from ..data.captioned import CaptionedSource
     from ..denoisers.load import reads_text
     from .prompts import print_captions, print_classes

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # takes seconds to import
 
 
 def print_classes(
-    question: ClassEvaluator | BaselineEvaluator,
+    evaluator: ClassEvaluator | BaselineEvaluator,
     source: LabelledSource,
     positions: Sequence[int],
     known: Sequence[str] | None,
@@ -21,7 +21,7 @@ def print_classes(
     """Print the prompt of each class of a data set, or the matching class of a class-conditional model.
 
     Args:
-        question: evaluator of the images.
+        evaluator: evaluator of the images.
         source: the images.
         positions: positions of the evaluated images in the source.
         known: classes of the model; None for a text-to-image model.
@@ -39,8 +39,8 @@ def print_classes(
     from ..runs.selection import candidates
     from ..tasks import Task
 
-    prompts = question.prompts(known, source)
-    task = question.task if isinstance(question.task, Task) else None
+    prompts = evaluator.prompts(known, source)
+    task = evaluator.task if isinstance(evaluator.task, Task) else None
     asked = candidates(known, task, replace(source, class_names=prompts.names))
     print(f"images: {len(positions):,} of the {len(source):,} of {source.name}")
     print(f"classes: {len(source.class_names):,}")
@@ -48,7 +48,7 @@ def print_classes(
         print("prompts: none; the model takes the index of a class\n\nlabel\tclass\tclass of the model")
         rows = [f"{i} {known[i]}" for i in class_ids(asked, known)]
     else:
-        _print_templates(prompts.templates, getattr(question, "average", "embedding"))
+        _print_templates(prompts.templates, getattr(evaluator, "average", "embedding"))
         print("null condition: not evaluated\n\nlabel\tclass\tprompt")
         rows = fill_template((prompts.templates or ("{}",))[0], [str(name) for name in asked])
     for i, (name, row) in enumerate(zip(source.class_names, rows, strict=True)):
@@ -57,32 +57,32 @@ def print_classes(
 
 
 def print_captions(
-    question: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource, positions: Sequence[int]
+    evaluator: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource, positions: Sequence[int]
 ) -> None:
     """Print the captions of each image, true and false, as prompts.
 
     Args:
-        question: evaluator of the images.
+        evaluator: evaluator of the images.
         source: the images.
         positions: positions of the evaluated images in the source.
     """
     from ..data.prompts import fill_template
     from ..search.candidates import as_templates
 
-    templates = as_templates(question.template)
+    templates = as_templates(evaluator.template)
     print(f"images: {len(positions):,} of the {len(source):,} of {source.name}{', in pairs' if source.paired else ''}")
-    _print_templates(templates, getattr(question, "average", "embedding"))
-    print(f"null condition: {_null_condition(question, source)}\n\nimage\tcaption\tprompt")
+    _print_templates(templates, getattr(evaluator, "average", "embedding"))
+    print(f"null condition: {_null_condition(evaluator, source)}\n\nimage\tcaption\tprompt")
     for i in positions:
         for k, prompt in enumerate(fill_template((templates or ("{}",))[0], source.captions[i])):
             print(source.ids[i], "true" if k == source.truth[i] else "false", prompt, sep="\t")
 
 
-def _null_condition(question: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource) -> str:
+def _null_condition(evaluator: CaptionEvaluator | BaselineEvaluator, source: CaptionedSource) -> str:
     from ..search.strategies import is_exhaustive
 
-    unconditional = getattr(question, "unconditional", False)
-    options = getattr(question, "options", {})
+    unconditional = getattr(evaluator, "unconditional", False)
+    options = getattr(evaluator, "options", {})
     wanted = source.paired if unconditional is None else unconditional
     seen = is_exhaustive(options.get("strategy") or "fixed:64")
     if not wanted or not seen or (options.get("timesteps") or "").startswith("random"):

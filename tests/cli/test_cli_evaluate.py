@@ -74,7 +74,7 @@ class TestEvaluate:
             (tmp_path / "d" / "grey" / f"{i}.png").touch()
         code, _, err = evaluate(task=tmp_path / "d", out=tmp_path / "more")
         assert err.count("failed: grey/") == 5
-        assert "failed: 3 more, whose rows say why" in err
+        assert "failed: 3 more; their error records give the reasons" in err
 
     def test_what_was_left_out_is_said_and_kept(self, evaluate, photos, tmp_path):
         folder = shutil.copytree(photos, tmp_path / "d" / "test")

@@ -9,6 +9,8 @@ import sys
 from commands import TRAIN
 from image_files import faulty_images
 
+from diffusion_classifier.runs import read_rows
+
 PROGRAM = """if True:
     import json, sys
     from diffusion_classifier.cli import main
@@ -47,6 +49,9 @@ def test_the_terminal_holds_none_and_the_records_all(model, tmp_path):
     for name, (_, said) in faulty.items():
         record = "; ".join(rows[name]["notes"]) if name in usable else rows[name]["error"]
         assert said in record
+    stored = {row["id"]: row for row in read_rows(tmp_path / "run").to_pylist()}
+    for name, (_, said) in faulty.items():
+        assert said in ("; ".join(stored[name]["notes"]) if name in usable else stored[name]["reason"])
     assert "Pillow warned of 2 of 4 images, such as " in done.stderr
     told = [line for line in done.stderr.splitlines() if not re.search("^Pillow warned of|: failed: ", line)]
     assert not [line for line in told if any(said in line for _, said in faulty.values())], done.stderr

@@ -21,7 +21,8 @@ from diffusion_classifier.runs.row import (
 TOOL = Path(__file__).parents[2] / "tools" / "row_table.py"
 FULL = ResultRow(
     id="a", truth="cat", prediction="dog", posterior=[0.25, 0.75], confidence=0.5, undecided=["cat", "dog"],
-    num_evaluations=4, cost=3.5, seconds=0.25, errors=[[1.0, 2.0], [0.5, float("inf")]], timesteps=[500.0, 250.0],
+    num_evaluations=4, cost=3.5, seconds=0.25, notes=["first of 2 frames"],
+    errors=[[1.0, 2.0], [0.5, float("inf")]], timesteps=[500.0, 250.0],
     extra_errors={"l1": [[1.0, 2.0], [3.0, 4.0]], "huber": [[0.0, 0.5], [0.25, 0.125]]},
     candidates=["cat", "dog"], tag="swap", match_scores=[-1.0, 2.0],
 )  # fmt: skip

@@ -23,7 +23,6 @@ from .decoder_warnings import collect_warnings
 from .formats import UnreadableImageError, open_image
 
 Crop: TypeAlias = Literal["center", "adm"]
-ImageSource: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor | Picture"
 
 MAX_PIXELS = 89_478_485
 """Larger images are rejected before they are decoded. Pillow itself only warns from this size on."""
@@ -70,6 +69,9 @@ class Picture:
         """Hash of size and pixels, in [0, 2⁶⁴): independent of the file name and of the (lossless) format."""
         content = b"%d %d " % self.image.size + self.image.tobytes()
         return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "big")
+
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor | Picture
 
 
 def find_images(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:

@@ -319,7 +319,8 @@ class BaselineEvaluator:
             row, own, among = choices(i)
             started = time.perf_counter()
             try:
-                logits = scorer(load_image(source.read(i), source.ids[i]).image, among).double().cpu()
+                picture = load_image(source.read(i), source.ids[i])
+                logits = scorer(picture.image, among).double().cpu()
             except ImageError as e:
                 yield replace(row, status="failed", reason=str(e).removeprefix(f"{source.ids[i]}: "))
                 continue
@@ -334,6 +335,7 @@ class BaselineEvaluator:
                 cost=0.0,
                 seconds=time.perf_counter() - started,
                 match_scores=logits.tolist(),
+                notes=list(picture.notes) or None,
             )
 
     def _choices(self, classifier: Baseline, source: Images, run: Sequence[int]) -> tuple[Names, Choices]:

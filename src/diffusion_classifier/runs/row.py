@@ -74,6 +74,9 @@ class ResultRow:
     reason: str | None = _column(pa.string())
     """Error message of a failed image."""
 
+    notes: Sequence[str] | None = _column(pa.list_(pa.string()))
+    """How the image was read, such as `first of 12 frames`, and warnings of its decoder; null if there are none."""
+
     errors: Sequence[Sequence[float]] | None = _column(_TABLE, large=True)
     """Error of each candidate at each draw, with `--store-errors`; NaN where not evaluated. The last row is that of the
     null condition if the run evaluated it."""
@@ -130,6 +133,7 @@ class ResultRow:
             num_evaluations=result.num_evaluations,
             cost=result.cost,
             seconds=result.seconds,
+            notes=list(result.notes) or None,
         )
 
     def with_errors(self, result: Classification | ScoredImage) -> ResultRow:

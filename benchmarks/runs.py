@@ -35,10 +35,10 @@ from diffusion_classifier.runs import (
     evaluate,
     open_run,
     read_rows,
+    rescore,
     rows_to_table,
     summarize,
 )
-from diffusion_classifier.runs.rescore import rescore
 from diffusion_classifier.tasks import open_task
 
 QUESTION = ClassEvaluator()

@@ -30,12 +30,12 @@ from diffusion_classifier.training import (
     build_classifier,
     build_network,
     decode,
+    finetune,
     load_labelled_images,
     resolution,
     train,
     train_supervised,
 )
-from diffusion_classifier.training.finetune import finetune
 
 Config = TrainConfig | SupervisedConfig
 EARLY = TrainConfig(

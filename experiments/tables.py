@@ -17,7 +17,7 @@ from common import answered, load, scene_images, train_for
 from rich.progress import track
 
 from diffusion_classifier import load_denoiser
-from diffusion_classifier.analysis.robustness import draw_effective, draw_severities, read_runs, robustness
+from diffusion_classifier.analysis import draw_effective, draw_severities, measure_robustness, read_runs
 from diffusion_classifier.baselines import FEATURES, load_encoder, save_gaussians
 from diffusion_classifier.data import CORRUPTIONS, Corruption, corrupted, open_labelled
 from diffusion_classifier.metrics import Interval
@@ -140,7 +140,7 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
         under = tables.runs / "shifts" / name
         runs += [answered(folder, corrupted(some, s), under / str(s), task=asked) for s in shifts]
     # The first supervised network is what corruption errors are relative to.
-    found = {m.model: m for m in robustness(sorted(read_runs(runs), key=lambda r: not r.supervised))}
+    found = {m.model: m for m in measure_robustness(sorted(read_runs(runs), key=lambda r: not r.supervised))}
     found = {name: replace(found[folder], model=name) for name, folder in models.items()}
     draw_effective(list(found.values()), docs / "effective-robustness.png")
     draw_severities(list(found.values()), docs / "robustness.png")

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import answered
 
-from diffusion_classifier.analysis.outliers import outliers
+from diffusion_classifier.analysis import measure_outliers
 from diffusion_classifier.baselines import kind_of
 from diffusion_classifier.data import FASHION, LabelledSource
 from diffusion_classifier.tasks import open_task
@@ -65,5 +65,5 @@ for model in options.models:
         answered(model, source, options.build / re.sub(r"\W+", "-", model) / name, options.images, **question)
         for name, source in sources.items()
     ]
-    for found in outliers(folders[0], folders[1:]):
+    for found in measure_outliers(folders[0], folders[1:]):
         print(json.dumps({"model": model, **asdict(found)}), flush=True)

@@ -16,7 +16,7 @@ from diffusion_classifier.denoisers.class_conditional import class_ids
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.evaluation import evaluate
 from diffusion_classifier.runs.evaluators import BaselineEvaluator, ClassEvaluator
-from diffusion_classifier.runs.rescore import rescore
+from diffusion_classifier.runs.rescoring import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
 from diffusion_classifier.runs.summary import summarize

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.analysis import pyplot
-from diffusion_classifier.app.html_parts import dropped
-from diffusion_classifier.app.live_search import watch
+from diffusion_classifier.app import dropped, watch
 from diffusion_classifier.data import load_sample
 from diffusion_classifier.search import Classification
 

@@ -21,6 +21,8 @@ from .search import Coarse as Coarse
 from .search import Fixed as Fixed
 from .search import Gradient as Gradient
 from .search import Request as Request
+from .search import ScoringOptions as ScoringOptions
+from .search import ScoringSettings as ScoringSettings
 from .search import Screened as Screened
 from .search import Sequential as Sequential
 from .search import Shortlist as Shortlist

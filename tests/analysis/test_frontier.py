@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from scipy.stats import norm
 
 from diffusion_classifier.analysis.calibration import calibrate
-from diffusion_classifier.analysis.frontier import draw_frontier, frontier, scaling
+from diffusion_classifier.analysis.frontier import draw_frontier, measure_frontier, scaling
 from diffusion_classifier.cli.summaries import print_frontier
 from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import ErrorTables
@@ -38,7 +38,7 @@ def made(informative=lambda t: np.ones_like(t), truths=True):
 
 @cache
 def plain_points():
-    return tuple(frontier(made()))
+    return tuple(measure_frontier(made()))
 
 
 def test_points_are_those_of_a_plain_replay():
@@ -66,10 +66,10 @@ def test_weights_are_those_that_the_tables_were_read_with(tmp_path):
     (tmp_path / "w.json").write_text("[2, 1, 0]")
     tables = made(lambda t: 2.0 * (t < 450))
     read = replace(tables, settings=tables.settings | {"weights": weights})
-    found = list(frontier(read))
+    found = list(measure_frontier(read))
 
     def first(*given):  # the weights of all points are read at once
-        return list(islice(frontier(*given), 12))
+        return list(islice(measure_frontier(*given), 12))
 
     assert found[:12] == first(tables, weights) == first(tables, tmp_path / "w.json")
     assert found[:12] != first(tables) == first(read, "uniform")
@@ -89,7 +89,9 @@ def test_weights_are_those_that_the_tables_were_read_with(tmp_path):
         assert points[family, strategy].accuracy[0] == pytest.approx(right / M)
     (calibrated,) = [p for p in found if p.family.endswith("at most 8 draws") and p.strategy == "sequential:8/0.05"]
     plain = next(
-        p for p in frontier(tables, "uniform") if (p.family, p.strategy) == (calibrated.family, calibrated.strategy)
+        p
+        for p in measure_frontier(tables, "uniform")
+        if (p.family, p.strategy) == (calibrated.family, calibrated.strategy)
     )
     assert calibrated.accuracy[0] > plain.accuracy[0]
 
@@ -104,14 +106,14 @@ def test_accuracy_of_one_draw_is_the_chance_that_the_right_class_is_least():
 
 def test_a_window_holds_the_times_that_it_names():
     tables = made(lambda t: 20.0 * (t > 450))
-    fixed = takewhile(lambda p: p.strategy.startswith("fixed"), frontier(tables))
+    fixed = takewhile(lambda p: p.strategy.startswith("fixed"), measure_frontier(tables))
     best = {p.family: p.accuracy[0] for p in fixed}
     assert best["every class, last half"] == 1
     assert best["every class, first half"] < 0.4
 
 
 def test_calibrated_points_spend_less_for_the_same_accuracy():
-    points = list(frontier(made(lambda t: np.full_like(t, 1.5))))
+    points = list(measure_frontier(made(lambda t: np.full_like(t, 1.5))))
     (full,) = [p for p in points if (p.family, p.strategy) == ("every class, all times", "fixed:8")]
     calibrated = [p for p in points if p.family == "sequential, calibrated, at most 8 draws"]
     assert {p.strategy for p in calibrated} >= {"sequential:8/0.05", "sequential:8/0.1"}
@@ -122,21 +124,23 @@ def test_calibrated_points_spend_less_for_the_same_accuracy():
 
 def test_without_truths_it_is_agreement_with_all_draws():
     full = next(
-        p for p in frontier(made(truths=False)) if (p.family, p.strategy) == ("every class, all times", "fixed:8")
+        p
+        for p in measure_frontier(made(truths=False))
+        if (p.family, p.strategy) == ("every class, all times", "fixed:8")
     )
     assert full.accuracy is None
     assert full.agreement[0] == 1
 
 
 def test_agreement_is_not_called_accuracy(capsys):
-    print_frontier([next(frontier(made(truths=False)))], as_json=False)
+    print_frontier([next(measure_frontier(made(truths=False)))], as_json=False)
     assert "accuracy" not in (told := capsys.readouterr().out)
     assert "agreement" in told
-    print_frontier([next(frontier(made()))], as_json=False)
+    print_frontier([next(measure_frontier(made()))], as_json=False)
     assert "accuracy" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fit", [lambda tables: list(frontier(tables)), lambda t: calibrate(t, error_rate=0.5)])
+@pytest.mark.parametrize("fit", [lambda tables: list(measure_frontier(tables)), lambda t: calibrate(t, error_rate=0.5)])
 @pytest.mark.parametrize("count", range(1, 5))
 def test_fewer_than_five_images_cannot_be_cross_validated(fit, count):
     tables = made()
@@ -152,7 +156,7 @@ def test_a_tie_is_not_right():
     """Two classes of one prompt have the same errors: neither is the answer, whichever is the true one."""
     tables = made()
     doubled = tuple(table[[0, 1, 2, 3, 4, 4]] for table in tables.errors)  # the last two classes
-    points = islice(frontier(replace(tables, errors=doubled)), 4)
+    points = islice(measure_frontier(replace(tables, errors=doubled)), 4)
     (full,) = [p for p in points if (p.family, p.strategy) == ("every class, all times", "fixed:8")]
     best = [int(table.mean(1).argmin()) for table in doubled]
     right = [NAMES[k] == t and k < 4 for k, t in zip(best, tables.truth, strict=True)]
@@ -162,7 +166,7 @@ def test_a_tie_is_not_right():
 def test_one_draw_leaves_nothing_to_choose():
     tables = made()
     with pytest.raises(InputError, match="single draw"):
-        list(frontier(ErrorTables(NAMES, {}, ("x",), ("a",), (tables.errors[0][:, :1],), (torch.zeros(1),))))
+        list(measure_frontier(ErrorTables(NAMES, {}, ("x",), ("a",), (tables.errors[0][:, :1],), (torch.zeros(1),))))
 
 
 def test_scaling_is_the_accuracy_of_each_runs_first_draws():

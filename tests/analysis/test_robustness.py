@@ -7,7 +7,7 @@ from commands import error
 from scipy.special import expit, logit
 from scipy.stats import norm
 
-from diffusion_classifier.analysis.robustness import ModelRuns, draw_effective, draw_severities, robustness
+from diffusion_classifier.analysis.robustness import ModelRuns, draw_effective, draw_severities, measure_robustness
 
 
 def hits(share, count=2000, seed=0):
@@ -33,14 +33,14 @@ def test_effective_robustness_is_what_is_above_the_line_in_logits():
         model("above", 0.85, on_line(0.85) + 0.1, supervised=False, seed=8),
         model("below", 0.75, on_line(0.75) - 0.05, supervised=False, seed=9),
     ]
-    found = robustness([*NETWORKS, *others])
+    found = measure_robustness([*NETWORKS, *others])
     assert [r.effective for r in found[:4]] == [None] * 4
     for r, expected in zip(found[4:], (0, 0.1, -0.05), strict=True):
         value, low, high = r.effective
         assert value == pytest.approx(expected, abs=0.005)
         assert low < expected < high
         assert 0.02 < high - low < 0.08
-    assert all(r.effective is None for r in robustness([*NETWORKS[:2], *others]))  # no line through two
+    assert all(r.effective is None for r in measure_robustness([*NETWORKS[:2], *others]))  # no line through two
 
 
 def test_the_interval_of_effective_robustness_covers_the_truth():
@@ -65,7 +65,7 @@ def test_the_interval_of_effective_robustness_covers_the_truth():
             ModelRuns(f"{i}", i < 8, right[:, i] * 1.0, {"jpeg": {s: of[:, i] for s, of in by.items()}})
             for i in range(9)
         ]
-        _, low, high = robustness(runs)[-1].effective
+        _, low, high = measure_robustness(runs)[-1].effective
         covered.append(low <= above <= high)
         assert high - low < 0.2
     assert np.mean(covered) >= 0.85  # 0.65 with the networks held fixed
@@ -77,7 +77,7 @@ def test_of_shifts_with_other_images_each_counts_as_much():
     half = np.r_[hits(0.6, 50), np.full(50 + 10_000, np.nan)]
     natural = np.r_[np.full(100, np.nan), own]
     runs = ModelRuns("a", True, np.r_[plain, np.full(10_000, np.nan)], {"jpeg": {1: half}, "imagenet-a": {0: natural}})
-    (found,) = robustness([runs])
+    (found,) = measure_robustness([runs])
     assert found.accuracy[0] == pytest.approx(0.9)
     assert found.mean[0] == pytest.approx(0.4)
     assert found.mean[2] - found.mean[1] == pytest.approx(3.92 * np.sqrt(0.24 / 50 + 0.16 / 10_000) / 2, rel=0.15)
@@ -92,7 +92,7 @@ def test_corruption_errors_are_relative_to_the_first_model():
             name, True, hits(0.9), {n: {s: hits(1 - e) for s, e in enumerate(of, 1)} for n, of in by_shift.items()}
         )  # fmt: skip
 
-    first, second = robustness([runs("a", (0.1, 0.2), (0.3, 0.5)), runs("b", (0.2, 0.25), (0.2, 0.4))])
+    first, second = measure_robustness([runs("a", (0.1, 0.2), (0.3, 0.5)), runs("b", (0.2, 0.25), (0.2, 0.4))])
     assert first.corruption_error == pytest.approx(1)
     assert second.corruption_error == pytest.approx(((0.45 / 0.3) + (0.6 / 0.8)) / 2)
     assert second.mean[0] == pytest.approx(1 - (0.225 + 0.3) / 2)
@@ -102,7 +102,7 @@ def test_corruption_errors_are_relative_to_the_first_model():
 
 
 def test_figures_show_what_was_measured(monkeypatch, tmp_path):
-    found = robustness([*NETWORKS, model("other", 0.85, 0.6, supervised=False, seed=7)])
+    found = measure_robustness([*NETWORKS, model("other", 0.85, 0.6, supervised=False, seed=7)])
     drawn = []
     monkeypatch.setattr("diffusion_classifier.analysis.robustness.save", lambda figure, _: drawn.append(figure))
     draw_effective(found, tmp_path / "line.png")

@@ -8,7 +8,7 @@ from gaussians import gaussian
 
 from diffusion_classifier import DiffusionClassifier
 from diffusion_classifier.errors import InputError
-from diffusion_classifier.runs.rescore import rescore
+from diffusion_classifier.runs.rescoring import rescore
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows
 

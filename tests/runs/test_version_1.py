@@ -17,7 +17,7 @@ from diffusion_classifier.errors import InputError
 from diffusion_classifier.runs.error_tables import read_tables
 from diffusion_classifier.runs.evaluation import evaluate
 from diffusion_classifier.runs.evaluators import ClassEvaluator
-from diffusion_classifier.runs.rescore import rescore
+from diffusion_classifier.runs.rescoring import rescore
 from diffusion_classifier.runs.selection import choose
 from diffusion_classifier.runs.spec import read_spec
 from diffusion_classifier.runs.store import read_rows

@@ -13,7 +13,7 @@ from diffusion_classifier.errors import InputError
 from diffusion_classifier.tasks.scene_tasks import open_nouns
 from diffusion_classifier.training.confusable_classes import confusable_images
 from diffusion_classifier.training.denoising import TrainConfig, draw_times
-from diffusion_classifier.training.finetune import IndexedCaptions, finetune
+from diffusion_classifier.training.finetuning import IndexedCaptions, finetune
 from diffusion_classifier.training.images import TrainingCaptions, TrainingImages
 from diffusion_classifier.training.joint import START
 from diffusion_classifier.training.loop import batch_rows, generator_of

@@ -10,7 +10,11 @@ from .calibration_figure import draw_calibration as draw_calibration
 from .calibration_figure import draw_reliability as draw_reliability
 from .differentiable import DifferentiableScores as DifferentiableScores
 from .fit_weights import by_knots as by_knots
+from .fit_weights import fit_weights as fit_weights
 from .fit_weights import folds as folds
+from .frontier import draw_frontier as draw_frontier
+from .frontier import measure_frontier as measure_frontier
+from .frontier import scaling as scaling
 from .image_figures import draw_errors as draw_errors
 from .image_figures import draw_race as draw_race
 from .image_figures import draw_where as draw_where
@@ -21,6 +25,8 @@ from .image_figures import words as words
 from .inversion import Reconstruction as Reconstruction
 from .inversion import reconstruct as reconstruct
 from .inversion_figure import draw_reconstructions as draw_reconstructions
+from .outliers import Outliers as Outliers
+from .outliers import measure_outliers as measure_outliers
 from .plotting import pyplot as pyplot
 from .plotting import save as save
 from .report import write_report as write_report
@@ -28,6 +34,7 @@ from .robustness import ModelRuns as ModelRuns
 from .robustness import Robustness as Robustness
 from .robustness import draw_effective as draw_effective
 from .robustness import draw_severities as draw_severities
+from .robustness import measure_robustness as measure_robustness
 from .robustness import read_runs as read_runs
 from .speed import Bench as Bench
 from .speed import bench as bench

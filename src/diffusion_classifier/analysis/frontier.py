@@ -57,7 +57,7 @@ class Point:
         return share
 
 
-def frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Iterator[Point]:
+def measure_frontier(tables: ErrorTables, weights: WeightsSource | None = None) -> Iterator[Point]:
     """Yield the points of every family.
 
     Sequential strategies are cross-validated: calibrated on four fifths of the images and evaluated on the others.

@@ -104,7 +104,7 @@ def scores(folder: Path) -> dict[str, Values]:
     return found
 
 
-def outliers(known: Path, others: Sequence[Path]) -> list[Outliers]:
+def measure_outliers(known: Path, others: Sequence[Path]) -> list[Outliers]:
     """Return how well each score separates the first run from others of the same model.
 
     Raises:

@@ -182,7 +182,7 @@ def _joined(by: Mapping[tuple[str, int], _RunHits], images: Sequence[_Image]) ->
     return ModelRuns(spec.model, spec.model_kind == "supervised", hits(by[PLAIN]), shifts)
 
 
-def robustness(runs: Sequence[ModelRuns], seed: int = 0) -> list[Robustness]:
+def measure_robustness(runs: Sequence[ModelRuns], seed: int = 0) -> list[Robustness]:
     """Return the robustness of each model; corruption errors are relative to the first.
 
     Args:

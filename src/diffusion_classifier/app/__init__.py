@@ -1,1 +1,5 @@
 """The web page of `diffusion-classifier demo`: classify images, score captions, browse runs."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -14,7 +14,7 @@ from PIL import Image
 from ..data.images import ImageError, load_image
 from ..data.labelled import LabelledSource
 from ..errors import InputError
-from ..runs.rescore import rescored, with_settings
+from ..runs.rescoring import rescored, with_settings
 from ..runs.row import SCHEMA, SUMMARY_COLUMNS, ResultRow, table_to_rows
 from ..runs.source import check_source, open_run_source
 from ..runs.spec import RunSpec, check_class_run, read_spec, spec_with_errors

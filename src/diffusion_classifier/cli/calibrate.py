@@ -70,7 +70,7 @@ def frontier(
     Example: `diffusion-classifier frontier tables.parquet --figure frontier.png`
     """
     from ..analysis.frontier import draw_frontier
-    from ..analysis.frontier import frontier as find
+    from ..analysis.frontier import measure_frontier as find
     from ..runs.error_tables import read_tables
 
     read = read_tables(tables)

@@ -118,7 +118,7 @@ def finetune(
     from ..denoisers.devices import resolve_device, resolve_dtype
     from ..training.confusable_classes import confusable_images, correct_by_scope, gains
     from ..training.denoising import TrainConfig
-    from ..training.finetune import finetune as finetune_lora
+    from ..training.finetuning import finetune as finetune_lora
     from ..training.images import TrainingCaptions, load_labelled_images
 
     config = TrainConfig(label_dropout=0.0, joint=joint, rivals=rivals, **training.config())

@@ -33,7 +33,7 @@ def rescore(
 
     Example: `diffusion-classifier rescore runs/pets --out runs/pets-uniform --weights uniform`
     """
-    from ..runs.rescore import rescore as rescore_run
+    from ..runs.rescoring import rescore as rescore_run
     from ..runs.summary import compare, write_summary
 
     rescore_run(
@@ -121,7 +121,7 @@ def robustness(
     Example: `diffusion-classifier robustness runs/*`
     """
     from ..analysis.robustness import draw_effective, draw_severities, read_runs
-    from ..analysis.robustness import robustness as measure
+    from ..analysis.robustness import measure_robustness as measure
 
     models = measure(read_runs(runs, natural or ()))
     print_robustness(models, output)
@@ -145,6 +145,6 @@ def outliers(
 
     Example: `diffusion-classifier outliers runs/fashion runs/digits runs/noise`
     """
-    from ..analysis.outliers import outliers as find
+    from ..analysis.outliers import measure_outliers as find
 
     print_outliers(find(known, unknown), output)

@@ -9,6 +9,7 @@ from .evaluators import BaselineEvaluator as BaselineEvaluator
 from .evaluators import CaptionEvaluator as CaptionEvaluator
 from .evaluators import ClassEvaluator as ClassEvaluator
 from .evaluators import Evaluator as Evaluator
+from .rescoring import rescore as rescore
 from .row import SCHEMA as SCHEMA
 from .row import ResultRow as ResultRow
 from .row import rows_to_table as rows_to_table
@@ -27,3 +28,4 @@ from .summary import Comparison as Comparison
 from .summary import Summary as Summary
 from .summary import compare as compare
 from .summary import summarize as summarize
+from .trackers import log_run as log_run

@@ -33,6 +33,8 @@ from .strategies import Sequential as Sequential
 from .strategies import Staged as Staged
 from .strategies import State as State
 from .strategies import Strategy as Strategy
+from .strategies import StrategyKind as StrategyKind
+from .strategies import is_exhaustive as is_exhaustive
 from .strategies import parse_strategy as parse_strategy
 from .strategies import replay as replay
 from .strategies.sequential import largest_lag as largest_lag

@@ -7,6 +7,7 @@ from .confusable_classes import images_of_classes as images_of_classes
 from .denoising import OBJECTIVES as OBJECTIVES
 from .denoising import TrainConfig as TrainConfig
 from .distill import teaching_images as teaching_images
+from .finetuning import finetune as finetune
 from .images import TrainingCaptions as TrainingCaptions
 from .images import TrainingImages as TrainingImages
 from .images import decode as decode

@@ -21,7 +21,7 @@ from ...runs.error_tables import ErrorTables, read_tables
 from ...runs.summary import Summary, compare, summarize
 from ...search.strategies import Staged
 from ..calibration import search_all, true_classes
-from ..frontier import draw_frontier, frontier
+from ..frontier import draw_frontier, measure_frontier
 from ..image_figures import draw_errors, errors_over_time
 from ..inversion import reconstruct
 from ..inversion_figure import draw_reconstructions
@@ -218,7 +218,7 @@ def _search(runs: Mapping[str, Path], tables: ErrorTables, figures: Path) -> Sec
     everyone, staged = _right(errors, truth), means.argmin(1) == truth
     change, share = difference_interval(staged, everyone), float(spent.double().mean()) / errors[0].numel()
     file = figures / "frontier.png"
-    draw_frontier(list(frontier(tables)), "fashion on test images", "accuracy", file)
+    draw_frontier(list(measure_frontier(tables)), "fashion on test images", "accuracy", file)
     ours = summarize(runs["default"])
     same = _difference(runs["tables"], runs["default"])
     return Section(

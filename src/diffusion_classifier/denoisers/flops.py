@@ -39,7 +39,7 @@ def count_flops(denoiser: Denoiser, conditioning: Conditioning, latent_index: Te
 
 
 def shared_share(denoiser: Denoiser, conditioning: Conditioning) -> float:
-    """The part of a prediction, of 1, that the rows of one noisy latent compute but once; counted at the first call."""
+    """Return the share of a prediction that rows of one noisy latent compute only once; counted at the first call."""
     prefix = denoiser.prefix
     if prefix.share is None:
         row, conditioning = torch.zeros(1, dtype=torch.int64), conditioning.first_prompts()

@@ -11,7 +11,7 @@ from diffusion_classifier.baselines.load import BASELINES
 
 def test_every_registered_class_has_the_members_of_the_protocol():
     members = {name for name in vars(Baseline) if not name.startswith("_")} | set(Baseline.__annotations__)
-    assert {"logits_for", "recognizes", "fingerprint", "strategy"} <= members
+    assert {"logits_for", "recognizes", "fingerprint", "model_kind"} <= members
     for place in BASELINES:
         module, name = place.split(":")
         found = getattr(import_module(f"diffusion_classifier.baselines.{module}"), name)

@@ -74,7 +74,7 @@ def test_two_workers_find_what_one_process_finds_to_the_bit(load, whole, tmp_pat
     assert told == [(0, 20, [])]
     assert rows(tmp_path / "run") == whole
     assert read_spec(tmp_path / "run").identity() == read_spec(tmp_path / "whole").identity()
-    again = evaluate_distributed(work, images(), tmp_path / "run", num_workers=2)
+    again = evaluate_distributed(work, images(), tmp_path / "run")
     assert [(row.id, row.status) for row in again] == [("4.png", "failed")]
 
 
@@ -91,7 +91,7 @@ def test_begun_by_one_process_and_gone_on_with_by_workers(load, whole, tmp_path)
 
 def test_the_images_of_a_worker_that_was_killed_go_to_another(load, whole, tmp_path):
     work = Work(partial(images, die=str(tmp_path / "died")), load, QUESTION)
-    list(evaluate_distributed(work, images(), tmp_path / "run", num_workers=2, chunk=3))
+    list(evaluate_distributed(work, images(), tmp_path / "run", chunk=3))
     assert (tmp_path / "died").exists()
     assert rows(tmp_path / "run") == whole
 
@@ -109,7 +109,7 @@ def test_pairs_of_captions_too(model_folder, tmp_path):
     question = CaptionEvaluator(store_errors=True, options={"strategy": "fixed:3"})
     list(evaluate(DiffusionClassifier.from_pretrained(**load), captions(), tmp_path / "whole", question))
     work = Work(captions, load, question)
-    list(evaluate_distributed(work, captions(), tmp_path / "run", num_workers=2, chunk=3))
+    list(evaluate_distributed(work, captions(), tmp_path / "run", chunk=3))
     assert rows(tmp_path / "run") == rows(tmp_path / "whole")
 
 

@@ -1,11 +1,8 @@
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
-import evaluations
 import numpy as np
 import pytest
 import torch
@@ -122,31 +119,27 @@ def test_another_question_in_the_same_folder_is_refused(classifier, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(model_folder, classifier, tmp_path):
+def test_killed_at_random_moments(classifier, tmp_path):
     """Processes of their own, -9: none lost, none doubled, equal to the run that nobody disturbed."""
-    script = tmp_path / "run.py"
-    script.write_text(
-        "import sys, torch; torch.set_num_threads(1); sys.path.insert(0, sys.argv[1])\n"
-        "from diffusion_classifier import DiffusionClassifier\n"
-        "from evaluations import ask, source\n"
-        f"options = {OPTIONS}\n"
-        "clf = DiffusionClassifier.from_pretrained(sys.argv[2], device='cpu', dtype='float32', batch_size=7)\n"
-        "print('ready', flush=True)\n"
-        "for row in ask(clf, source(60), __import__('pathlib').Path(sys.argv[3]), **options): pass\n"
-        "print('done', flush=True)\n"
-    )
-    helpers, model = os.path.dirname(evaluations.__file__), model_folder("class-unet")
-    rng, kills, done = np.random.default_rng(), 0, False
-    while not done:
-        with subprocess.Popen(
-            [sys.executable, script, helpers, model, tmp_path / "run"], stdout=subprocess.PIPE, text=True
-        ) as process:
-            assert process.stdout.readline() == "ready\n"
-            time.sleep(rng.uniform(0, 0.4) if kills < 3 else 0)
-            if kills < 3:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            done = "done" in process.stdout.read()
+    context = multiprocessing.get_context("fork")  # processes that need not load the libraries again
+
+    def work(ready):
+        clf = classifier()
+        ready.set()
+        for _ in ask(clf, source(60), tmp_path / "run", **OPTIONS):
+            pass
+
+    rng = np.random.default_rng()
+    for kill in (True, True, True, False):
+        ready = context.Event()
+        process = context.Process(target=work, args=(ready,))
+        process.start()
+        assert ready.wait(60)
+        if kill:
+            time.sleep(rng.uniform(0, 0.4))
+            process.kill()
+        process.join(60)
+        assert process.exitcode == (-signal.SIGKILL if kill else 0) or (kill and process.exitcode == 0)
     list(ask(classifier(), source(60), tmp_path / "whole", **OPTIONS))
     found = read_rows(tmp_path / "run", ["id"])["id"].to_pylist()
     assert len(found) == len(set(found)) == 60

@@ -233,7 +233,7 @@ class TestCoarse:
             clf.stream([pixels()], names, shortlist=Coarse(size=size, keep=2))
 
     def test_what_makes_no_sense(self):
-        with pytest.raises(InputError, match="another model or another size"):
+        with pytest.raises(InputError, match="another model or another image size"):
             Coarse()
         with pytest.raises(InputError, match="at least 1 draw"):
             classifier().stream(IMAGES, LABELS, shortlist=Coarse(size=8, keep=2, num_draws=0))

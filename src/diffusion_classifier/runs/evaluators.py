@@ -114,7 +114,6 @@ class ClassEvaluator:
         notes = prompts.notes
         if isinstance(self.shortlist, Screened) and len(prompts.templates or ()) > 1:
             notes += (f"the shortlist is by the first template alone, {(prompts.templates or ())[0]!r}",)
-        classifier.scorer.full_batches = True
         names, conditioning = classifier.scorer.candidates.named(**conditions)
         return RunSpec(
             **about_errors(self.store_errors, self.extra_losses),

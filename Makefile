@@ -79,7 +79,7 @@ train-scenes: .venv/installed
 	$(BIN)/diffusion-classifier train build/scenes-1.parquet --out build/scenes-1 --seed 1 --start build/scenes-0 \
 	  --contrastive build/scenes-0/contrastive --autoencoder build/scenes-0/vae $(SCENES_UNET)
 
-# The miniature of the paper's tables 1 and 3: hours; it goes on where it was.
+# The miniature of the paper's tables 1 and 3: hours; it resumes.
 tables: .venv/installed
 	$(BIN)/python experiments/tables.py $(FASHION_MNIST) build/tables docs
 

@@ -1,6 +1,6 @@
 """What a late condition brings, and what an objective that classifies does, each alone and both together.
 
-    python experiments/late.py train FASHION_MNIST OUT      # 17 models at equal operations; goes on where it was
+    python experiments/late.py train FASHION_MNIST OUT      # 17 models at equal operations; resumes
     python experiments/late.py measure FASHION_MNIST OUT    # on held-out images
     python experiments/late.py table OUT docs/late-table.md
     python experiments/late.py figure OUT docs/late.png

@@ -30,7 +30,7 @@ parser.add_argument("--channels", default="32,64")
 parser.add_argument("--images", type=int, default=1000, help="held-out images to read")
 parser.add_argument("--draws", type=int, default=32)
 parser.add_argument("--only", nargs="+", help="such as epsilon, or flow-logit-normal; all if not given")
-parser.add_argument("--out", type=Path, required=True, help="folder for the models; goes on where it was")
+parser.add_argument("--out", type=Path, required=True, help="folder for the models; resumes")
 options = parser.parse_args()
 
 everything = load_labelled_images(options.data)

@@ -1,6 +1,6 @@
 """Do classifiers take a shortcut? A mark beside the clothes tells the class of almost all training images.
 
-    python experiments/shortcuts.py train FASHION_MNIST OUT       # each for as many operations; goes on where it was
+    python experiments/shortcuts.py train FASHION_MNIST OUT       # each for as many operations; resumes
     python experiments/shortcuts.py measure FASHION_MNIST OUT     # on held-out images: accuracy as JSON lines
 
 The mark is a bright square of 3×3 pixels at one of ten places along the edges. In training it stands at the place of

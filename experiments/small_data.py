@@ -1,6 +1,6 @@
 """How many labelled images does each kind of classifier need?
 
-    python experiments/small_data.py train FASHION_MNIST OUT      # each for as many operations; goes on where it was
+    python experiments/small_data.py train FASHION_MNIST OUT      # each for as many operations; resumes
     python experiments/small_data.py measure FASHION_MNIST OUT    # on held-out images
     python experiments/small_data.py figure OUT docs/small-data.png
 

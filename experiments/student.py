@@ -1,6 +1,6 @@
 """A one-pass network taught by a diffusion classifier's answers: how many unlabelled images does it need?
 
-    python experiments/student.py FASHION_MNIST OUT    # trains for equal operations; goes on where it was
+    python experiments/student.py FASHION_MNIST OUT    # trains for equal operations; resumes
 
 The images are those that `make train-fashion` holds out. The teachers were not trained on them, though where they look
 was chosen by the labels of 2,000 of them; their posteriors stand for the labels. Beside them the same network, taught

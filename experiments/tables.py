@@ -1,6 +1,6 @@
 """The miniature of the paper's tables 1 and 3: every way to classify, on the same images, with intervals.
 
-    python experiments/tables.py FASHION_MNIST BUILD DOCS     # trains, draws, evaluates, writes; goes on where it was
+    python experiments/tables.py FASHION_MNIST BUILD DOCS     # trains, draws, evaluates, writes; resumes
 
 Table 1: each diffusion model read zero-shot or as it is, beside what is made of the images it draws, of its features,
 and contrastive models; on its own test images. Table 3: the diffusion models of clothes beside supervised networks of

@@ -30,6 +30,12 @@ if os.environ.get("OTHER_BITS"):
     rounding.install()
 
 
+def pytest_collection_modifyitems(items):
+    """Run files with slow tests first, so that no processor waits at the end for the one that got the last of them."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _no_batch_size_is_measured():
     """But in test_batching, and by processes that tests start: it takes seconds for each network."""

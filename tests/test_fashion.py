@@ -22,6 +22,7 @@ def classifier(name):
     return DiffusionClassifier.from_pretrained(name, dtype="float32", batch_size=160)
 
 
+@pytest.mark.slow
 def test_knows_its_photographs(classifier):
     """Chance is 4 of 40."""
     samples = load_sample(40)

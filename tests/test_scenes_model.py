@@ -20,6 +20,7 @@ def classifier():
     return DiffusionClassifier.from_pretrained("scenes", dtype="float32")
 
 
+@pytest.mark.slow
 def test_knows_nouns(classifier):
     """Chance is 3 of 30."""
     source = open_nouns()
@@ -28,6 +29,7 @@ def test_knows_nouns(classifier):
     assert sum(r.label == source.class_names[source.labels[i]] for i, r in zip(rows, results, strict=True)) >= 22
 
 
+@pytest.mark.slow
 def test_binds_words_to_things(classifier):
     """Both images of a pair, whose captions have the same words: chance is 4 of 16."""
     source = open_pairs()

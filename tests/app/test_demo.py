@@ -39,6 +39,7 @@ def test_addresses_of_version_6(host):
         page.close(verbose=False)
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_gone_when_the_page_ends(tmp_path):
     """Whether the process is asked to end or interrupted, and whoever still looks at the page."""
     for sign in (signal.SIGTERM, signal.SIGINT):

@@ -239,6 +239,7 @@ def test_text_labels_beside_a_contrastive_model(new_page):
     shot(page, "scenes")
 
 
+@pytest.mark.slow
 def test_a_drawing_is_classified(new_page):
     page = new_page()
     page.get_by_role("tab", name="Drawing").click()

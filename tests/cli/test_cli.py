@@ -93,6 +93,7 @@ class TestRoot:
         assert (done.returncode, done.stderr) == (0, "")
         assert "--labels-file" in done.stdout
 
+    @pytest.mark.slow
     def test_no_import_speaks_of_what_does_not_matter_here(self):
         program = """if True:
             import importlib, pkgutil, diffusion_classifier as package

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 from commands import TRAIN
 from image_files import faulty_images
 
@@ -23,6 +24,7 @@ PROGRAM = """if True:
     """
 
 
+@pytest.mark.slow
 def test_the_terminal_holds_none_and_the_records_all(model, tmp_path):
     faulty = faulty_images()
     usable = [name for name in faulty if name in ("exif.jpg", "palette.png")]

@@ -141,6 +141,7 @@ def test_killed_and_resumed_equals_undisturbed(model_folder, tmp_path):
         run(tmp_path / "killed", replace(PLAIN, learning_rate=1e-3))
 
 
+@pytest.mark.slow
 def test_captions_come_to_be_told_apart_otherwise(tmp_path):
     """Tests on photographs that were not trained on: the bundled model learns to call a bag a dress."""
     source, captions = open_nouns(), ("a bag", "a dress")

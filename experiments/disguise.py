@@ -1,9 +1,9 @@
-"""Is a diffusion model that was trained to classify a discriminative classifier in disguise? Accuracy under shift.
+"""Compare the accuracy of generative and discriminative models under corruptions.
 
     python experiments/disguise.py FASHION_MNIST OUT.json fashion fashion-fast resnet/
 
-On images that `make train-fashion` holds out, as they are and changed as no model was trained with (`shifts`). A model
-is read as its folder says, or as in FOLDER@fixed:8; a folder of `baseline supervised` in one pass.
+The images are held out by `make train-fashion`. No model was trained with the corruptions. A model is a FOLDER with its
+own settings, FOLDER@STRATEGY such as FOLDER@fixed:8, or a folder of `baseline supervised`.
 """
 
 import argparse
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from common import chosen_by, load, pictures, spread
+from common import evenly_spaced, load, pictures, predict
 from PIL import Image
 
 from diffusion_classifier.data import CORRUPTIONS, Corruption
@@ -25,12 +25,12 @@ parser.add_argument("--images", type=int, default=1000)
 parser.add_argument("--severities", type=int, nargs="+", default=[3])
 options = parser.parse_args()
 
-held_out = spread(load(options.data)[1], options.images)
+held_out = evenly_spaced(load(options.data)[1], options.images)
 results: dict[str, dict[str, Interval]] = {}
-for shift in [None, *(Corruption(name, severity) for name in CORRUPTIONS for severity in options.severities)]:
+for corruption in [None, *(Corruption(name, severity) for name in CORRUPTIONS for severity in options.severities)]:
     images = pictures(held_out)
-    if shift is not None:
-        images = [np.asarray(shift(Image.fromarray(image), str(i))) for i, image in enumerate(images)]
-    results[str(shift)] = {m: share_interval(chosen_by(m, images) == held_out.labels) for m in options.models}
-    print(shift, json.dumps(results[str(shift)]), flush=True)
+    if corruption is not None:
+        images = [np.asarray(corruption(Image.fromarray(image), str(i))) for i, image in enumerate(images)]
+    results[str(corruption)] = {m: share_interval(predict(m, images) == held_out.labels) for m in options.models}
+    print(corruption, json.dumps(results[str(corruption)]), flush=True)
 options.out.write_text(json.dumps(results, indent=1))

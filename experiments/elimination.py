@@ -1,14 +1,13 @@
-"""How few evaluations an answer takes, and which ingredient saves how many.
+"""Measure how many evaluations each strategy needs, and how many each ingredient saves.
 
     python experiments/elimination.py ablation tables.parquet    # on stored error tables, no network
     python experiments/elimination.py oracle                     # 1,000 classes, Gaussian; ten minutes
     python experiments/elimination.py gradient DATA              # recall of gradient shortlists, held-out Fashion-MNIST
-    python experiments/elimination.py published TABLES RUN       # against the published schedule, without the network
+    python experiments/elimination.py published TABLES RUN       # against the paper's adaptive schedule, no network
 
-`ablation` takes full tables, as `classify --draws N --save-errors` keeps them; `published` a run of `evaluate
---strategy fixed:250 --store-errors`, and one of the same images, or more, that was evaluated as usual. All rows are
-cross-validated: of each fifth of the images with what the others gave. `oracle` calibrates on images of
-its own. One JSON line a row.
+`ablation` reads full error tables of `classify --draws N --save-errors`. `published` reads a run of `evaluate
+--strategy fixed:250 --store-errors`, and a default run that includes the same images. Both cross-validate
+every row over five folds. `oracle` calibrates on separate images. The output is JSON lines.
 """
 
 import argparse
@@ -41,27 +40,28 @@ from diffusion_classifier.search import (
 from diffusion_classifier.training import load_labelled_images
 
 ERROR_RATE = 0.01
+PAPER = "the paper's adaptive schedule"
 
 
 def report(name: str, label: Tensor, spent: Tensor, full: Tensor, truth: Tensor, **details: Any) -> None:
-    """One line: evaluations, share of labels other than those of the full tables, accuracy."""
-    changed, accuracy = share_interval(label != full), share_interval(label == truth)
+    """Print one line: evaluations per image, disagreement with exhaustive search, accuracy."""
+    disagreement, accuracy = share_interval(label != full), share_interval(label == truth)
     row = {
         "name": name,
         "evaluations": round(float(spent.double().mean()), 1),
-        "changed": changed,
+        "disagreement": disagreement,
         "accuracy": accuracy,
     }
     print(json.dumps(row | details), flush=True)
 
 
 def dropped_by(threshold: float, table: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[int, int]:
-    """Label and evaluations of a search that drops every class whose statistic is above the threshold.
+    """Return label and evaluations of a search that drops every class whose statistic is above the threshold.
 
     Args:
-        threshold: after any number of draws.
-        table: full, (K, N), float64.
-        statistic: of a table of n draws (k, n), how far each class is behind, (k,).
+        threshold: the same after every draw.
+        table: full error table (K, N), float64.
+        statistic: maps a table (k, n) of n draws to the lag (k,) of each class behind the leader.
     """
     left, spent, n = torch.arange(len(table)), 0, 0
     while n < table.shape[1] and len(left) > 1:
@@ -73,14 +73,14 @@ def dropped_by(threshold: float, table: Tensor, statistic: Callable[[Tensor], Te
 
 
 def search(thresholds: Tensor, errors: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """Labels and evaluations of every image (M,), each with its own threshold; see `dropped_by`."""
+    """Return labels and evaluations (M,), with one threshold per image; see `dropped_by`."""
     found = [dropped_by(t, table, statistic) for t, table in zip(thresholds.tolist(), errors.double(), strict=True)]
     label, spent = zip(*found, strict=True)
     return torch.tensor(label), torch.tensor(spent)
 
 
 def cross_validated(errors: Tensor, statistic: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-    """`search` with the threshold that the other four fifths give."""
+    """Run `search` on each fold with the threshold that is calibrated on the other four."""
     best, n = errors.double().mean(2).argmin(1), errors.shape[2]
     lag = torch.tensor(
         [
@@ -97,18 +97,18 @@ def cross_validated(errors: Tensor, statistic: Callable[[Tensor], Tensor]) -> tu
 
 
 def sums(table: Tensor) -> Tensor:
-    """How far behind in the sum of errors, (k,)."""
+    """Return the lag (k,) behind the leader in the sum of errors."""
     total = table.sum(1)
     return total - total.min()
 
 
 def means(table: Tensor) -> Tensor:
-    """In their mean."""
+    """Return the lag (k,) behind the leader in the mean of errors."""
     return sums(table) / table.shape[1]
 
 
 def paired_t(table: Tensor) -> Tensor:
-    """-p of the one-sided paired t-test against the leader, from five draws on; the leader itself and before: -1."""
+    """Return -p (k,) of the one-sided paired t-test against the leader; -1 before the fifth draw."""
     k, n = table.shape
     if n < 5:
         return torch.full((k,), -1.0, dtype=torch.float64)
@@ -118,7 +118,7 @@ def paired_t(table: Tensor) -> Tensor:
 
 
 def ablation(options: argparse.Namespace) -> None:
-    """Each ingredient of the calibrated sequential strategy removed, and others in its place."""
+    """Remove or replace each ingredient of the calibrated sequential strategy."""
     tables = read_tables(options.tables)
     errors = tables.complete()[..., : options.draws]
     u, truth = tables.fractions()[:, : options.draws], true_classes(tables)
@@ -126,10 +126,10 @@ def ablation(options: argparse.Namespace) -> None:
     num_classes, num_draws = errors.shape[1:]
     full = errors.double().mean(2).argmin(1)
     everything = torch.full((len(errors),), float(num_classes * num_draws))
-    report(f"every class at {num_draws} draws", full, everything, full, truth)
+    report(f"exhaustive, {num_draws} draws", full, everything, full, truth)
     for n in (4, 8, 16):
         by_n = errors[..., :n].double().mean(2).argmin(1)
-        report(f"every class at {n} draws", by_n, everything * n / num_draws, full, truth)
+        report(f"exhaustive, {n} draws", by_n, everything * n / num_draws, full, truth)
 
     def sequential(name: str, table: Tensor, winner: Tensor = full) -> None:
         label, spent = torch.empty_like(full), torch.empty(len(errors))
@@ -140,25 +140,25 @@ def ablation(options: argparse.Namespace) -> None:
 
     sequential("sequential, calibrated", errors)
     for name, order in {
-        "times at random": torch.stack(
+        "random timestep order": torch.stack(
             [torch.randperm(num_draws, generator=torch.Generator().manual_seed(i)) for i in range(len(errors))]
         ),
-        "early times first": u.argsort(1),
-        "late times first": u.argsort(1, descending=True),
-        "middle times first": (u - 0.5).abs().argsort(1),
+        "low timesteps first": u.argsort(1),
+        "high timesteps first": u.argsort(1, descending=True),
+        "middle timesteps first": (u - 0.5).abs().argsort(1),
     }.items():
-        sequential(f"the same, {name}", errors.gather(2, order[:, None].expand(-1, num_classes, -1)))
+        sequential(f"sequential, calibrated, {name}", errors.gather(2, order[:, None].expand(-1, num_classes, -1)))
     weights = torch.empty_like(u)
     for held_out in folds(len(errors)):
         fitted = fit_weights_to(errors, u, truth, ~held_out, tables.settings["num_dimensions"])
         weights[held_out] = weights_at(fitted, u[held_out])
     weighted = (errors * weights[:, None]).float()
-    sequential("the same, fitted weights over time", weighted, weighted.double().mean(2).argmin(1))
-    report("the same, mean in place of the sum", *cross_validated(errors, means), full, truth)
-    # Every class at draws of its own, as if neither times nor noise were shared.
+    sequential("sequential, calibrated, fitted timestep weights", weighted, weighted.double().mean(2).argmin(1))
+    report("sequential, calibrated, mean instead of sum", *cross_validated(errors, means), full, truth)
+    # Permute the draws of each class, as if classes shared neither timesteps nor noise.
     alone = errors.gather(2, torch.rand(errors.shape, generator=torch.Generator().manual_seed(0)).argsort(2))
     report(
-        "the same, draws not shared by the classes",
+        "sequential, calibrated, draws not shared between classes",
         *cross_validated(alone, sums),
         alone.double().mean(2).argmin(1),
         truth,
@@ -167,14 +167,14 @@ def ablation(options: argparse.Namespace) -> None:
         label, spent = search(torch.full((len(errors),), -p, dtype=torch.float64), errors, paired_t)
         report(f"paired t-test against the leader from the fifth draw, p = {p}", label, spent, full, truth)
     found, spent = search_all(Sequential(num_draws, ERROR_RATE), errors)
-    report("sequential, e-process, not calibrated", found.argmin(1), spent, full, truth)
+    report("sequential, e-process, uncalibrated", found.argmin(1), spent, full, truth)
     staged = Staged((num_draws // 8, num_draws), (5, 1)).among(num_classes)
     found, spent = search_all(staged, errors)
     report(str(staged), found.argmin(1), spent, full, truth)
 
 
 class Oracle:
-    """1,000 Gaussian classes in 50 groups, not alike in distance; nobody could tell more than four of five apart."""
+    """1,000 Gaussian classes in 50 groups at unequal distances. The Bayes accuracy is about 80%."""
 
     size, groups, members = 8, 50, 20
 
@@ -189,13 +189,13 @@ class Oracle:
         self.denoiser = Gaussian(means, torch.ones_like(means), self.schedule)
 
     def images(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Images (count, 3, S, S), and their classes."""
+        """Sample images (count, 3, S, S) and their classes."""
         rng = torch.Generator().manual_seed(seed)
         truth = torch.randint(len(self.denoiser.means), (count,), generator=rng)
         return self.denoiser.means[truth] + torch.randn(count, 3, self.size, self.size, generator=rng), truth
 
     def table(self, x: Tensor, key: int, num_draws: int) -> Tensor:
-        """Full error table (K, N), by products of matrices: ‖ε - g·(x_t - α·μ)‖² multiplied out."""
+        """Return the full error table (K, N), from the expansion of ‖ε - g·(x_t - α·μ)‖² into matrix products."""
         draws, d = Draws(), x.numel()
         alpha, sigma = self.schedule(draws.times(self.schedule, range(num_draws), key))
         noise = torch.stack([draws.noise(n, key, tuple(x.shape)) for n in range(num_draws)])
@@ -208,7 +208,7 @@ class Oracle:
 
 
 def oracle(options: argparse.Namespace) -> None:
-    """The published schedule for ImageNet, the sequential strategy, and gradient shortlists before it."""
+    """Compare the paper's ImageNet schedule, the sequential strategy, and the latter after gradient shortlists."""
     world = Oracle()
     denoiser = world.denoiser
     conditioning = denoiser.condition(range(len(denoiser.means)))
@@ -225,47 +225,47 @@ def oracle(options: argparse.Namespace) -> None:
         table = world.table(image, -1 - i, max(budgets))
         for n in budgets:
             lags[n].append(largest_lag(table[:, :n]))
-    published = Staged((50, 100, 500, 1000), (500, 50, 10, 1))
-    strategies = {"published schedule": published} | {
+    paper = Staged((50, 100, 500, 1000), (500, 50, 10, 1))
+    strategies = {PAPER: paper} | {
         f"sequential, calibrated, {n} draws": Sequential(n, ERROR_RATE, tuple(sorted(lags[n]))) for n in budgets
     }
-    answers: dict[str, list[tuple[int, float]]] = {name: [] for name in strategies}
+    predictions: dict[str, list[tuple[int, float]]] = {name: [] for name in strategies}
     full = []
     for i, image in enumerate(x):
         table = world.table(image, i, max(budgets))
         full.append(int(table.double().mean(1).argmin()))
         for name, strategy in strategies.items():
             found, spent = search_all(strategy, table[None, :, : strategy.num_draws])
-            answers[name].append((int(found.argmin()), float(spent)))
+            predictions[name].append((int(found.argmin()), float(spent)))
     jobs = [ImageJob(str(i), image, i) for i, image in enumerate(x)]
     last = strategies["sequential, calibrated, 250 draws"]
     held: dict[str, Tensor] = {}
     for keep, num_draws in ((50, 4), (200, 4), (50, 16), (200, 16)):
-        name = f"gradient:{num_draws}, {keep} kept, then sequential, 250 draws"
+        name = f"gradient:{num_draws}, shortlist of {keep}, then sequential, 250 draws"
         scorer = Scorer(denoiser, batch_size=256)
         context = SearchContext(scorer, ScoringSettings(last), conditioning, tuple(denoiser.class_names or ()))
         narrowed = list(Gradient(keep, num_draws).narrow(context, iter(jobs)))
         held[name] = torch.tensor([bool((job.candidates == c).any()) for job, c in zip(narrowed, truth, strict=True)])
         scored = score(denoiser, iter(narrowed), conditioning, ScoringSettings(last), batch_size=256)
         results = {int(r.name): r for r in scored}
-        answers[name] = []
+        predictions[name] = []
         for i in range(len(x)):
             r = results[i]
             means = r.errors.double().nanmean(1).where(r.active, torch.inf)
-            answers[name].append((int(means.argmin()), r.cost.num_evaluations))
-    reference = torch.tensor([label for label, _ in answers["published schedule"]])
+            predictions[name].append((int(means.argmin()), r.cost.num_evaluations))
+    reference = torch.tensor([label for label, _ in predictions[PAPER]])
     best = torch.tensor(full)
-    report("every class at 1000 draws", best, torch.full((len(x),), 1e6), best, truth)
-    for name, pairs in answers.items():
+    report("exhaustive, 1000 draws", best, torch.full((len(x),), 1e6), best, truth)
+    for name, pairs in predictions.items():
         label, spent = (torch.tensor(values) for values in zip(*pairs, strict=True))
-        details = {"against the published schedule": difference_interval(label == truth, reference == truth)}
+        details = {f"accuracy difference to {PAPER}": difference_interval(label == truth, reference == truth)}
         if name in held:
             details["recall"] = share_interval(held[name])
         report(name, label, spent, best, truth, **details)
 
 
 def gradient(options: argparse.Namespace) -> None:
-    """How often the true class of a validation image is among the best few by the linearised error."""
+    """Print the recall at k of the true class, ranked by linearised error, on held-out images."""
     classifier = DiffusionClassifier.from_pretrained("fashion", dtype="float32")
     denoiser = classifier.denoiser
     names = tuple(denoiser.class_names or ())
@@ -290,14 +290,14 @@ def gradient(options: argparse.Namespace) -> None:
     }
     errors = torch.stack([tables[i] for i in range(len(jobs))]).double()
     for n in (1, 2, 4):
-        row = {"name": f"every class at {n} draws", "cost": n * len(names)}
+        row = {"name": f"exhaustive, {n} draws", "cost": n * len(names)}
         print(json.dumps(row | recalls(errors[..., :n].mean(2))), flush=True)
 
 
 def published(options: argparse.Namespace) -> None:
-    """A run as usual, and what the published schedule and full tables say of the same images.
+    """Compare a default run with the paper's adaptive schedule and exhaustive search on the same images.
 
-    The published schedule goes on with the last five classes to 500 draws; a table of 250 can show it to 250.
+    The paper's schedule evaluates the last five classes up to 500 draws. It is cut to the draws of the tables.
     """
     tables = read_tables(options.tables)
     errors, truth = tables.complete(), true_classes(tables)
@@ -314,16 +314,18 @@ def published(options: argparse.Namespace) -> None:
     staged = means.argmin(1)
 
     def line(name: str, label: Tensor, evaluations: Tensor) -> None:
-        other = {f"changed, {weights} weights": share_interval(label != full[weights]) for weights in full}
-        against = {
-            f"points against {what}": [100 * x for x in difference_interval(label == truth, reference == truth)]
-            for what, reference in (("the published schedule", staged), ("the full tables", full["uniform"]))
+        disagreement = {f"disagreement, {weights} weights": share_interval(label != full[weights]) for weights in full}
+        differences = {
+            f"accuracy difference to {baseline}, points": [
+                100 * x for x in difference_interval(label == truth, reference == truth)
+            ]
+            for baseline, reference in ((PAPER, staged), ("exhaustive search", full["uniform"]))
         }
-        report(name, label, evaluations, full["uniform"], truth, **other, **against)
+        report(name, label, evaluations, full["uniform"], truth, **disagreement, **differences)
 
     for weights, label in full.items():
-        line(f"every class at {num_draws} draws, {weights} weights", label, spent)
-    line(f"published schedule, as {stages}, uniform weights", staged, staged_spent)
+        line(f"exhaustive, {num_draws} draws, {weights} weights", label, spent)
+    line(f"{PAPER} as {stages}, uniform weights", staged, staged_spent)
     for weights, w in (("uniform", None), ("fitted", fitted)):
         label, evaluations = torch.empty_like(truth), torch.empty(len(errors))
         for held_out, strategy in calibrated_folds(errors, ERROR_RATE, w):
@@ -331,9 +333,9 @@ def published(options: argparse.Namespace) -> None:
             label[held_out] = found.argmin(1)
         line(f"sequential, calibrated, at most {num_draws} draws, {weights} weights", label, evaluations)
     rows = {row["id"]: row for row in read_rows(options.run, ["id", "prediction", "num_evaluations"]).to_pylist()}
-    ours = [rows[image] for image in tables.images]
-    label = torch.tensor([tables.class_names.index(row["prediction"]) for row in ours])
-    line("as usual", label, torch.tensor([row["num_evaluations"] for row in ours]))
+    default = [rows[image] for image in tables.images]
+    label = torch.tensor([tables.class_names.index(row["prediction"]) for row in default])
+    line("default run", label, torch.tensor([row["num_evaluations"] for row in default]))
 
 
 def main() -> None:

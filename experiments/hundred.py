@@ -1,10 +1,10 @@
-"""A hundred classes in place of ten: what an image costs where the class is seen by a small head alone.
+"""Measure the cost per image among a hundred classes with late conditioning.
 
     python experiments/hundred.py train FASHION_MNIST OUT
     python experiments/hundred.py measure FASHION_MNIST OUT
 
-Classes are the ten nouns of the scenes world times ten looks, of one photograph on a canvas of 56×56. Measured on
-photographs that training did not see: plain ones among the ten plain classes, and all among the hundred.
+The classes are the ten nouns of the scenes times ten looks; each image is one photograph on a 56×56 canvas. Evaluation
+uses validation photographs: plain ones among the ten plain classes, and all among the hundred.
 """
 
 import argparse
@@ -32,7 +32,7 @@ CONFIG = TrainConfig(
 
 
 def pictures(folder: str, split: str, number: int) -> TrainingImages:
-    """Of the classes in turn, each of a photograph drawn at random at a place of its own."""
+    """Return images of the classes in turn, each a random photograph at a random place."""
     photographs = load_photographs(folder, split)
     classes = [(kind, look) for kind in range(len(NOUNS)) for look in LOOKS]
     images: list[np.ndarray] = []
@@ -48,8 +48,8 @@ def pictures(folder: str, split: str, number: int) -> TrainingImages:
 
 
 def measure(data: TrainingImages, out: Path, number: int, strategies: list[str]) -> None:
-    """Accuracy and cost, in predictions of one class, of each strategy among ten classes and among all."""
-    classifier = DiffusionClassifier.from_pretrained(out, batch_size=500)  # several times all classes
+    """Print accuracy and cost of each strategy among ten and a hundred classes. Cost is in full evaluations."""
+    classifier = DiffusionClassifier.from_pretrained(out, batch_size=500)  # several draws of all classes
     plain = [name for i, name in enumerate(data.class_names) if i % len(LOOKS) == 0]
     some = torch.isin(data.labels, torch.arange(0, len(data.class_names), len(LOOKS))).nonzero().flatten()
     for strategy in strategies:
@@ -59,10 +59,10 @@ def measure(data: TrainingImages, out: Path, number: int, strategies: list[str])
             results = classifier.classify(
                 [data.images[i, 0].numpy() for i in rows], None if len(names) > 10 else names, strategy=strategy
             )
-            right = [r.label == data.class_names[data.labels[i]] for r, i in zip(results, rows, strict=True)]
+            correct = [r.label == data.class_names[data.labels[i]] for r, i in zip(results, rows, strict=True)]
             costs.append(sum(r.cost for r in results) / len(results))
             row = {"strategy": strategy, "classes": len(names), "images": len(rows), "cost": costs[-1]}
-            row |= {"accuracy": share_interval(torch.tensor(right)), "seconds": time.time() - start}
+            row |= {"accuracy": share_interval(torch.tensor(correct)), "seconds": time.time() - start}
             print(json.dumps(row), flush=True)
         print(f"{strategy}: {costs[1] / costs[0]:.2f} times the cost")
 

@@ -1,15 +1,15 @@
-"""What a late condition brings, and what an objective that classifies does, each alone and both together.
+"""Measure late conditioning and the joint objective, each alone and combined.
 
-    python experiments/late.py train FASHION_MNIST OUT      # 17 models at equal operations; resumes
+    python experiments/late.py train FASHION_MNIST OUT      # 17 models at equal FLOPs; resumes
     python experiments/late.py measure FASHION_MNIST OUT    # on held-out images
     python experiments/late.py table OUT docs/late-table.md
     python experiments/late.py figure OUT docs/late.png
     python experiments/late.py samples OUT docs/late-samples.png
 
-Networks: the one of `fashion`, which sees the class everywhere ("early"), and one for all classes with a head of 3, 5
-or 9 residual blocks, 32 wide, that alone sees the class ("late"). Objectives: the denoising error, and that with λ
-times the cross-entropy over the true class and three others. All are trained for as many operations, and else alike;
-choices and measurements are made on the 5,000 training images that `make train-fashion` holds out.
+"early" is the network of `fashion`, which is class-conditional in every block. "late" is a backbone shared by all
+classes and a class-conditional head of 3, 5 or 9 residual blocks, 32 wide. The objective is the denoising error plus λ
+times the cross-entropy over the true class and three negatives. All models are trained for the same FLOPs, with
+otherwise equal settings. Models are selected and measured on the 5,000 images that `make train-fashion` holds out.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import EARLY, draw_samples, forward_flops, joint, late, load, pictures, spread, train_for
+from common import EARLY, draw_samples, evenly_spaced, forward_flops, joint, late, load, pictures, train_for
 from torch import Tensor
 
 from diffusion_classifier import DiffusionClassifier
@@ -38,16 +38,16 @@ LAMBDAS = (0.0, 0.01, 0.05, 0.2)
 MODELS = {f"{name}, λ {weight:g}": joint(config, weight) for weight in LAMBDAS for name, config in NETWORKS.items()}
 DENSITY = Path(__file__).parents[1] / "tools" / "fashion_fast_times.json"
 MODELS["late 3, λ 0.05, dense"] = replace(joint(late(1)), times=tuple(json.loads(DENSITY.read_text())))
-"""Trained more at times of little noise, as `fashion-fast`."""
+"""Trained more often at low noise, as `fashion-fast`."""
 
 
 def folder_of(out: Path, name: str) -> Path:
-    """Of a model."""
+    """Return the folder of a model."""
     return out / name.replace(",", "").replace("λ ", "").replace(" ", "-")
 
 
 def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
-    """Every model, for so many operations."""
+    """Train every model for `flops`."""
     images, _ = load(data)
     for name, config in MODELS.items():
         folder = folder_of(out, name)
@@ -55,16 +55,16 @@ def train_all(data: str, out: Path, flops: float, only: str | None) -> None:
             continue
         start = time.time()
         epochs = train_for(images, config, flops, folder)
-        (folder / "seconds").write_text(str(time.time() - start))  # of the last start alone
+        (folder / "seconds").write_text(str(time.time() - start))  # since the last resume
         print(json.dumps({"name": name, "epochs": epochs, "seconds": time.time() - start}), flush=True)
 
 
 def measure(data: str, out: Path, num_images: int, only: str | None, timesteps: str) -> None:
-    """Error tables of held-out images, and what follows from them, of every model that is trained.
+    """Measure every trained model on held-out images.
 
-    At other times than even ones results are printed alone.
+    Results are printed, and with even timesteps also written to the model's folder.
     """
-    held_out = spread(load(data)[1], num_images)
+    held_out = evenly_spaced(load(data)[1], num_images)
     truth = held_out.labels
     for name in MODELS:
         folder = folder_of(out, name)
@@ -82,27 +82,27 @@ def measure(data: str, out: Path, num_images: int, only: str | None, timesteps: 
             "cost_of_ten_classes": tables[0].cost / max(DRAWS),
             "flops": forward_flops(MODELS[name], held_out),
             "denoising_error": float(errors[torch.arange(len(truth)), truth].mean()),
-            "draws": {n: of_draws(errors[..., :n], truth, classifier.denoiser.latent_shape) for n in DRAWS},
+            "draws": {n: evaluate_errors(errors[..., :n], truth, classifier.denoiser.latent_shape) for n in DRAWS},
         }
         if timesteps == "even":
             (folder / RESULTS).write_text(json.dumps(result, indent=1))
         print(name, json.dumps(result), flush=True)
 
 
-def of_draws(errors: Tensor, truth: Tensor, shape: tuple[int, ...]) -> dict[str, object]:
-    """Accuracy, and the calibration error of scores whose temperature the other half of the images gave."""
+def evaluate_errors(errors: Tensor, truth: Tensor, shape: tuple[int, ...]) -> dict[str, object]:
+    """Return accuracy and ECE. The temperature of each half of the images is fitted on the other half."""
     means, size = mean_errors(errors), torch.Size(shape).numel()
-    right, scores = means.argmin(1) == truth, torch.zeros(len(truth), dtype=torch.float64)
+    correct, scores = means.argmin(1) == truth, torch.zeros(len(truth), dtype=torch.float64)
     for half in (0, 1):
         here = torch.arange(len(truth)) % 2 == half
         temperature = fit_temperature(means[~here], truth[~here], size)
         posteriors = [log_posterior(m, num_dimensions=size, temperature=temperature) for m in means[here]]
         scores[here] = torch.stack(posteriors).amax(1).exp()
-    return {"accuracy": share_interval(right), "calibration_error": expected_calibration_error(scores, right)}
+    return {"accuracy": share_interval(correct), "calibration_error": expected_calibration_error(scores, correct)}
 
 
-def measured(out: Path) -> dict[str, Any]:
-    """Results by model; `cost` is that of a draw of ten classes, in predictions of the early network."""
+def read_results(out: Path) -> dict[str, Any]:
+    """Return the results by model. `cost` is that of one draw of ten classes, in evaluations of the early network."""
     files = {name: folder_of(out, name) / RESULTS for name in MODELS}
     results = {name: json.loads(file.read_text()) for name, file in files.items() if file.exists()}
     full = results["early, λ 0"]["flops"]
@@ -110,10 +110,10 @@ def measured(out: Path) -> dict[str, Any]:
 
 
 def table(out: Path, file: Path) -> None:
-    """Everything, as Markdown."""
-    heads = ["network", "cost", "denoising", *map(str, DRAWS), "ECE 1", f"ECE {DRAWS[-1]}"]
+    """Write all results as a Markdown table."""
+    heads = ["network", "cost", "denoising error", *map(str, DRAWS), "ECE 1", f"ECE {DRAWS[-1]}"]
     lines = ["| " + " | ".join(heads) + " |", "| --- " * len(heads) + "|"]
-    for name, r in measured(out).items():
+    for name, r in read_results(out).items():
         draws = [r["draws"][str(n)] for n in DRAWS]
         accuracies = [f"{a:.1%} ({low:.1%}–{high:.1%})" for a, low, high in (d["accuracy"] for d in draws)]
         errors = [f"{draws[i]['calibration_error']:.3f}" for i in (0, -1)]
@@ -123,8 +123,8 @@ def table(out: Path, file: Path) -> None:
 
 
 def figure(out: Path, file: Path) -> None:
-    """Accuracy against cost in full predictions of the early network."""
-    results = measured(out)
+    """Plot accuracy against cost in evaluations of the early network."""
+    results = read_results(out)
     plt = pyplot()
     fig, axes = plt.subplots(1, len(LAMBDAS), figsize=(14, 4), sharey=True, layout="constrained")
     for ax, weight in zip(axes, LAMBDAS, strict=True):
@@ -135,7 +135,7 @@ def figure(out: Path, file: Path) -> None:
             ax.plot([n * unit for n in DRAWS], [a[0] for a in accuracy], "o-", ms=4, color=f"C{i}", label=network)
             ax.fill_between([n * unit for n in DRAWS], *zip(*(a[1:] for a in accuracy), strict=True), alpha=0.15,
                             color=f"C{i}")  # fmt: skip
-        ax.set(xscale="log", xlabel="predictions of the early network an image", title=f"λ = {weight:g}")
+        ax.set(xscale="log", xlabel="evaluations of the early network per image", title=f"λ = {weight:g}")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy")
     axes[0].legend()
@@ -143,7 +143,7 @@ def figure(out: Path, file: Path) -> None:
 
 
 def samples(out: Path, file: Path) -> None:
-    """One picture of each class from every model, all from the same noise."""
+    """Plot one sample per class and model, all from the same noise."""
     folders = {name: folder_of(out, name) for name in MODELS}
     trained = {name: folder for name, folder in folders.items() if (folder / "seconds").exists()}
     draw_samples(((name, load_denoiser(folder)) for name, folder in trained.items()), FASHION, file)
@@ -155,7 +155,7 @@ parser.add_argument("paths", nargs=2)
 parser.add_argument("--flops", type=float, default=2e14)
 parser.add_argument("--only")
 parser.add_argument("--images", type=int, default=1000)
-parser.add_argument("--timesteps", default="even", help="of measure")
+parser.add_argument("--timesteps", default="even", help="timesteps of `measure` (default: %(default)s)")
 options = parser.parse_args()
 one, other = options.paths
 if options.what == "train":

@@ -1,10 +1,10 @@
-"""One model, four parameterisations: how weights over time change what a small network knows of its classes.
+"""Compare timestep weights for each prediction type of the same network.
 
     python experiments/parameterisations.py --epochs 3 --out build/parameterisations
 
-Trains the same network on Fashion-MNIST to predict ε, v, x or a flow, the last also at the times of Stable Diffusion 3,
-and reads each with uniform weights of the errors of ε, the weights that it was trained with, and weights fitted on
-other images (cross-validated). A JSON line for each.
+Trains a network on Fashion-MNIST to predict ε, v, x or a flow, and a flow with the training times of Stable Diffusion
+3. Each is evaluated with three sets of weights of the ε errors: uniform, those of training, and weights fitted on other
+images (cross-validated). The output is JSON lines.
 """
 
 import argparse
@@ -27,9 +27,11 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("--data", default="/usr/share/datasets/fashion-mnist")
 parser.add_argument("--epochs", type=float, default=3)
 parser.add_argument("--channels", default="32,64")
-parser.add_argument("--images", type=int, default=1000, help="held-out images to read")
+parser.add_argument("--images", type=int, default=1000, help="held-out images to evaluate (default: %(default)s)")
 parser.add_argument("--draws", type=int, default=32)
-parser.add_argument("--only", nargs="+", help="such as epsilon, or flow-logit-normal; all if not given")
+parser.add_argument(
+    "--only", nargs="+", help="models to train, for example epsilon or flow-logit-normal (default: all)"
+)
 parser.add_argument("--out", type=Path, required=True, help="folder for the models; resumes")
 options = parser.parse_args()
 
@@ -59,22 +61,22 @@ for objective, times in [*((objective, "even") for objective in OBJECTIVES), ("f
     errors = torch.stack([result.errors for result in results])
     u = torch.stack([result.t for result in results]).double() / clf.denoiser.schedule.num_timesteps
 
-    def right(errors: Tensor = errors, weights: Tensor | None = None) -> Tensor:
-        """Of each image, whether the weighted mean error of its class is the least."""
+    def correct(errors: Tensor = errors, weights: Tensor | None = None) -> Tensor:
+        """Mark the images whose true class has the least weighted mean error."""
         weighted = errors.double() if weights is None else errors * weights[:, None]
         return weighted.mean(2).argmin(1) == truth[: len(errors)]
 
     fitted = torch.empty(len(errors), dtype=torch.bool)
     for out in folds(len(errors)):
         w = fit_weights_to(errors, u, truth, ~out, clf.scorer.num_dimensions)
-        fitted[out] = right(weights=weights_at(w, u))[out]
-    uniform = right()
-    ways = {
+        fitted[out] = correct(weights=weights_at(w, u))[out]
+    uniform = correct()
+    correct_by_weights = {
         "uniform": uniform,
-        "training": right(weights=weights_at(training_weights(clf.denoiser), u)),
+        "training": correct(weights=weights_at(training_weights(clf.denoiser), u)),
         "fitted": fitted,
     }
-    for weights, hits in ways.items():
+    for weights, hits in correct_by_weights.items():
         row = {"objective": objective, "times": times, "weights": weights, "accuracy": share_interval(hits)}
         print(
             json.dumps(row | {"gain": None if weights == "uniform" else difference_interval(hits, uniform)}), flush=True

@@ -1,10 +1,10 @@
-"""Do classifiers take a shortcut? A mark beside the clothes tells the class of almost all training images.
+"""Measure whether classifiers rely on a mark that reveals the class of most training images.
 
-    python experiments/shortcuts.py train FASHION_MNIST OUT       # each for as many operations; resumes
+    python experiments/shortcuts.py train FASHION_MNIST OUT       # each for the same FLOPs; resumes
     python experiments/shortcuts.py measure FASHION_MNIST OUT     # on held-out images: accuracy as JSON lines
 
-The mark is a bright square of 3×3 pixels at one of ten places along the edges. In training it stands at the place of
-the true class in 95 % of the images, and at that of another in the rest. Held-out images have it at the place of the
+The mark is a bright 3×3 square at one of ten places along the edges, one place per class. In 95% of the training images
+it is at the place of the true class, otherwise at that of another class. Held-out images have it at the place of the
 true class ("true"), nowhere ("none"), or at that of another class ("false").
 """
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import EARLY, Config, chosen_by, joint, late, load, pictures, spread, train_for
+from common import EARLY, Config, evenly_spaced, joint, late, load, pictures, predict, train_for
 from torch import Tensor
 
 from diffusion_classifier.metrics import share_interval
@@ -30,7 +30,7 @@ TRUE_IN_TRAINING = 0.95
 
 
 def marked(images: TrainingImages, classes: Tensor) -> TrainingImages:
-    """The images with the marks of these classes."""
+    """Return the images with the marks of these classes."""
     changed = images.images.clone()
     for image, k in zip(changed, classes.tolist(), strict=True):
         y, x = PLACES[k]
@@ -48,19 +48,19 @@ options = parser.parse_args()
 training, held_out = load(options.data)
 generator = torch.Generator().manual_seed(0)
 others = (training.labels + torch.randint(1, 10, training.labels.shape, generator=generator)) % 10
-honest = torch.rand(len(training), generator=generator) < TRUE_IN_TRAINING
-held_out = spread(held_out, options.images)
+with_true_mark = torch.rand(len(training), generator=generator) < TRUE_IN_TRAINING
+held_out = evenly_spaced(held_out, options.images)
 false = (held_out.labels + torch.randint(1, 10, held_out.labels.shape, generator=generator)) % 10
 tests = {"true": marked(held_out, held_out.labels), "none": held_out, "false": marked(held_out, false)}
 for name, (config, strategy) in KINDS.items():
     folder = options.out / name.replace(", ", "-")
     if options.what == "train":
-        train_for(marked(training, torch.where(honest, training.labels, others)), config, options.flops, folder)
+        train_for(marked(training, torch.where(with_true_mark, training.labels, others)), config, options.flops, folder)
         continue
     model = f"{folder}@{strategy}" if strategy else str(folder)
     for mark, images in tests.items():
-        chosen = chosen_by(model, pictures(images))
-        row = {"model": name, "mark": mark, "accuracy": share_interval(chosen == images.labels)}
+        predictions = predict(model, pictures(images))
+        row = {"model": name, "mark": mark, "accuracy": share_interval(predictions == images.labels)}
         if mark == "false":
-            row["follows the mark"] = share_interval(chosen == false)
+            row["follows the mark"] = share_interval(predictions == false)
         print(json.dumps(row), flush=True)

@@ -1,11 +1,11 @@
-"""How many labelled images does each kind of classifier need?
+"""Measure how many labelled images each kind of classifier needs.
 
-    python experiments/small_data.py train FASHION_MNIST OUT      # each for as many operations; resumes
+    python experiments/small_data.py train FASHION_MNIST OUT      # each for the same FLOPs; resumes
     python experiments/small_data.py measure FASHION_MNIST OUT    # on held-out images
     python experiments/small_data.py figure OUT docs/small-data.png
 
-Models: diffusion networks that see the class everywhere, as `fashion`; with a late class and the joint objective, as
-`fashion-fast`; and a residual network. All from scratch, mirrored images included.
+The models are a diffusion network as `fashion`, one with late conditioning and the joint objective as `fashion-fast`,
+and a ResNet-18. All are trained from scratch with horizontal flips.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from common import EARLY, Config, chosen_by, joint, late, load, pictures, spread, train_for
+from common import EARLY, Config, evenly_spaced, joint, late, load, pictures, predict, train_for
 
 from diffusion_classifier.analysis import pyplot, save
 from diffusion_classifier.metrics import share_interval
@@ -28,16 +28,16 @@ KINDS: dict[str, tuple[Config, str]] = {
 }
 RESULTS = "results.json"
 TRAINED = "trained"
-"""Is there when training has ended."""
+"""File that marks the end of training."""
 
 
 def folder_of(out: Path, name: str, size: int) -> Path:
-    """Of a model."""
+    """Return the folder of a model."""
     return out / f"{name.replace(', ', '-')}-{size}"
 
 
 def figure(out: Path, file: Path) -> None:
-    """Accuracy against the number of images."""
+    """Plot accuracy against the number of training images."""
     plt = pyplot()
     fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
     for i, name in enumerate(KINDS):
@@ -48,7 +48,7 @@ def figure(out: Path, file: Path) -> None:
         shares, lows, highs = zip(*found.values(), strict=True)
         ax.plot(list(found), shares, "o-", ms=4, color=f"C{i}", label=name)
         ax.fill_between(list(found), lows, highs, alpha=0.15, color=f"C{i}")
-    ax.set(xscale="log", xlabel="training images", ylabel="accuracy")
+    ax.set(xscale="log", xlabel="number of training images", ylabel="accuracy")
     ax.grid(alpha=0.3)
     ax.legend()
     save(fig, file)
@@ -67,7 +67,7 @@ if options.what == "figure":
 else:
     training, held_out = load(one)
     order = torch.randperm(len(training), generator=torch.Generator().manual_seed(0))
-    held_out = spread(held_out, options.images)
+    held_out = evenly_spaced(held_out, options.images)
     for size in options.sizes:
         for name, (config, strategy) in KINDS.items():
             folder = folder_of(Path(other), name, size)
@@ -77,6 +77,6 @@ else:
                 print(json.dumps({"name": name, "images": size, "epochs": epochs}), flush=True)
             elif (folder / TRAINED).exists() and not (folder / RESULTS).exists():
                 model = f"{folder}@{strategy}" if strategy else str(folder)
-                accuracy = share_interval(chosen_by(model, pictures(held_out)) == held_out.labels)
+                accuracy = share_interval(predict(model, pictures(held_out)) == held_out.labels)
                 (folder / RESULTS).write_text(json.dumps(accuracy))
                 print(json.dumps({"name": name, "images": size, "accuracy": accuracy}), flush=True)

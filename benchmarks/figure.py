@@ -1,9 +1,9 @@
-"""The roofline of results.json: operations a second against operations for each byte of weights.
+"""Draw the roofline of results.json: operations per second against operations per byte of weights.
 
     python benchmarks/figure.py benchmarks/results.json docs/benchmarks.png
 
-A call reads the weights at least once, whatever its number of rows: with few rows it may wait for memory, with many it
-computes.
+Every network call reads the weights at least once. Memory bandwidth may limit calls of few rows; arithmetic limits
+calls of many rows.
 """
 
 import argparse
@@ -17,8 +17,8 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("results", type=Path)
-parser.add_argument("out", type=Path)
+parser.add_argument("results", type=Path, help="results.json, as run.py writes it")
+parser.add_argument("out", type=Path, help="image file to write")
 options = parser.parse_args()
 results = json.loads(options.results.read_text("utf-8"))
 rows = [row for row in results["rows"] if "gflops_per_second" in row]
@@ -34,10 +34,10 @@ for row in rows:
     for (k, rate), x in zip(rates.items(), intensity, strict=True):
         axes.annotate(str(k), (x, rate), textcoords="offset points", xytext=(0, 5), ha="center", fontsize=7)
 x = np.geomspace(1, max(every) * 2, 200)
-axes.plot(x, np.minimum(peak, bandwidth * x), color="black", lw=1, label="matrix product and memory of this machine")
+axes.plot(x, np.minimum(peak, bandwidth * x), color="black", lw=1, label="matrix-product peak and memory bandwidth")
 axes.set(
-    xscale="log", yscale="log", xlabel="operations for each byte of weights (number: rows of a call)",
-    ylabel="10⁹ operations a second",
+    xscale="log", yscale="log", xlabel="operations per byte of weights (labels: rows per call)",
+    ylabel="10⁹ operations per second",
 )  # fmt: skip
 axes.yaxis.set_major_formatter("{x:g}")
 axes.yaxis.set_minor_formatter("{x:g}")

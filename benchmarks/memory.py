@@ -1,10 +1,10 @@
-"""Peak memory, in megabytes, that scoring so many images among so many classes takes beyond a loaded model.
+"""Print the peak memory, in megabytes beyond a loaded model, of scoring IMAGES images among CLASSES classes.
 
     python benchmarks/memory.py dit|sd CLASSES IMAGES
 
-The models are small and random, so that ten thousand images take a minute; the errors of an image are dropped when it
-is done, as in a run that writes them to disk. That of the Stable Diffusion kind has prompts of full width: their
-encodings, 77 × 1024 numbers each, are part of what is measured. Linux alone.
+The models are small and random, so that 10,000 images take a minute. The errors of an image are dropped when it is
+done, as in a run that writes them to disk. The `sd` model has prompt encodings of full width, 77 × 1024 numbers each,
+and their memory counts. Works on Linux only.
 """
 
 import argparse
@@ -18,14 +18,14 @@ from diffusion_classifier import Staged
 from diffusion_classifier.search import ImageJob, ScoringSettings, score
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("family", choices=("dit", "sd"))
-parser.add_argument("classes", type=int)
-parser.add_argument("images", type=int)
+parser.add_argument("family", choices=("dit", "sd"), help="class-conditional or text-to-image model")
+parser.add_argument("classes", type=int, help="number of classes")
+parser.add_argument("images", type=int, help="number of images")
 options = parser.parse_args()
 
 
 def peak() -> float:
-    """Of the process since the mark was last put back."""
+    """Return the peak memory of this process since the last reset, in megabytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 

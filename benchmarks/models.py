@@ -1,4 +1,4 @@
-"""Denoisers of real size with random weights, for measuring time. Their answers mean nothing."""
+"""Denoisers of real size with random weights, to measure time. Their predictions are meaningless."""
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel, StableDiffusionPipeline, UNet2DConditionModel
@@ -11,7 +11,7 @@ TOKENS = 77
 
 
 def vae(widths: tuple[int, ...]) -> AutoencoderKL:
-    """That of Stable Diffusion, for images of 256 pixels."""
+    """Build Stable Diffusion's autoencoder for images of 256 pixels."""
     torch.manual_seed(0)
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * len(widths),
@@ -24,7 +24,7 @@ def vae(widths: tuple[int, ...]) -> AutoencoderKL:
 
 
 def text_to_image(num_classes: int, vae_widths: tuple[int, ...], **unet: object) -> tuple[Denoiser, Conditioning]:
-    """A Stable Diffusion without its text encoder: embeddings of prompts are random too."""
+    """Build a Stable Diffusion model without a text encoder. The prompt embeddings are random, too."""
     torch.manual_seed(0)
     network = UNet2DConditionModel(sample_size=32, use_linear_projection=True, **unet)
     pipeline = StableDiffusionPipeline(
@@ -43,14 +43,14 @@ def text_to_image(num_classes: int, vae_widths: tuple[int, ...], **unet: object)
 
 
 def stable_diffusion_2(num_classes: int) -> tuple[Denoiser, Conditioning]:
-    """The U-Net of Stable Diffusion 2: 866 M parameters."""
+    """Build Stable Diffusion 2, with a U-Net of 866 M parameters."""
     return text_to_image(
         num_classes, (128, 256, 512, 512), cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20)
     )
 
 
 def small_stable_diffusion(num_classes: int) -> tuple[Denoiser, Conditioning]:
-    """The same at a fifth of the width."""
+    """Build Stable Diffusion 2 at a fifth of its width."""
     return text_to_image(
         num_classes,
         (32, 32, 32, 32),
@@ -61,7 +61,7 @@ def small_stable_diffusion(num_classes: int) -> tuple[Denoiser, Conditioning]:
 
 
 def transformer(num_classes: int, vae_widths: tuple[int, ...], **network: int) -> tuple[Denoiser, Conditioning]:
-    """A DiT."""
+    """Build a DiT."""
     torch.manual_seed(0)
     net = DiTTransformer2DModel(in_channels=4, out_channels=8, sample_size=32, num_embeds_ada_norm=1000, **network)
     scheduler = {"_class_name": "DDIMScheduler", "beta_schedule": "linear"}
@@ -70,10 +70,10 @@ def transformer(num_classes: int, vae_widths: tuple[int, ...], **network: int) -
 
 
 def dit(num_classes: int) -> tuple[Denoiser, Conditioning]:
-    """DiT-XL/2: 675 M parameters."""
+    """Build DiT-XL/2, with 675 M parameters."""
     return transformer(num_classes, (128, 256, 512, 512), num_attention_heads=16, attention_head_dim=72, num_layers=28)
 
 
 def small_dit(num_classes: int) -> tuple[Denoiser, Conditioning]:
-    """DiT-S/2 at half its depth."""
+    """Build DiT-S/2 at half its depth."""
     return transformer(num_classes, (32, 32, 32, 32), num_attention_heads=6, attention_head_dim=64, num_layers=6)

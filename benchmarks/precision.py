@@ -1,14 +1,16 @@
-"""What the network's dtype does to errors and answers, and whether the engine gives those of the reference loop.
+"""Measure how the dtype of the network changes errors and predictions, and compare the engine with the reference loop.
 
     python benchmarks/precision.py --images 1000
 
-On the bundled sample, under a short staged schedule. The engine in float32 must give the labels of
-the reference loop in float32 and its errors to 1e-5; for each dtype: the noise that it adds to paired differences
-(error of a class less that of the best one, at the same draw), as a share of how much these differ from draw to draw,
-and the share of images whose label is another. One JSON line each.
+The script runs a short staged schedule on the bundled sample and prints one JSON line per comparison. In float32, the
+engine must return the labels of the reference loop, and its errors to a relative 1e-5.
 
-A dtype that this machine's processor has no units for is slow: --rounded computes in float32 and rounds the weights
-and what every operation gives to the dtype, which is what units of that dtype do.
+A paired difference is the error of a class minus the error of the best class at the same draw. For each dtype, the
+script prints two numbers: the noise added to paired differences, as a share of their standard deviation over draws, and
+the share of images whose label changes.
+
+A dtype without hardware support is slow. --rounded emulates it: it computes in float32, and rounds the weights and the
+result of every operation to the dtype.
 """
 
 import argparse
@@ -30,10 +32,10 @@ from diffusion_classifier.diffusion import Draws, Timesteps
 from diffusion_classifier.search import ImageJob, ScoringSettings, mean_errors, score
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--model", default="fashion")
-parser.add_argument("--images", type=int, default=1000)
-parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float16"])
-parser.add_argument("--rounded", action="store_true")
+parser.add_argument("--model", default="fashion", help="class-conditional model (default: %(default)s)")
+parser.add_argument("--images", type=int, default=1000, help="number of images (default: %(default)s)")
+parser.add_argument("--dtypes", nargs="*", default=["bfloat16", "float16"], help="default: bfloat16 float16")
+parser.add_argument("--rounded", action="store_true", help="emulate the dtypes in float32")
 options = parser.parse_args()
 
 exact = load_denoiser(options.model, dtype="float32")
@@ -45,7 +47,7 @@ jobs = [ImageJob(str(i), preprocess(p.image, exact.image_size), p.key) for i, p 
 
 
 class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Rounds what every operation gives to a dtype."""
+    """Mode that rounds the result of every operation to a dtype."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -53,23 +55,23 @@ class Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.on = True
 
     def __torch_dispatch__(self, operation: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """See `TorchDispatchMode`."""
+        """Call the operation and round its result. See `TorchDispatchMode`."""
         result = operation(*args, **(kwargs or {}))
         return tree_map(self.round, result) if self.on else result
 
     def round(self, value: Any) -> Any:
-        """A float32 tensor as the dtype would hold it; anything else as it is."""
+        """Round a float32 tensor to the dtype. Return any other value unchanged."""
         is_float32 = isinstance(value, Tensor) and value.dtype == torch.float32
         return value.to(self.dtype).float() if is_float32 else value
 
 
 def rounded(denoiser: Denoiser, dtype: torch.dtype) -> None:
-    """Make a network in float32 compute as if in this dtype."""
+    """Make a float32 network compute as if in this dtype."""
     mode, forward = Rounding(dtype), denoiser.network.forward
     for parameter in denoiser.network.parameters():
         parameter.data = mode.round(parameter.data)
     for module in denoiser.network.modules():
-        if isinstance(module, TimeEmbedding):  # in float32 whatever the network's dtype
+        if isinstance(module, TimeEmbedding):  # always computes in float32
 
             def embed(*args: Any, inner: Any = module.forward) -> Any:
                 mode.on = False
@@ -89,7 +91,7 @@ def rounded(denoiser: Denoiser, dtype: torch.dtype) -> None:
 
 
 def tables(dtype: str) -> tuple[list[Tensor], list[int]]:
-    """Error tables and answers of the engine."""
+    """Return the error tables and predicted classes of the engine."""
     emulate = options.rounded and dtype != "float32"
     denoiser = load_denoiser(options.model, dtype="float32" if emulate else dtype)
     batch_size = tune(denoiser, conditioning)

@@ -1,8 +1,10 @@
-"""The published evaluation (Algorithm 2 of the paper) as a plain loop: what every speed here is a ratio to.
+"""Plain loop of the paper's adaptive schedule (Algorithm 2), the baseline of all speed ratios.
 
-One image at a time; all draws of all remaining classes of a stage, class by class, in batches of its own of 32 rows;
-float32 on a CPU, float16 on CUDA. Everything that costs time is done as in the authors' script: each row by itself, no
-work shared, errors read back after every batch. Only draws and nested stages are ours, so that answers can be compared.
+The loop classifies one image at a time. In each stage, it evaluates all draws of the remaining classes, class by class,
+in batches of 32 rows. It computes in float32 on a CPU and in float16 on CUDA.
+
+It spends time as the authors' script does: no two rows share work, and errors are read back after every batch. Only the
+draws and the nested stages differ from that script, so that predictions can be compared with the engine's.
 """
 
 from collections.abc import Callable
@@ -17,9 +19,9 @@ from diffusion_classifier.diffusion import Draws, split_variance, to_noise
 
 BATCH_SIZE = 32
 PUBLISHED = Staged((50, 500), (5, 1))
-"""The authors' schedule for ten classes (CIFAR-10)."""
+"""The paper's adaptive schedule for ten classes (CIFAR-10)."""
 SHORT = Staged((8, 16), (3, 1))
-"""For comparisons of the same work with the bundled model: 104 evaluations an image."""
+"""Shorter schedule to compare equal work with the bundled model: 104 evaluations per image."""
 LOSSES: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "l1": F.l1_loss, "huber": F.huber_loss}
 
 
@@ -33,7 +35,7 @@ def reference(
     draws: Draws,
     loss: str = "l2",
 ) -> tuple[Tensor, int]:
-    """Error table (K, N), NaN where not evaluated, and the winner, for one image (3, H, W) in [-1, 1]."""
+    """Return the error table (K, N) of an image (3, H, W) in [-1, 1], NaN where not evaluated, and the best class."""
     if isinstance(schedule, Fixed):
         schedule = Staged((schedule.num_draws,), (1,))
     device, num_classes, num_draws = denoiser.device, len(conditioning), schedule.evaluated[-1]

@@ -1,11 +1,11 @@
-"""Speed of the engine, as ratios to the plain reference loop in the same run.
+"""Measure the speed of the engine, as ratios to the plain reference loop in the same run.
 
-    python benchmarks/run.py            # every row; writes benchmarks/results.json; about an hour on two cores
-    python benchmarks/run.py --only dit # a part anew, the other rows of results.json as they are
-    python benchmarks/run.py --quick    # a shorter version, without the search for the best batch size; a minute
+    python benchmarks/run.py            # all rows, about an hour on two cores; writes benchmarks/results.json
+    python benchmarks/run.py --only dit # one part; keeps the other rows of results.json
+    python benchmarks/run.py --quick    # a short version of a minute, without the search for the best batch size
 
-One JSON line a row: name, ratio, target, and medians with their spread (lowest and highest). What is compared runs in
-turn within each repeat, so that a slower spell of the machine meets all alike.
+The script prints one JSON line per row: name, ratio, target, and medians with their spread (lowest and highest). Each
+repeat runs the engine and its baselines in turn, so that a slow phase of the machine affects all of them.
 """
 
 import argparse
@@ -44,13 +44,13 @@ from diffusion_classifier.diffusion import Draws
 from diffusion_classifier.search import ImageJob, ScoringSettings, score
 
 DEVICE = resolve_device()
-QUICK_BATCH_SIZE = 32  # that of the reference loop
+QUICK_BATCH_SIZE = 32  # as in the reference loop
 PLAIN_DTYPE = torch.float16 if DEVICE.type == "cuda" else torch.float32
 Row = dict[str, Any]
 
 
 def row(name: str, target: float | None, values: list[float], **details: Any) -> Row:
-    """A line of the report: the median of some ratios."""
+    """Return one row of the results, with the median and the spread of these ratios."""
     return {
         "name": name,
         "ratio": round(median(values), 4),
@@ -61,20 +61,20 @@ def row(name: str, target: float | None, values: list[float], **details: Any) ->
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Median, lowest and highest."""
+    """Return the median, the lowest and the highest value."""
     return {"median": round(median(values), 3), "spread": [round(min(values), 3), round(max(values), 3)]}
 
 
 def engine(
     denoiser: Denoiser, jobs: list[ImageJob], conditioning: Conditioning, strategy: Any, batch_size: int
 ) -> tuple[int, float]:
-    """Evaluations spent, and their cost in full predictions."""
+    """Run the engine. Return the number of evaluations, and their cost in full evaluations."""
     results = list(score(denoiser, jobs, conditioning, ScoringSettings(strategy), batch_size=batch_size))
     return sum(r.cost.num_evaluations for r in results), sum(r.cost.full_evaluations for r in results)
 
 
 def plain(denoiser: Denoiser, jobs: list[ImageJob], conditioning: Conditioning, strategy: Any) -> tuple[int, float]:
-    """The same of the reference loop."""
+    """Run the reference loop. Return the number of evaluations, and their cost in full evaluations."""
     tables = [reference(denoiser, job.image, job.key, conditioning, strategy, Draws())[0] for job in jobs]
     evaluations = sum(int((~table.isnan()).sum()) for table in tables)
     return evaluations, evaluations
@@ -89,19 +89,22 @@ def compare(
     targets: list[float],
     batch_size: int | None = None,
 ) -> Iterator[Row]:
-    """The engine in its own dtype against the reference loop in the plain one, and in the engine's where that differs.
+    """Compare the engine in its own dtype with the reference loop.
+
+    The loop runs in float32 on a CPU and float16 on CUDA, and in the engine's dtype where that differs.
 
     Args:
-        name: of the work.
-        fast: the denoiser in the engine's dtype.
-        jobs: the images of each repeat.
-        conditioning: of the classes.
-        strategy: of both.
-        targets: of the ratio to either, and of the share of the matrix product's peak; a missing one is not measured.
-        batch_size: of the engine; measured if None.
+        name: name of the workload.
+        fast: denoiser in the engine's dtype.
+        jobs: images of each repeat.
+        conditioning: conditioning of the classes.
+        strategy: strategy of the engine and of the loop.
+        targets: targets of the two ratios, and of the share of the matrix-product peak. A missing one is not measured.
+        batch_size: rows per network call of the engine. Default: the fastest, which is measured.
     """
     dtypes = dict.fromkeys([PLAIN_DTYPE, fast.dtype] if len(targets) > 1 else [PLAIN_DTYPE])
-    slow = {dtype: deepcopy(fast).to(DEVICE, dtype) for dtype in dtypes}  # before the engine's is laid out anew
+    # Copied first, because `tune` changes the memory layout of the network.
+    slow = {dtype: deepcopy(fast).to(DEVICE, dtype) for dtype in dtypes}
     batch_size = batch_size or tune(fast, conditioning)
     one = torch.zeros(1, dtype=torch.int64)
     flops = count_flops(fast, conditioning[one], one)
@@ -111,9 +114,9 @@ def compare(
     for dtype, loop in slow.items():
         name_of_loop = f"reference in {str(dtype).removeprefix('torch.')}"
         contenders[name_of_loop] = partial(plain, loop, conditioning=conditioning, strategy=strategy)
-    rates: dict[str, list[float]] = {key: [] for key in contenders}  # evaluations a second
+    rates: dict[str, list[float]] = {key: [] for key in contenders}  # evaluations per second
     outside, shares, peaks = [], [], []
-    for work in contenders.values():  # to warm up
+    for work in contenders.values():  # warm-up
         work(jobs[0][:1])
     for part in track(jobs, description=name, transient=True):
         if len(targets) > 2:
@@ -150,7 +153,7 @@ def compare(
 
 
 class Stopwatch:
-    """Time spent in a network; on CUDA, where calls do not wait for the device, only that of giving it work."""
+    """Seconds spent in calls of a network. On CUDA, calls return early, so only the launch of the work counts."""
 
     def __init__(self, network: torch.nn.Module) -> None:
         self.network, self.seconds = network, 0.0
@@ -171,7 +174,7 @@ class Stopwatch:
 
 
 def fashion(model: str, repeats: int, images: int, batch_size: int | None = None) -> Iterator[Row]:
-    """The bundled model on its sample."""
+    """Compare engine and reference loop with the bundled model, on the bundled sample."""
     fast = load_denoiser(model, device=DEVICE)
     pictures = [load_image(sample.image) for sample in load_sample(repeats * images)]
     jobs = [ImageJob(str(i), preprocess(p.image, fast.image_size), p.key) for i, p in enumerate(pictures)]
@@ -182,13 +185,13 @@ def fashion(model: str, repeats: int, images: int, batch_size: int | None = None
 
 
 def whole(model: str, repeats: int, images: int, target: float = 50.0, slow_model: str | None = None) -> Iterator[Row]:
-    """`classify` as it is shipped, from decoded images to answers, against the loop with the published schedule."""
+    """Compare `classify` with default settings, from decoded images on, with the loop under the paper's schedule."""
     classifier = DiffusionClassifier.from_pretrained(model, device=DEVICE)
     slow = load_denoiser(slow_model or model, device=DEVICE, dtype=PLAIN_DTYPE)
     conditioning = slow.condition(range(10))
     samples = [sample.image for sample in load_sample()][:: 1000 // (repeats * images)]
     classifier.classify(samples[:1])
-    spent: dict[str, list[float]] = {"engine": [], "reference": []}  # seconds an image
+    spent: dict[str, list[float]] = {"engine": [], "reference": []}  # seconds per image
     evaluations = []
     for i in range(repeats):
         part = samples[i * images : (i + 1) * images]
@@ -210,7 +213,7 @@ def whole(model: str, repeats: int, images: int, target: float = 50.0, slow_mode
 
 
 def random_images(denoiser: Denoiser, repeats: int) -> list[list[ImageJob]]:
-    """One image of noise a repeat."""
+    """Return one image of noise per repeat."""
     generator, size = torch.Generator().manual_seed(0), denoiser.image_size
     return [[ImageJob("0", torch.rand(3, size, size, generator=generator) * 2 - 1, key)] for key in range(repeats)]
 
@@ -223,7 +226,7 @@ def full_size(
     draws: int,
     target: float,
 ) -> Iterator[Row]:
-    """An architecture of real size with random weights: what it costs does not depend on the weights."""
+    """Compare engine and reference loop with a full-size architecture. Random weights do not affect the cost."""
     denoiser, conditioning = build(num_classes)
     denoiser.to(DEVICE, resolve_dtype("auto", DEVICE))
     jobs = random_images(denoiser, repeats)
@@ -232,7 +235,7 @@ def full_size(
 
 
 def small(repeats: int) -> Iterator[Row]:
-    """The same families, small enough for a quick look; without targets of their own."""
+    """Compare engine and reference loop with small models of the same families, for a quick check."""
     dtype = resolve_dtype("auto", DEVICE)
     for name, build in (("small Stable Diffusion", small_stable_diffusion), ("small DiT", small_dit)):
         denoiser, conditioning = build(10)
@@ -249,7 +252,7 @@ def small(repeats: int) -> Iterator[Row]:
 
 
 def compiled(model: str) -> Iterator[Row]:
-    """What torch.compile gives, and after how many images it has paid for itself."""
+    """Measure the speed-up of torch.compile, and after how many images it pays off."""
     eager = load_denoiser(model, device=DEVICE)
     conditioning = eager.condition(range(10))
     rows = tune(eager, conditioning)
@@ -272,7 +275,7 @@ def compiled(model: str) -> Iterator[Row]:
 
 
 def throughput(model: str) -> Iterator[Row]:
-    """Operations a second by rows of a call, for the figure of the docs."""
+    """Measure operations per second against rows per call, for the figure in the docs."""
     fashion_net = load_denoiser(model, device=DEVICE)
     dtype = fashion_net.dtype
     read = bandwidth()
@@ -305,7 +308,7 @@ def throughput(model: str) -> Iterator[Row]:
 
 
 def bandwidth() -> float:
-    """10⁹ bytes a second that a large sum reads from memory."""
+    """Return the memory bandwidth of a large sum, in 10⁹ bytes per second."""
     values = torch.ones(2**28, device=DEVICE)
     times = []
     for _ in range(5):
@@ -316,7 +319,7 @@ def bandwidth() -> float:
 
 
 def memory() -> Iterator[Row]:
-    """Peak memory beyond the weights, each figure from a process of its own."""
+    """Measure peak memory beyond the weights. Each number comes from a separate process."""
 
     @cache
     def beyond(family: str, num_classes: int, images: int) -> float:
@@ -327,7 +330,7 @@ def memory() -> Iterator[Row]:
     for family, name, few_images, num_classes, images in (
         ("dit", "10 to 1,000 classes", 10, 1000, 10),
         ("dit", "10 to 10,000 images", 10, 10, 10_000),
-        ("sd", "10 to 1,000 prompts", 20, 1000, 2),  # as many of 10 classes as fill a batch
+        ("sd", "10 to 1,000 prompts", 20, 1000, 2),  # 20 images × 10 classes fill a batch
     ):
         few, many = beyond(family, 10, few_images), beyond(family, num_classes, images)
         details = {"megabytes": {"from": round(few, 1), "to": round(many, 1)}}
@@ -335,19 +338,27 @@ def memory() -> Iterator[Row]:
 
 
 def main() -> None:
-    """Run, print, write."""
+    """Run the benchmarks, print the rows, and write the results file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="run a short version, and write no file")
     parser.add_argument(
         "--only",
         choices=["fashion", "whole", "one-draw", "sd2", "dit", "compile", "throughput", "memory"],
         action="append",
+        help="part to run; may be repeated (default: all parts)",
     )
-    parser.add_argument("--model", default="fashion", help="of ten classes: bundled, or a folder")
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("results.json"))
+    parser.add_argument(
+        "--model", default="fashion", help="model of ten classes: a bundled one, or a folder (default: %(default)s)"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="repeats per row (default: %(default)s)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(__file__).with_name("results.json"),
+        help="results file (default: benchmarks/results.json)",
+    )
     options = parser.parse_args()
-    fresh = TemporaryDirectory()  # what was measured at another time, with other work beside it, must not count
+    fresh = TemporaryDirectory()  # batch sizes cached earlier, perhaps under load, must not count
     os.environ["XDG_CACHE_HOME"] = fresh.name
     parts = {
         "fashion": fashion(options.model, options.repeats, 40),

@@ -1,13 +1,13 @@
-"""What durable runs cost, and whether they are durable.
+"""Measure the cost of durable runs, and test that a killed run loses no row.
 
-    python benchmarks/runs.py overhead                 # evaluate over bare classify
-    python benchmarks/runs.py workers                  # two workers of Ray over one, a thread each
-    python benchmarks/runs.py resume                   # of 100,000 finished rows
+    python benchmarks/runs.py overhead                 # evaluate against bare classify
+    python benchmarks/runs.py workers                  # two Ray workers against one, one thread each
+    python benchmarks/runs.py resume                   # a run of 100,000 finished rows
     python benchmarks/runs.py tables                   # rescore and summarize 10,000 images x 10 classes x 100 draws
-    python benchmarks/runs.py kills --kills 50         # -9 at random moments, then compared with a run left alone
-    python benchmarks/runs.py kills --kills 50 --ray --longest 45    # the driver and the workers
+    python benchmarks/runs.py kills --kills 50         # SIGKILL at random moments; compare with an uninterrupted run
+    python benchmarks/runs.py kills --kills 50 --ray --longest 45    # kill driver and workers
 
-A JSON line each.
+Each command prints JSON lines.
 """
 
 import argparse
@@ -45,18 +45,18 @@ QUESTION = ClassEvaluator()
 
 
 def sample() -> LabelledSource:
-    """The 1,000 bundled images."""
+    """Open the 1,000 bundled images."""
     return open_task("fashion-sample")[1]
 
 
 def report(name: str, target: float, values: list[float], **details: object) -> None:
-    """One row."""
+    """Print one row as JSON."""
     row = {"name": name, "median": round(median(values), 4), "spread": [round(min(values), 4), round(max(values), 4)]}
     print(json.dumps(row | {"target": target} | details), flush=True)
 
 
 def overhead(options: argparse.Namespace) -> None:
-    """Seconds of `evaluate` over those of `classify`, in turn, on the same images."""
+    """Measure the time of `evaluate` relative to `classify`, in turn, on the same images."""
     source, classifier = sample(), DiffusionClassifier.from_pretrained()
     positions = choose(source, limit=options.images)
     classifier.classify([source.read(i) for i in positions[:8]])
@@ -70,12 +70,14 @@ def overhead(options: argparse.Namespace) -> None:
             for _ in evaluate(classifier, source, Path(folder) / "run", QUESTION, positions=positions):
                 pass
             ratios.append((time.perf_counter() - start) / bare)
-        print(f"{i + 1}: {bare:.1f} s bare, {ratios[-1]:.4f} times as long with a run", file=sys.stderr)
+        print(
+            f"repeat {i + 1}: {bare:.1f} s for classify, {ratios[-1]:.4f} times as long for evaluate", file=sys.stderr
+        )
     report(f"a run of {options.images} images over bare classify: seconds", 1.03, ratios)
 
 
 def workers(options: argparse.Namespace) -> None:
-    """Images a second of two workers over one, from the first row that comes to the last."""
+    """Measure images per second of two workers relative to one, from the first row to the last."""
     from diffusion_classifier.runs import Work, evaluate_distributed
 
     source = sample()
@@ -100,7 +102,7 @@ def workers(options: argparse.Namespace) -> None:
 
 
 def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, LabelledSource]:
-    """A run that looks like one, with random answers, and errors if there are draws."""
+    """Write a run of random results, with errors if `draws` is positive. Return its spec and its source."""
     names = tuple(f"class {i}" for i in range(classes))
     labels = tuple(i % classes for i in range(images))
     source = LabelledSource("made", names, labels, tuple(map(str, range(images))), lambda _: b"")
@@ -127,7 +129,7 @@ def made(folder: Path, images: int, classes: int, draws: int) -> tuple[RunSpec, 
 
 
 def resume(options: argparse.Namespace) -> None:
-    """From opening the run to knowing the first image that is to be done."""
+    """Measure the time from opening a finished run to knowing which images remain."""
     with tempfile.TemporaryDirectory() as folder:
         spec, source = made(Path(folder) / "run", options.rows, 10, 0)
         times = []
@@ -141,7 +143,7 @@ def resume(options: argparse.Namespace) -> None:
 
 
 def tables(options: argparse.Namespace) -> None:
-    """Seconds to answer again, and to summarize."""
+    """Measure the seconds that `rescore` and `summarize` take."""
     with tempfile.TemporaryDirectory() as folder:
         made(Path(folder) / "run", 10_000, 10, 100)
         again, told = [], []
@@ -157,7 +159,7 @@ def tables(options: argparse.Namespace) -> None:
 
 
 def kills(options: argparse.Namespace) -> None:
-    """Processes that are killed at random moments of their work, until so many were and the run is done."""
+    """Kill the processes of a run `--kills` times at random moments, resume it each time, and check its rows."""
     out = Path(options.out or tempfile.mkdtemp())
     command = [sys.executable, "-c", "from diffusion_classifier.cli import main; main()", "evaluate", "fashion-sample"]
     command += ["--limit", str(options.images), "--store-errors", "--batch-size", "64"]
@@ -170,7 +172,7 @@ def kills(options: argparse.Namespace) -> None:
             start_new_session=True,
         )  # fmt: skip
         if killed < options.kills:
-            # A start takes long, and Ray's rows come in chunks: a kill there may come before the first.
+            # Wait for a new row. Do not wait with Ray, because its rows come in chunks: a kill may precede the first.
             end = time.monotonic() + (0 if options.ray else 180)
             while process.poll() is None and rows_of(out / "killed") <= done and time.monotonic() < end:
                 time.sleep(0.02)
@@ -207,7 +209,7 @@ def kills(options: argparse.Namespace) -> None:
 
 
 def rows_of(folder: Path) -> int:
-    """Rows on disk."""
+    """Return the number of rows on disk."""
     return len(read_rows(folder, ["id"])) if (folder / "spec.json").exists() else 0
 
 
@@ -223,9 +225,9 @@ for function, settings in (
     command = commands.add_parser(function.__name__)
     command.set_defaults(function=function)
     for name, default in settings.items():
-        command.add_argument(f"--{name}", type=type(default), default=default)
+        command.add_argument(f"--{name}", type=type(default), default=default, help="default: %(default)s")
     if function is kills:
-        command.add_argument("--ray", action="store_true")
-        command.add_argument("--out", help="folder to keep; a temporary one if not given")
+        command.add_argument("--ray", action="store_true", help="run on two local Ray workers")
+        command.add_argument("--out", help="folder to keep (default: a temporary folder)")
 options = parser.parse_args()
 options.function(options)

@@ -1,10 +1,10 @@
-"""How long a run takes on many GPUs: a simulation with measured costs.
+"""Simulate how long a run takes on many GPUs, from measured costs.
 
     python benchmarks/scale.py --run runs/fashion --gpus 8 64 1000
 
-Workers take chunks of images from one queue, as `evaluate --ray` has them; the time of an image varies as it did in a
-run; a worker that dies loses its chunk, which another does again, and comes back after it has loaded the model; the
-driver writes each row. A JSON line for each number of GPUs.
+Workers take chunks of images from one queue, as in `evaluate --ray`. The time per image varies as in a measured run. A
+worker that fails loses its chunk, which another worker computes again, and returns after it has loaded the model. The
+driver writes each row. The script prints one JSON line per number of GPUs.
 """
 
 import argparse
@@ -17,32 +17,46 @@ import numpy as np
 from diffusion_classifier.runs import ROWS_PER_SHARD, chunk_for, read_rows
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--run", type=Path, required=True, help="whose evaluations an image vary as those here will")
-parser.add_argument("--images", type=int, default=50_000)
-parser.add_argument("--evaluations", type=float, default=3000, help="mean of an image")
-parser.add_argument("--rate", type=float, default=200.0, help="evaluations a second of one GPU")
-parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 1000])
-parser.add_argument("--chunk", type=int, help="images that a worker is given at once; as evaluate chooses if not given")
-parser.add_argument("--batch", type=int, default=64, help="rows of a network call: the last of a chunk are not full")
-parser.add_argument("--load", type=float, default=120.0, help="seconds until a worker has loaded the model")
-parser.add_argument("--failures", type=float, default=0.01, help="of a worker, an hour")
-parser.add_argument("--slow", type=float, default=0.1, help="standard deviation of the speed of workers, as a share")
-parser.add_argument("--row", type=float, default=0.0005, help="seconds in which the driver writes a row")
-parser.add_argument("--megabytes", type=float, default=0.12, help="of an image")
-parser.add_argument("--seed", type=int, default=0)
+parser.add_argument("--run", type=Path, required=True, help="run folder whose evaluations per image are sampled")
+parser.add_argument("--images", type=int, default=50_000, help="number of images (default: %(default)s)")
+parser.add_argument("--evaluations", type=float, default=3000, help="mean evaluations per image (default: %(default)s)")
+parser.add_argument("--rate", type=float, default=200.0, help="evaluations per second per GPU (default: %(default)s)")
+parser.add_argument("--gpus", type=int, nargs="+", default=[8, 64, 1000], help="default: 8 64 1000")
+parser.add_argument("--chunk", type=int, help="images per chunk (default: as evaluate chooses)")
+parser.add_argument(
+    "--batch",
+    type=int,
+    default=64,
+    help="rows per network call; the last calls of a chunk are not full (default: %(default)s)",
+)
+parser.add_argument(
+    "--load", type=float, default=120.0, help="seconds in which a worker loads the model (default: %(default)s)"
+)
+parser.add_argument("--failures", type=float, default=0.01, help="failures per worker and hour (default: %(default)s)")
+parser.add_argument(
+    "--slow",
+    type=float,
+    default=0.1,
+    help="relative standard deviation of the speed of workers (default: %(default)s)",
+)
+parser.add_argument(
+    "--row", type=float, default=0.0005, help="seconds in which the driver writes a row (default: %(default)s)"
+)
+parser.add_argument("--megabytes", type=float, default=0.12, help="megabytes per image (default: %(default)s)")
+parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
 options = parser.parse_args()
 
 spent = read_rows(options.run, ["num_evaluations"])["num_evaluations"].drop_null().to_numpy()
 
 
 def simulate(gpus: int) -> dict[str, float]:
-    """One run."""
+    """Simulate one run and return its statistics."""
     rng = np.random.default_rng(options.seed)
     chunk = options.chunk or chunk_for(options.images, gpus)
     costs = rng.choice(spent, options.images) * options.evaluations / spent.mean()
     chunks = [costs[i : i + chunk] for i in range(0, options.images, chunk)]
-    # What is left of a chunk when its images run out fills batches with rows that count for nothing: about as many
-    # batches as the longest image has rounds more than the others.
+    # When most images of a chunk are done, batches are padded with unused rows. The number of padded batches is about
+    # the number of rounds by which the longest image exceeds the mean.
     work = [float(c.sum() + (c.max() - c.mean()) * min(1.0, options.batch / len(c) / 10)) for c in chunks]
     speed = options.rate * np.clip(rng.normal(1, options.slow, gpus), 0.3, None)
     queue = list(range(len(chunks)))[::-1]

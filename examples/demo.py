@@ -1,6 +1,6 @@
-"""Classify 16 bundled photographs with the bundled model, print the table, and draw `demo.png`.
+"""Classify 16 bundled images with a bundled model, print a table of predictions, and draw `demo.png`.
 
-Run by `make demo`.
+`make demo` runs this script.
 """
 
 import argparse
@@ -18,7 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 CURVES = Fixed(31)
-"""Of the errors over time that are drawn: evenly spread, where the search itself stops as soon as it can."""
+"""Strategy for the plotted errors: it evaluates evenly spread times, whereas the default search stops early."""
 
 
 def draw(
@@ -28,7 +28,10 @@ def draw(
     results: list[Classification],
     out: Path,
 ) -> None:
-    """The surest, the middling and the least sure image: photograph, posterior, errors of the best two classes."""
+    """Draw the images with the highest, the median and the lowest probability of the predicted class.
+
+    Each row shows the image, its posterior, and the errors of the two best classes over time.
+    """
     order = sorted(range(len(results)), key=lambda i: -results[i].score)
     rows = [order[0], order[len(order) // 2], order[-1]]
     tables = classifier.classify([images[i] for i in rows], strategy=CURVES)
@@ -48,31 +51,31 @@ def draw(
         for name, errors, colour in ((names[0], best, "tab:blue"), (names[1], second, "tab:orange")):
             curves.plot(whole.t[by_time], errors - (best + second) / 2, "o-", ms=3, lw=1, label=name, color=colour)
         curves.axhline(0, color="black", lw=0.5)
-        curves.set(title="error less the mean of both (lower is better)", xlabel="timestep")
+        curves.set(title="error minus the mean of both classes (lower is better)", xlabel="timestep")
         curves.ticklabel_format(axis="y", scilimits=(0, 0))
         curves.legend(fontsize=8)
     fig.savefig(out, dpi=130)
 
 
 def main() -> None:
-    """Classify, print, draw."""
+    """Classify the images, print the table, and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="fashion")
-    parser.add_argument("--out", type=Path, default=Path("demo.png"))
+    parser.add_argument("--model", default="fashion", help="bundled model or folder (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("demo.png"), help="image file to write (default: %(default)s)")
     options = parser.parse_args()
     samples = load_sample(16)
     classifier = DiffusionClassifier.from_pretrained(options.model)
     results = classifier.classify([sample.image for sample in samples])
-    table = Table("photograph", "truth", "prediction", "score", "evaluations", title="Fashion-MNIST, test set")
+    table = Table("image", "truth", "prediction", "probability", "evaluations", title="Fashion-MNIST, test set")
     right = [result.label == sample.label for sample, result in zip(samples, results, strict=True)]
     for sample, result, is_right in zip(samples, results, right, strict=True):
         label = f"[{'green' if is_right else 'red'}]{result.label}[/]"
         table.add_row(f"#{sample.index}", sample.label, label, f"{result.score:.3f}", str(result.num_evaluations))
     console = Console()
     console.print(table)
-    console.print(f"{sum(right)} of {len(right)} right ({sum(right) / len(right):.0%})", highlight=False)
+    console.print(f"{sum(right)} of {len(right)} correct ({sum(right) / len(right):.0%})", highlight=False)
     draw(classifier, [sample.image for sample in samples], [sample.label for sample in samples], results, options.out)
-    console.print(f"picture: {options.out}", highlight=False)
+    console.print(f"figure: {options.out}", highlight=False)
 
 
 if __name__ == "__main__":

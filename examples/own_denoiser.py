@@ -1,4 +1,4 @@
-"""A network of one's own as a classifier: what a `Denoiser` has to say of itself."""
+"""Custom denoiser: use your own network as a classifier."""
 
 from collections.abc import Sequence
 
@@ -13,52 +13,52 @@ NAMES = ("dark", "grey", "light")
 
 
 class MyNetwork(torch.nn.Module):
-    """Any network (x_t, t, class) → prediction; this one guesses that every pixel is as bright as its class."""
+    """Any network (x_t, t, class) → prediction. This one predicts that every pixel has the brightness of the class."""
 
     def __init__(self) -> None:
         super().__init__()
         self.brightness = torch.nn.Parameter(torch.tensor([-0.7, 0.0, 0.7]))
 
     def forward(self, x_t: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Velocity ε - x, as x_t = (1 - t)·x + t·ε has it."""
+        """Return the velocity ε - x, where x_t = (1 - t)·x + t·ε."""
         x = self.brightness[labels].view(-1, 1, 1, 1).to(x_t)
         t = t.view(-1, 1, 1, 1).clamp(min=1e-3).to(x_t)
         return (x_t - (1 - t) * x) / t - x
 
 
 class MyDenoiser(Denoiser):
-    """The network with its schedule, and how images and classes go in."""
+    """Network with its noise schedule and the encoding of images and classes."""
 
     family = "mine"
     conditions = ("labels",)
     class_names = NAMES
 
     def __init__(self, network: MyNetwork, image_size: int = 16) -> None:
-        shape = (3, image_size, image_size)  # of a latent: here the pixels themselves
+        shape = (3, image_size, image_size)  # of a latent, which is the image itself here
         super().__init__({"network": network}, RectifiedFlow(1000), "flow", shape, image_size)
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to latents; an autoencoder's mean, scaled, where there is one."""
+        """Encode images (B, 3, H, W) in [-1, 1] to latents. An autoencoder would return its scaled mean."""
         return images
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Back."""
+        """Decode latents to images."""
         return latents
 
     def condition(self, classes: Sequence[str] | Sequence[int]) -> Conditioning:
-        """One row a class: of a text model the encodings of the prompts."""
+        """Return one row per class. A text-to-image model would encode prompts."""
         return Conditioning(
             {"labels": torch.tensor([NAMES.index(str(c)) if isinstance(c, str) else c for c in classes])}
         )
 
     def forward(self, noisy: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """What the network returns for B rows; the base class turns it into noise."""
+        """Return the network's output for B rows. The base class converts it to noise."""
         prediction: Tensor = self.network(noisy, t / self.schedule.num_timesteps, conditioning.tensors["labels"])
         return prediction
 
 
 if __name__ == "__main__":
     classifier = DiffusionClassifier(MyDenoiser(MyNetwork()), batch_size=32)
-    photo = torch.full((3, 16, 16), 0.85)  # in [0, 1]: nearly white
+    photo = torch.full((3, 16, 16), 0.85)  # nearly white, in [0, 1]
     for label, score in classifier.classify(photo)[0].scores.items():
         print(f"{label:6} {score:.3f}")

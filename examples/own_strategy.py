@@ -1,4 +1,4 @@
-"""A custom strategy: it decides which classes to evaluate at which draws, from errors alone."""
+"""Custom strategy: choose which classes to evaluate at which draws, from errors alone."""
 
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -30,15 +30,15 @@ class Halving:
 
     @property
     def num_draws(self) -> int:
-        """Largest number of draws of a class."""
+        """Largest number of draws per class."""
         return self.first_draws << (self.num_rounds - 1)
 
     def num_evaluations(self, num_classes: int) -> tuple[int, int]:
-        """Bounds of the evaluations per image."""
+        """Return the smallest and the largest number of evaluations per image."""
         return self.first_draws * num_classes, self.num_draws * num_classes
 
     def init(self, num_classes: int) -> State:
-        """Nothing is evaluated, and no class is ruled out."""
+        """Return the initial state: nothing is evaluated, and no class is ruled out."""
         everyone = torch.ones(num_classes, dtype=torch.bool)
         return State(torch.full((num_classes, self.num_draws), torch.nan), everyone, undecided=everyone)
 
@@ -68,12 +68,12 @@ class Halving:
             num_done=num_done,
         )
 
-    def among(self, num_classes: int) -> "Halving":  # noqa: ARG002 - of the protocol
+    def among(self, num_classes: int) -> "Halving":  # noqa: ARG002 - part of the protocol
         """Return the same search for an image whose shortlist left fewer classes."""
         return self
 
     def __str__(self) -> str:
-        """Spelling for messages and for the specs of runs."""
+        """Return the spelling used in messages and run specs."""
         return f"halving:{self.first_draws}/{self.num_rounds}"
 
 

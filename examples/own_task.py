@@ -1,4 +1,4 @@
-"""A task of one's own: images with class names, a prompt and a metric, evaluated as a run that can be resumed."""
+"""Custom task: images with class names, a prompt and a metric, evaluated as a run that you can resume."""
 
 import tempfile
 from pathlib import Path
@@ -12,7 +12,7 @@ SHOES = ("Sandal", "Sneaker", "Ankle boot")
 
 
 def open_shoes() -> LabelledSource:
-    """Open some of the bundled test images; `open_labelled` reads folders, CSV, Parquet, webdataset and the hub."""
+    """Open the shoes of the bundled sample. `open_labelled` reads folders, CSV, Parquet, webdataset and the hub."""
     samples = [sample for sample in load_sample(200) if sample.label in SHOES]
     labels = tuple(SHOES.index(sample.label) for sample in samples)
     ids = tuple(str(sample.index) for sample in samples)

@@ -1,4 +1,4 @@
-"""Tiny pipelines of every family, with random weights, saved as a user's would be."""
+"""Tiny pipelines of every family, with random weights, saved with `save_pretrained`."""
 
 import json
 
@@ -154,7 +154,7 @@ def class_unet(folder, settings=None, scheduler=None, **config):
 
 
 def late_unet(folder, transformer=False):
-    """Save a model as `class_unet` does, with a trunk of two output channels and a one-level head for the class."""
+    """Save a model with late conditioning: a backbone of two output channels and a one-level class-conditional head."""
     torch.manual_seed(0)
     shared = {"sample_size": 8, "layers_per_block": 1, "norm_num_groups": 4, "attention_head_dim": 4}
     if transformer:
@@ -210,7 +210,7 @@ BUILDERS = {
 
 
 def record_rows(module, rows, name):
-    """Record how many rows a module computes."""
+    """Record in `rows[name]` the number of rows of a module's last call."""
     forward = module.forward
 
     def recorded(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Data sets of captions: files in the schema of Winoground, and of rows with false captions."""
+"""Files of captioned images: in the schema of Winoground, and rows with negative captions."""
 
 import json
 
@@ -14,7 +14,7 @@ ROWS = [
 
 
 def winoground(file, count=3, without=(), broken=(), content=png):
-    """A file of the schema of facebook/winoground; images of the grey 10 x example + k."""
+    """Write a file in the schema of facebook/winoground. Image k of example e has the grey value 10·e + k."""
     image, text = datasets.Image(), datasets.Value("string")
     kinds = {
         "id": datasets.Value("int32"), "image_0": image, "image_1": image, "caption_0": text, "caption_1": text,
@@ -39,7 +39,7 @@ def winoground(file, count=3, without=(), broken=(), content=png):
     kinds = {name: kind for name, kind in kinds.items() if name not in without}
     table = datasets.Dataset.from_dict({name: list(columns[name]) for name in kinds}, datasets.Features(kinds))
     file.parent.mkdir(parents=True, exist_ok=True)
-    datasets.disable_progress_bars()  # the command's own words are looked at
+    datasets.disable_progress_bars()  # tests compare the output of the command
     table.to_parquet(file)
     datasets.enable_progress_bars()
     return file

@@ -1,4 +1,4 @@
-"""What tests of the command line share."""
+"""Helpers for tests of the command line."""
 
 import re
 
@@ -18,7 +18,7 @@ def save(path, grey, seed=0):
 
 
 def error(err):
-    """The one sentence that is printed for a mistake."""
+    """Return the error message, which must be a single line."""
     lines = err.splitlines()
     assert len(lines) == 1, err
     assert lines[0].startswith("error: ")
@@ -26,14 +26,14 @@ def error(err):
 
 
 def choices(err):
-    """The option and the choices that the parser names in its message about a value that is none of them."""
+    """Return the option and its choices from the parser's message about an invalid value."""
     text = " ".join(re.sub("[│╭╮╰╯─]", " ", err).split())
     found = re.search(r"Invalid value for '(.*?)': .* is not one of (.*)\.", text)
     return found[1], re.findall("'(.*?)'", found[2])
 
 
 def parse(words):
-    """As the command line does, without doing it."""
+    """Parse arguments as the command line does, without running the command."""
 
     def disarm(command):
         command.callback = None

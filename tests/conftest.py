@@ -2,8 +2,8 @@ import os
 import sys
 import tempfile
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test uses the network
-os.environ.pop("COLUMNS", None)  # workers of pytest-xdist have it, and rich keeps what it finds when it is imported
+os.environ["HF_HUB_OFFLINE"] = "1"  # set before huggingface_hub is imported; no test uses the network
+os.environ.pop("COLUMNS", None)  # set in workers of pytest-xdist, and read once, when rich is imported
 
 from functools import cache
 
@@ -19,10 +19,10 @@ from text_builders import TEXT_BUILDERS
 from diffusion_classifier import cli
 from diffusion_classifier.denoisers import tuning
 
-os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # batch sizes that are measured here are not kept
-torch.set_num_threads(1)  # networks here are tiny, and the threads of a busy machine wait for each other
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp()  # discard batch sizes that tests measure
+torch.set_num_threads(1)  # the networks are tiny, and threads of parallel tests would compete
 
-# How long an example takes says more about the machine than about the code.
+# No deadlines, because the time of an example depends more on the machine than on the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
@@ -38,7 +38,10 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_batch_size_is_measured():
-    """But in test_batching, and by processes that tests start: it takes seconds for each network."""
+    """Skip the search for the batch size, which takes seconds per network.
+
+    It still runs in test_batching and in processes that tests start.
+    """
     with pytest.MonkeyPatch.context() as m:
         m.setattr(tuning, "measure", lambda *_: tuning.Tuning(64))
         yield
@@ -46,7 +49,10 @@ def _no_batch_size_is_measured():
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory):
-    """Name of a builder → folder of its pipeline, built once. To be read only: copy it before you change it."""
+    """Return a function that maps the name of a builder to its pipeline folder, built once.
+
+    The folder is shared: copy it before you change it.
+    """
 
     @cache
     def build(name):
@@ -59,7 +65,7 @@ def model_folder(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory):
-    """Ten images in each of three folders."""
+    """Return a folder with three class folders of ten images each."""
     folder = tmp_path_factory.mktemp("photos")
     for name, grey in (("dark", 60), ("grey", 128), ("light", 190)):
         for i in range(10):
@@ -69,7 +75,7 @@ def photos(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(photos, tmp_path_factory):
-    """A class-conditional model, made by the command itself."""
+    """Return the folder of a class-conditional model that `train` wrote."""
     out = tmp_path_factory.mktemp("model")
     with pytest.MonkeyPatch.context() as m:
         m.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
@@ -82,12 +88,12 @@ def model(photos, tmp_path_factory):
 
 @pytest.fixture
 def call(monkeypatch, capsys, tmp_path):
-    """Calls the command in this process: exit code, standard output, standard error."""
+    """Return a function that runs the command in this process and returns exit code, stdout and stderr."""
     monkeypatch.setenv("COLUMNS", "400")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
     def call(*arguments):
-        capsys.readouterr()  # what fixtures printed that were built for this test
+        capsys.readouterr()  # discard the output of fixtures
         monkeypatch.setattr(sys, "argv", ["diffusion-classifier", *map(str, arguments)])
         with pytest.raises(SystemExit) as e:
             cli.main()

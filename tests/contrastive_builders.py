@@ -1,4 +1,4 @@
-"""Tiny contrastive models, with random weights, saved as a user's would be."""
+"""Tiny contrastive models, with random weights, saved with `save_pretrained`."""
 
 import torch
 from builders import MAX_TOKENS, tokenizer
@@ -10,7 +10,7 @@ SIZE = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num
 
 
 def build(kind, folder):
-    """Saves a model of that kind, "clip" or "siglip", and returns it with its tokenizer and image processor."""
+    """Save a model of kind "clip" or "siglip". Return it with its tokenizer and image processor."""
     torch.manual_seed(0)
     tokens = tokenizer()
     special = {name: getattr(tokens, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}

@@ -1,4 +1,4 @@
-"""Sources of random images, and one call that evaluates them."""
+"""Sources of random images, and a function that evaluates them."""
 
 from dataclasses import fields
 
@@ -42,7 +42,7 @@ def single(read=pixels):
 
 
 def ask(classifier, images, folder, **options):
-    """`evaluate` with all that may be asked in one place."""
+    """Call `evaluate`, with the fields of `ClassEvaluator`, the search options and the run options as keywords."""
     question = {f.name: options.pop(f.name) for f in fields(ClassEvaluator) if f.name in options}
     own = {k: options.pop(k) for k in ("positions", "part", "model", "command", "on_start") if k in options}
     return evaluate(classifier, images, folder, ClassEvaluator(**question, options=options), **own)

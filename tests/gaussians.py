@@ -1,4 +1,4 @@
-"""Class-conditional Gaussians on tiny images, and the schedules under which they are tried."""
+"""Class-conditional Gaussians on tiny images, and the noise schedules that tests use with them."""
 
 import torch
 
@@ -16,7 +16,7 @@ SCHEDULES["flow"] = RectifiedFlow(1000)
 
 
 def gaussian(num_classes=3, size=2, schedule="linear", prediction_type="epsilon", class_names=None, seed=0):
-    """A Gaussian of K classes on images (3, S, S), whose classes overlap."""
+    """Build a Gaussian denoiser of K overlapping classes on images (3, S, S)."""
     rng = torch.Generator().manual_seed(seed)
     means = 0.5 * torch.randn(num_classes, 3, size, size, generator=rng)
     variances = 0.1 + 0.4 * torch.rand(num_classes, 3, size, size, generator=rng)

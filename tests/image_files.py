@@ -14,7 +14,7 @@ from diffusion_classifier.data.images import load_image
 
 IMAGE_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 AMBIGUOUS_WORDS = "01|1|007|true|True|None|NA|null|nan|1.0|2024-01-02|1e3|-0| a|a ".split("|")  # noqa: SIM905
-"""Values that a guess of types would change."""
+"""Strings that type inference would change."""
 IDX_TYPES = {"u1": 8, "i1": 9, ">i2": 11, ">i4": 12, ">f4": 13, ">f8": 14}
 PIXELS, LABELS = np.arange(24, dtype=np.uint8).reshape(3, 2, 4), np.array([1, 0, 1], np.uint8)
 
@@ -26,7 +26,7 @@ def png(grey):
 
 
 def greys(source):
-    """The grey of each image, decoded as the classifier would."""
+    """Return the grey value of each image, decoded as the classifier decodes it."""
     return [load_image(source.read(i)).image.getpixel((0, 0))[0] for i in range(len(source))]
 
 
@@ -38,7 +38,7 @@ def folder_of(root, *names):
 
 
 def table(path, labels, content=png, **columns):
-    """A Parquet file of images of greys 0, 1, 2 …"""
+    """Write a Parquet file of images with the grey values 0, 1, 2 …"""
     labels = labels if isinstance(labels, pa.Array) else pa.array(labels)
     images = pa.array([{"bytes": content(i), "path": None} for i in range(len(labels))], IMAGE_TYPE)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -65,7 +65,7 @@ def samples(*labels, suffix="png"):
 
 
 def webdataset(folder, labels=(1, 0, 1), split="test"):
-    """Two shards with the files that CLIP benchmark puts beside them."""
+    """Write two shards, and the metadata files that CLIP benchmark stores beside them."""
     (folder / split).mkdir(parents=True)
     for shard, rows in enumerate((range(2), range(2, len(labels)))):
         with tarfile.open(folder / split / f"{shard}.tar", "w") as tar:
@@ -78,9 +78,9 @@ def webdataset(folder, labels=(1, 0, 1), split="test"):
 
 
 def faulty_images():
-    """File name → content of an image of which Pillow warns or logs, and what its record says.
+    """Return a map from file name to the content of an image that makes Pillow warn or log, and the expected record.
 
-    Only the first two can be used.
+    Only the first two images are accepted.
     """
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8))
     exif = Image.Exif()

@@ -1,4 +1,4 @@
-"""A Stable Diffusion 1 pipeline in the layout of the original checkpoints, in which one file holds everything."""
+"""Converter of a Stable Diffusion 1 pipeline to the layout of the original single-file checkpoints."""
 
 import re
 
@@ -24,7 +24,7 @@ VAE_ATTENTION = (("group_norm", "norm"), ("to_q", "q"), ("to_k", "k"), ("to_v", 
 
 
 def unet_key(key, layers=1, levels=2):
-    """diffusers' name of a tensor of a U-Net → the original one."""
+    """Return the original name of a U-Net tensor, given its name in diffusers."""
     if match := re.match(r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.*)", key):
         side, block, kind, i, rest = match.groups()
         block, i = int(block), int(i)
@@ -37,7 +37,7 @@ def unet_key(key, layers=1, levels=2):
             number = block * (layers + 1) + (i if kind != "upsamplers" else layers)
             prefix = f"output_blocks.{number}"
             if kind == "upsamplers":
-                attends = 2 if block == levels - 1 else 1  # only the second level of the tiny network attends
+                attends = 2 if block == levels - 1 else 1  # only the second level of the tiny network has attention
                 return f"{prefix}.{attends}.{rest}"
         if kind == "attentions":
             return f"{prefix}.1.{rest}"
@@ -50,7 +50,7 @@ def unet_key(key, layers=1, levels=2):
 
 
 def vae_key(key, levels=2):
-    """The same of an autoencoder."""
+    """Return the original name of an autoencoder tensor, given its name in diffusers."""
     key = key.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
     key = re.sub(r"down_blocks\.(\d+)\.resnets\.", r"down.\1.block.", key)
     key = re.sub(r"down_blocks\.(\d+)\.downsamplers\.0\.", r"down.\1.downsample.", key)
@@ -71,7 +71,7 @@ def renamed(key, names):
 
 
 def checkpoint(pipeline):
-    """All tensors by their original names."""
+    """Return all tensors of a pipeline by their original names."""
     tensors = {f"model.diffusion_model.{unet_key(key)}": value for key, value in pipeline.unet.state_dict().items()}
     for key, value in pipeline.vae.state_dict().items():
         name = vae_key(key)

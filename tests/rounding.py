@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from diffusion_classifier.denoisers.families.gaussian import Gaussian
 
-LAYER = 2.0**-20  # relative; twice what differs between batch sizes and instruction sets on x86-64
+LAYER = 2.0**-20  # relative; twice the difference between batch sizes and instruction sets on x86-64
 CLOSED_FORM = 2.0**-23  # one unit in the last place: a few elementwise operations, no sum
 
 
@@ -31,7 +31,7 @@ def _factors(shape, dtype, size):
 
 
 def _changed(output, size):
-    # Fake tensors, with which operations are counted, have no values.
+    # Fake tensors, which serve to count operations, have no values.
     if (
         type(output) is not torch.Tensor
         or output.device.type != "cpu"
@@ -43,7 +43,7 @@ def _changed(output, size):
 
 
 def install():
-    """Perturb all networks of this process from now on."""
+    """Perturb the outputs of all networks in this process."""
 
     def hook(module, _, output):
         return _changed(output, LAYER) if isinstance(module, torch.nn.Linear | torch.nn.Conv2d) else None

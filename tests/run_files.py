@@ -1,4 +1,4 @@
-"""A spec and rows of a run, and a run folder that holds them."""
+"""Spec and rows of a run, and a function that writes them to a run folder."""
 
 import numpy as np
 

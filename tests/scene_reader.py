@@ -1,4 +1,4 @@
-"""Reads captions of scenes as a reader of English would, by nothing of what made them."""
+"""Parser of scene captions that is independent of the code that generates them."""
 
 import re
 
@@ -14,12 +14,12 @@ def plural(word):
 
 
 def kind_named(words):
-    """The kind whose name, or plural of it, these words are."""
+    """Return the kind of object that these words name, in the singular or the plural."""
     return {**WORD, **{plural(word): kind for word, kind in WORD.items()}}[" ".join(words)]
 
 
 def parse(said):
-    """Count, attributes and kind of a phrase as a reader of English takes it."""
+    """Return count, attributes and kind of a noun phrase."""
     first, *rest = said.split()
     count = 1 if first in ("a", "an") else NUMBERS.index(first) + 1
     attributes = []
@@ -32,13 +32,13 @@ def middle(thing):
     return tuple(at + thing.edge / 2 for at in thing.corner)
 
 
-RELATIONS = {  # of the first thing named, seen from the second: which coordinate is smaller, in the order x, y
+RELATIONS = {  # position of the first object relative to the second: axis (0 is x, 1 is y), and sign of the difference
     "left of": (0, -1), "right of": (0, 1), "above": (1, -1), "below": (1, 1),
 }  # fmt: skip
 
 
 def check(made):
-    """The caption holds of the scene, read by itself."""
+    """Assert that the caption of a scene is true."""
     caption, things = made.caption, made.things
     if found := re.fullmatch(r"(.+) (left of|right of|above|below) (.+)", caption):
         first, relation, second = found.groups()
@@ -72,4 +72,4 @@ def check(made):
         assert attributes <= set(thing.attributes)
     if axis is not None:
         gap = middle(named[0])[axis] - middle(named[1])[axis]
-        assert sign * gap >= (named[0].edge + named[1].edge) / 2  # apart, not only shifted
+        assert sign * gap >= (named[0].edge + named[1].edge) / 2  # the objects do not overlap along this axis

@@ -1,10 +1,10 @@
-"""A search over a table of errors that are known beforehand."""
+"""Search over a precomputed error table."""
 
 import torch
 
 
 def search(strategy, table):
-    """Runs a strategy on a full error table (K, N): the last state, and how often each pair was evaluated (K, N)."""
+    """Run a strategy on a full error table (K, N). Return the last state and the evaluations per pair (K, N)."""
     state = strategy.init(len(table))
     count = torch.zeros_like(table, dtype=torch.int64)
     while (request := strategy.propose(state)) is not None:

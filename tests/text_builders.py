@@ -1,4 +1,4 @@
-"""Tiny text-to-image pipelines of every family but Stable Diffusion 1 and 2, with random weights."""
+"""Tiny text-to-image pipelines of every family except Stable Diffusion 1 and 2, with random weights."""
 
 import json
 
@@ -202,7 +202,7 @@ def pixart(folder, kind=PixArtSigmaPipeline, **config):
 
 
 def pixart_alpha(folder):
-    """Save a model like PixArt-α at 1,024 pixels, whose network takes the size."""
+    """Save a model like PixArt-α at 1,024 pixels, whose network is conditioned on the image size."""
     pixart(folder, PixArtAlphaPipeline, use_additional_conditions=True)
 
 
@@ -355,7 +355,7 @@ def z_image(folder):
 
 
 def small(folder):
-    """State images of 16 pixels in the settings, because the pipeline's default is 1,024."""
+    """Set the image size to 16 pixels, because the pipeline's default is 1,024."""
     (folder / "diffusion_classifier.json").write_text(json.dumps({"image_size": 16}))
 
 

@@ -1,4 +1,4 @@
-"""Tolerances for two float32 computations of the same quantity, on any processor. `rounding` tests them.
+"""Tolerances for two float32 computations of the same quantity, on any processor. `rounding` helps to test them.
 
 Float32 sums differ in their last bits between batch sizes, instruction sets, thread counts and library versions. Values
 computed once, or in batches of one size, are bitwise identical, and tests may assert that.
@@ -16,10 +16,16 @@ CONFIDENCE = 1e-4
 
 
 def posteriors(num_dimensions, temperature=1.0):
-    """Since ln p = -D · m / T + const., a change δ of two mean errors m changes p by a relative 2 · D · δ / T."""
+    """Return the tolerances of posteriors.
+
+    Because ln p = -D · m / T + const., a change δ of two mean errors m changes p by a relative 2 · D · δ / T.
+    """
     return {"rtol": 2 * num_dimensions * MEAN_ERROR / temperature, "atol": 1e-9}
 
 
 def scores(num_dimensions, temperature=1.0):
-    """Scores in nats, D / T times a difference of two mean errors, and their standard errors."""
+    """Return the tolerances of scores in nats and of their standard errors.
+
+    A score is D / T times a difference of two mean errors.
+    """
     return {"rtol": 1e-5, "atol": 2 * num_dimensions * MEAN_ERROR / temperature}

@@ -1,4 +1,4 @@
-"""Draw images of each class from models of classes, all from the same noises, as a grid to look at.
+"""Draw a grid of images of each class from class-conditional models, all from the same noise samples.
 
 python tools/draw_class_samples.py samples.png fashion fashion-fast
 """
@@ -14,8 +14,8 @@ from diffusion_classifier.denoisers import draw_images
 EACH, EDGE, LINE = 3, 84, 14
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("out", type=Path)
-parser.add_argument("models", nargs="+")
+parser.add_argument("out", type=Path, help="image file to write")
+parser.add_argument("models", nargs="+", help="bundled models, or folders")
 options = parser.parse_args()
 models = options.models
 names = list(load_denoiser(models[0]).class_names or ())

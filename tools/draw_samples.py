@@ -1,4 +1,4 @@
-"""Draw images of captions from a text-to-image model, as a grid to look at.
+"""Draw a grid of images of captions from a text-to-image model.
 
 python tools/draw_samples.py build/scenes build/samples.png
 """
@@ -18,15 +18,15 @@ CAPTIONS = (
     "a t-shirt left of a sneaker", "a pair of trousers above a bag", "a pullover beside a sandal",
     "a dark bag", "a small sneaker", "an upside-down boot",
 )  # fmt: skip
-"""The last six are of pairs and attributes that no scene of training has."""
+"""Captions to draw. The last six have pairs and attributes that no training scene has."""
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("model", type=Path)
-parser.add_argument("out", type=Path)
-parser.add_argument("--steps", type=int, default=50)
-parser.add_argument("--guidance", type=float, default=2.0)
-parser.add_argument("--seed", type=int, default=0)
-parser.add_argument("--columns", type=int, default=6)
+parser.add_argument("model", type=Path, help="folder of the model")
+parser.add_argument("out", type=Path, help="image file to write")
+parser.add_argument("--steps", type=int, default=50, help="sampling steps (default: %(default)s)")
+parser.add_argument("--guidance", type=float, default=2.0, help="guidance scale (default: %(default)s)")
+parser.add_argument("--seed", type=int, default=0, help="seed of the first image (default: %(default)s)")
+parser.add_argument("--columns", type=int, default=6, help="columns of the grid (default: %(default)s)")
 options = parser.parse_args()
 
 pipeline = StableDiffusionPipeline.from_pretrained(options.model, safety_checker=None, dtype=torch.float32)

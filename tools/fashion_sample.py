@@ -1,4 +1,4 @@
-"""Write the bundled sample: 100 test images of each class of Fashion-MNIST, as one Parquet file that `datasets` reads.
+"""Write the bundled sample, 100 test images per class of Fashion-MNIST, to a Parquet file that `datasets` can read.
 
 python tools/fashion_sample.py /usr/share/datasets/fashion-mnist
 """
@@ -20,7 +20,7 @@ NAMES = ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt
 PER_CLASS = 100
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("data", help="folder of the four IDX files of Fashion-MNIST")
+parser.add_argument("data", help="folder with the four IDX files of Fashion-MNIST")
 options = parser.parse_args()
 data = load_labelled_images(options.data, split="test", class_names=NAMES)
 seen: Counter[int] = Counter()

@@ -1,8 +1,8 @@
-"""Draw docs/figures/: counterparts of the paper's figures, and others, of the bundled models and photographs.
+"""Draw docs/figures/: counterparts of the paper's figures, and other figures, with bundled models and images.
 
     python tools/figures.py docs/figures
 
-By the commands themselves, each of which is printed.
+The script runs the commands of the package and prints each of them.
 """
 
 import argparse
@@ -15,12 +15,12 @@ from diffusion_classifier.data import load_image, load_sample
 from diffusion_classifier.tasks import open_scene_winoground
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("out", type=Path)
+parser.add_argument("out", type=Path, help="folder to write to")
 OUT: Path = parser.parse_args().out
 
 
 def call(line: str) -> None:
-    """A command, which is shown."""
+    """Print a command and run it."""
     print(f"$ diffusion-classifier {line}", flush=True)
     subprocess.run(["diffusion-classifier", *shlex.split(line)], check=True, stdout=subprocess.DEVNULL)
 

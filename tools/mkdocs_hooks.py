@@ -1,4 +1,4 @@
-"""Pages of the documentation that lie elsewhere: cards of the bundled models, as they are in the package."""
+"""MkDocs hooks that add the model cards of the bundled models, stored in the package, to the documentation."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ ZOO = Path(__file__).parents[1] / "src/diffusion_classifier/zoo"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the cards and their pictures."""
+    """Add the model cards and their images."""
     for card in sorted(ZOO.glob("*/README.md")):
         name = card.parent.name
         text = re.sub(r"\A---\n.*?\n---\n", "", card.read_text("utf-8"), flags=re.DOTALL)
@@ -23,7 +23,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links to cards lead to those pages."""
+    """Point links to model cards at the pages that `on_files` adds."""
     return re.sub(
         r"\]\((?:\.\./)?src/diffusion_classifier/zoo/(\w[\w-]*)/README\.md(#[\w-]+)?\)", r"](cards/\1.md\2)", markdown
     )

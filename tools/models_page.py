@@ -1,7 +1,7 @@
-"""Write docs/models.md: supported pipelines of diffusers, their size, and why others are not supported.
+"""Write docs/models.md: supported pipelines of diffusers, their size, and the reasons why others are not supported.
 
-Networks of full size are built without weights (on the meta device) from the configs that their authors published, so
-that parameters and operations are counted, and not quoted.
+The script builds networks of full size without weights (on the meta device), from the configs that their authors
+published. It counts parameters and operations instead of quoting them.
 """
 
 import argparse
@@ -48,7 +48,7 @@ VP, FLOW = DDIMScheduler(**BETAS), FlowMatchEulerDiscreteScheduler()
 
 
 def vae(channels: int = 4, **config: Any) -> AutoencoderKL:
-    """Build the autoencoder whose shape all families but Sana share."""
+    """Build an autoencoder of the architecture that all families except Sana use."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
@@ -82,7 +82,7 @@ def t5() -> T5EncoderModel:
 
 
 def gemma() -> Gemma2Model:
-    """Build Gemma 2 2B, whose config differs from the library's default in these values."""
+    """Build Gemma 2 2B. Its config differs from the default of transformers in these values."""
     return Gemma2Model(
         Gemma2Config(
             hidden_size=2304, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=8, head_dim=256
@@ -101,7 +101,7 @@ def qwen() -> Qwen3Model:
 
 
 def unet(**config: Any) -> UNet2DConditionModel:
-    """Build a U-Net of Stable Diffusion's kind."""
+    """Build a U-Net like that of Stable Diffusion."""
     return UNet2DConditionModel(**{"sample_size": 64, **config})
 
 
@@ -154,16 +154,16 @@ class Example:
     """A well-known model of a family.
 
     Args:
-        model: name.
+        model: name of the model.
         condition: conditioning, in words.
-        scaling: scaling of its latents, in words.
-        pipeline: class of its pipeline.
-        network: builds the network.
-        tokens: shapes of one row of its conditioning.
-        autoencoder: builds the autoencoder. None in pixel space.
-        scheduler: scheduler that it was trained with.
-        encoders: build the text encoders.
-        published: billions of parameters that its authors state, to check the config.
+        scaling: scaling of the latents, in words.
+        pipeline: name of the pipeline class.
+        network: function that builds the network.
+        tokens: shapes of one row of the conditioning.
+        autoencoder: function that builds the autoencoder. None in pixel space.
+        scheduler: scheduler that the model was trained with.
+        encoders: functions that build the text encoders.
+        published: billions of parameters that the authors state, to check the config.
     """
 
     model: str
@@ -247,7 +247,7 @@ EXAMPLES = (
     Example(
         "DiT-XL/2, 256 pixels", "class of ImageNet", "× 0.18215", "DiTPipeline",
         lambda: DiTTransformer2DModel(num_layers=28, sample_size=32, out_channels=8), {"class_labels": ()}, vae,
-        DDIMScheduler(), (), 0.75,  # published are 0.675; in diffusers' layout each block has its own embeddings
+        DDIMScheduler(), (), 0.75,  # 0.675 published; in diffusers, each block has its own embeddings
     ),
 )  # fmt: skip
 
@@ -265,7 +265,7 @@ def denoiser_of(example: Example, network: Any, autoencoder: Any) -> Denoiser:
     part = "unet" if isinstance(network, UNet2DConditionModel) else "transformer"
     given = {part: network, "scheduler": example.scheduler} | ({"vae": autoencoder} if autoencoder is not None else {})
     denoiser = PIPELINES[example.pipeline].from_pipeline(kind(**absent, **given), ModelSettings())
-    return denoiser.to(torch.device("meta"), torch.float32)  # including tensors that are no weights
+    return denoiser.to(torch.device("meta"), torch.float32)  # moves tensors that are not weights, too
 
 
 def parameters_of(module: Any) -> int:
@@ -274,10 +274,10 @@ def parameters_of(module: Any) -> int:
 
 
 def row_of(example: Example) -> str:
-    """Return a line of the table.
+    """Return the table row of an example.
 
     Raises:
-        ValueError: the config is not that of the model, because it has another number of parameters.
+        ValueError: the number of parameters differs from the published one, so the config is wrong.
     """
     with torch.device("meta"):
         network = example.network()
@@ -292,7 +292,7 @@ def row_of(example: Example) -> str:
         for name, shape in example.tokens.items()
     }
     tokens = next(iter(example.tokens.values()))[:1]
-    # Some networks read the lengths of prompts from their mask, which has no values here.
+    # Some networks read prompt lengths from the mask, which has no values on the meta device.
     with patch.object(torch.Tensor, "tolist", lambda _: [*tokens]):
         tflops = count_flops(denoiser, Conditioning(tensors), torch.zeros(1, dtype=torch.int64)) / 1e12
     exact = [m for m in (autoencoder, *encoders) if isinstance(m, AutoencoderKL | AutoencoderDC)]
@@ -308,7 +308,7 @@ def row_of(example: Example) -> str:
 
 
 def fashion_row() -> str:
-    """Return the line of a bundled model."""
+    """Return the table row of the bundled model `fashion`."""
     denoiser = load_denoiser("fashion", device="cpu", dtype="float32")
     row = torch.zeros(1, dtype=torch.int64)
     tflops = count_flops(denoiser, denoiser.condition([0]), row) / 1e12
@@ -321,7 +321,7 @@ def fashion_row() -> str:
 
 
 def page() -> str:
-    """Return the page.
+    """Return the text of docs/models.md.
 
     Raises:
         ValueError: a family has no example.
@@ -416,5 +416,5 @@ Pipelines of diffusers {version} that are not supported, by reason:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("docs/models.md"))
+    parser.add_argument("--out", type=Path, default=Path("docs/models.md"), help="page to write (default: %(default)s)")
     parser.parse_args().out.write_text(page(), "utf-8")

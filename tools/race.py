@@ -1,4 +1,4 @@
-"""The race between the classes of one bundled photograph, moving.
+"""Animate how the posterior of one bundled image changes during the search.
 
 python tools/race.py docs/race.gif
 """
@@ -13,8 +13,8 @@ from diffusion_classifier.data import load_sample
 from diffusion_classifier.search import Classification
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("out", type=Path)
-parser.add_argument("--index", type=int, default=10, help="of the photograph")
+parser.add_argument("out", type=Path, help="GIF file to write")
+parser.add_argument("--index", type=int, default=10, help="index in the bundled sample (default: %(default)s)")
 options = parser.parse_args()
 
 plt = pyplot()
@@ -22,21 +22,21 @@ from matplotlib.animation import FuncAnimation, PillowWriter  # noqa: E402
 
 image = load_sample()[options.index].image
 steps = list(watch(DiffusionClassifier.from_pretrained("fashion"), image))
-names = list(steps[-1].scores)[::-1]  # the best at the top
+names = list(steps[-1].scores)[::-1]  # best class at the top
 fig, (left, right) = plt.subplots(1, 2, figsize=(7, 2.9), width_ratios=(1, 1.6), layout="constrained")
 left.imshow(image, cmap="gray")
 left.axis("off")
 
 
 def draw(step: Classification) -> None:
-    """One picture of it."""
+    """Draw one frame."""
     right.clear()
     out = dropped(step)
     chances = [0.0 if name in out else step.scores[name] for name in names]
     right.barh(names, chances, color=["C0" if name == step.label else "0.7" for name in names])
     right.set(xlim=(0, 1), xlabel="p(class | image)")
     right.set_title(
-        f"{int((~step.errors.isnan()).any(0).sum())} draws, {step.num_evaluations} predictions of the network",
+        f"{int((~step.errors.isnan()).any(0).sum())} draws, {step.num_evaluations} evaluations",
         fontsize=9,
         loc="left",
     )

@@ -1,4 +1,4 @@
-"""Writes the table of columns in docs/runs.md, from the fields of `ResultRow` and the docstrings under them."""
+"""Write the table of columns in docs/runs.md, from the fields of `ResultRow` and the docstrings under them."""
 
 import ast
 import inspect
@@ -14,7 +14,7 @@ END = "<!-- End of the table. -->\n"
 
 
 def docstrings() -> dict[str, str]:
-    """Return field → the docstring under it."""
+    """Return a map from each field to the docstring under it."""
     tree = ast.parse(inspect.getsource(ResultRow)).body[0]
     assert isinstance(tree, ast.ClassDef)
     found = {}
@@ -36,7 +36,7 @@ def table() -> str:
 
 
 def with_table(page: str) -> str:
-    """Return the page with the table of today."""
+    """Return the page with an up-to-date table."""
     before, rest = page.split(BEGIN)
     return before + BEGIN + "\n" + table() + "\n" + END + rest.split(END)[1]
 

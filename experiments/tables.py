@@ -200,7 +200,7 @@ parser.add_argument(
 )
 options = parser.parse_args()
 tables = Tables(
-    options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.corrupted
+    options.data, options.build, options.diffusion, options.flops, options.drawn, options.images, options.shifted
 )
 texts = {"1": table_1(tables), "3": table_3(tables, options.docs)}
 page = options.docs / "rivals.md"

@@ -1,4 +1,4 @@
-"""What Pillow warns and logs about an image is in the record of that image, and nowhere else."""
+"""Warnings and log messages of Pillow are in the record of their image, and nowhere else."""
 
 import io
 import json
@@ -25,7 +25,7 @@ EXIF, NOTE = FAULTY["exif.jpg"][0], "warning: Truncated File Read"
 
 @pytest.fixture(autouse=True)
 def printed(caplog):
-    """What would be printed: nothing, unless a test takes it out of the list."""
+    """Collect what would be printed, and assert at the end that nothing is left."""
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         yield found

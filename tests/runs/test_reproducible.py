@@ -1,4 +1,4 @@
-"""What an evaluation does to the classifier that it is given: nothing that lasts."""
+"""An evaluation leaves the classifier that it is given unchanged."""
 
 from dataclasses import replace
 

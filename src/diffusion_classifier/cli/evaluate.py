@@ -135,8 +135,7 @@ def evaluate(
         bool | None,
         option(
             "Captions",
-            "Evaluate the null condition, too, which image scores of pairs need. Default: for pairs under a fixed "
-            "strategy.",
+            "Also evaluate the null condition, for image scores of pairs. Default: for pairs with a fixed strategy.",
             "--unconditional/--no-unconditional",
         ),
     ] = None,

@@ -167,7 +167,7 @@ class PromptOptions:
 
     template: Template = None
     average: Annotated[
-        Literal["error", "embedding"], option("Scoring", "What is averaged over several prompts of a label.")
+        Literal["error", "embedding"], option("Scoring", "Quantity averaged over several prompts of a label.")
     ] = "error"
 
     def settings(self) -> dict[str, Any]:

@@ -230,7 +230,7 @@ def _ints(text: str, name: str) -> tuple[int, ...]:
     """Parse comma-separated whole numbers.
 
     Raises:
-        InputError: the text is something else.
+        InputError: a part of the text is no whole number.
     """
     try:
         return tuple(int(part) for part in text.split(","))

@@ -32,7 +32,7 @@ from .model_settings import ModelSettings
 from .shared_prefix import Prefix
 
 Average = Literal["error", "embedding"]
-"""What is averaged over the prompts of one class."""
+"""Quantity averaged over the prompts of one class."""
 
 
 class KnownModel(NamedTuple):

@@ -120,7 +120,7 @@ def draw_images(
     Args:
         denoiser: model.
         classes: class or prompt of each image.
-        seeds: seed of each image's noise, which depends on nothing else.
+        seeds: seed of each image's noise. The noise depends on the seed alone.
         steps: number of sampling steps.
         guidance: see `_follow`. Default: that of the family's pipeline, which is 1 for class-conditional U-Nets.
 

@@ -64,7 +64,7 @@ class RunSpec:
     templates: tuple[str, ...] | None = _identity()
     """Prompt templates; None if the name itself is the prompt."""
     average: str = _identity()
-    """What is averaged over several templates: "error" or "embedding"."""
+    """Quantity averaged over several templates: "error" or "embedding"."""
     unconditional: bool = _identity(default=False)
     """Whether the null condition is evaluated too, as the last row of error tables."""
 

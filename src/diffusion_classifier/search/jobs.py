@@ -1,4 +1,4 @@
-"""What the engine is given for each image, and what it returns.
+"""Input and output of the engine for one image.
 
 Shape legend: K classes, N draws.
 """

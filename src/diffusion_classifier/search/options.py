@@ -34,7 +34,7 @@ class ClassifyOptions(ScoringOptions, total=False):
     """Prompt template such as "a photo of a {}.", or several, for a text-to-image model. Default: the class names are
     prompts themselves."""
     average: Average
-    """What is averaged over several prompts of a class: "error" (default), which needs a prediction per prompt, or
+    """Quantity averaged over several prompts of a class: "error" (default), which needs a prediction per prompt, or
     "embedding", which needs one per class."""
     prompt_names: Sequence[str] | None
     """Names to use in prompts instead of the class names. Classes with equal prompts tie."""

@@ -1,4 +1,4 @@
-"""What all shortlists share: they take images, and give each the candidates that are worth the full search.
+"""Base of all shortlists, which choose the candidates of each image for the full search.
 
 Shape legend: K classes, k candidates.
 """
